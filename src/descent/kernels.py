@@ -1,0 +1,119 @@
+r"""Attention kernels: how queries and keys become an attention matrix, and the way back.
+
+A kernel first *scores* each query against each key,
+
+* ``"dot"``: :math:`C_{kj} = q_k \cdot k_j / \sqrt d`,
+* ``"distance"``: :math:`C_{kj} = -\|q_k - k_j\|^2 / (2\sqrt d)`,
+
+and then turns the scores into the attention matrix :math:`S` by its ``value``. Its ``pullback``
+takes :math:`\partial f/\partial S` back to :math:`\partial f/\partial C`. Nothing else in the
+library knows which kernel it is working with.
+
+Introduced in :doc:`/song2024/values`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from . import _validate
+
+Scores = Float[Tensor, "*b n n"]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An attention kernel: a score, its value ``C -> S`` and pullback ``(C, S, dS) -> dC``."""
+
+    name: str
+    score: str
+    value: Callable[[Scores], Scores]
+    pullback: Callable[[Scores, Scores, Scores], Scores]
+
+    def scores(self, Q: Float[Tensor, "*b n d"], K: Float[Tensor, "*b n d"]) -> Scores:
+        """Score every query (..., n, d) against every key (..., n, d)."""
+        dot = Q @ K.mT
+        if self.score == "distance":
+            # |q - k|^2 / 2 expanded, so that one matrix product does the work
+            dot = dot - Q.square().sum(-1)[..., :, None] / 2 - K.square().sum(-1)[..., None, :] / 2
+        return dot / Q.shape[-1] ** 0.5
+
+    def attention(self, Q: Float[Tensor, "*b n d"], K: Float[Tensor, "*b n d"]) -> Scores:
+        """The attention matrix S (..., n, n) of queries and keys (..., n, d)."""
+        return self.value(self.scores(Q, K))
+
+    def scores_pullback(
+        self, Q: Float[Tensor, "*b n d"], K: Float[Tensor, "*b n d"], dC: Scores
+    ) -> tuple[Float[Tensor, "*b n d"], Float[Tensor, "*b n d"]]:
+        """Gradients with respect to queries and keys from the one with respect to scores."""
+        dQ, dK = dC @ K, dC.mT @ Q
+        if self.score == "distance":
+            dQ = dQ - dC.sum(-1)[..., None] * Q
+            dK = dK - dC.sum(-2)[..., None] * K
+        return dQ / Q.shape[-1] ** 0.5, dK / Q.shape[-1] ** 0.5
+
+
+def _softmax_pullback(C: Scores, S: Scores, dS: Scores) -> Scores:
+    # (diag(s) - s s^T) dS row by row, without forming the Jacobian
+    weighted = S * dS
+    return weighted - S * weighted.sum(-1, keepdim=True)
+
+
+softmax = Kernel("softmax", "dot", lambda C: torch.softmax(C, -1), _softmax_pullback)
+r"""Row-wise softmax of :math:`q\cdot k/\sqrt d` (Song et al. 2024, Eq. 3): rows sum to one."""
+
+gaussian = Kernel("gaussian", "distance", torch.exp, lambda C, S, dS: S * dS)
+r""":math:`\exp(-\|q-k\|^2/(2\sqrt d))`, not normalised: the form that every proof of
+Song et al. 2024 uses; their Eq. (11) prints :math:`1/\sqrt d`, for which the factorisation
+:math:`S^{soft} = D_1 S^{gauss} D_2` would not hold."""
+
+_registry: dict[str, Kernel] = {"softmax": softmax, "gaussian": gaussian}
+
+
+def register(
+    name: str,
+    value: Callable[[Scores], Scores],
+    *,
+    score: str = "dot",
+    pullback: Callable[[Scores, Scores, Scores], Scores] | None = None,
+) -> Kernel:
+    """Add a kernel of your own, and return it.
+
+    Parameters
+    ----------
+    name : how models will ask for it; an existing name is refused.
+    value : scores C (..., n, n) to attention matrix S of the same shape.
+    score : ``"dot"`` or ``"distance"``, see the module's docstring.
+    pullback : ``(C, S, dS) -> dC``; left out, autograd derives it from ``value``.
+
+    Raises
+    ------
+    ValueError : if the name is taken, the score unknown, or ``value`` changes the shape.
+    """
+    if name in _registry:
+        raise ValueError(f"kernel {name!r} is registered already: choose another name")
+    _validate.one_of("score", score, ("dot", "distance"))
+    probe = value(torch.zeros(2, 3, 3, dtype=torch.float64))
+    if probe.shape != (2, 3, 3):
+        raise ValueError(
+            f"value must keep the shape of the scores, but turned (2, 3, 3) into {tuple(probe.shape)}"
+        )
+    _registry[name] = Kernel(name, score, value, pullback or _autograd_pullback(value))
+    return _registry[name]
+
+
+def _autograd_pullback(value: Callable[[Scores], Scores]) -> Callable:
+    def pullback(C: Scores, S: Scores, dS: Scores) -> Scores:
+        return torch.func.vjp(value, C)[1](dS)[0]
+
+    return pullback
+
+
+def get(kernel: str | Kernel) -> Kernel:
+    """The kernel of that name (a `Kernel` is returned as it is)."""
+    if isinstance(kernel, Kernel):
+        return kernel
+    return _registry[_validate.one_of("kernel", kernel, _registry)]

@@ -1,0 +1,209 @@
+r"""One attention layer, as in Song et al. 2024, section 3: H heads, one real output per token.
+
+.. math::
+    \mathrm{MH}(X_i) = \sum_{h=1}^H S(X_i W_Q^h, X_i W_K^h)\, X_i W_V^h\, w_O^h \in \mathbb R^n,
+    \qquad f = \tfrac12 \sum_i \|\mathrm{MH}(X_i) - y_i\|^2 .
+
+The values enter only through the *read-out* :math:`u^h = X W_V^h w_O^h`, one number a token, since
+the output weights are fixed: the closed forms below never build an ``n x d`` value matrix.
+Introduced in :doc:`/song2024/values`; derived with SymPy in the same chapter.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .. import _validate, kernels
+from ..problems import Problem
+
+
+class AttentionWeights(NamedTuple):
+    """Weights of an attention layer; leading dimensions ``*r`` are runs trained side by side."""
+
+    Q: Float[Tensor, "*r H D d"]
+    K: Float[Tensor, "*r H D d"]
+    V: Float[Tensor, "*r H D d"]
+    O: Float[Tensor, "*r H d"]  # noqa: E741  the paper's W^O
+
+
+class Forward(NamedTuple):
+    """What one pass through the layer computes, kept for the way back."""
+
+    Q: Float[Tensor, "*r H N n d"]
+    K: Float[Tensor, "*r H N n d"]
+    u: Float[Tensor, "*r H N n"]
+    C: Float[Tensor, "*r H N n n"]
+    S: Float[Tensor, "*r H N n n"]
+    output: Float[Tensor, "*r N n"]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Multi-head attention with a fixed output weight.
+
+    Parameters
+    ----------
+    kernel : ``"softmax"``, ``"gaussian"``, a registered name or a `descent.kernels.Kernel`.
+    H : number of heads.
+    d : columns of each of W_Q, W_K, W_V.
+
+    Raises
+    ------
+    ValueError : for an unknown kernel, or H or d below 1.
+    """
+
+    kernel: str | kernels.Kernel = "softmax"
+    H: int = 1
+    d: int = 8
+
+    #: The matrices that gradient descent may move, in the order of `AttentionWeights`.
+    trainable = "QKV"
+    #: Of these, the ones whose rows live in token space (see `descent.span`): all of them.
+    acts_on_tokens = "QKV"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kernel", kernels.get(self.kernel))
+        _validate.count("H", self.H)
+        _validate.count("d", self.d)
+
+    def init(
+        self, problem: Problem, *, seed: int, runs: int | None = None, scale: float = 1.0
+    ) -> AttentionWeights:
+        """Draw independent normal weights.
+
+        W_Q, W_K, W_V have variance ``scale**2 / D``, so that queries, keys and values of standard
+        normal tokens have entries of size ``scale``; W_O has variance ``1 / (H d)``, so that the
+        heads' sum stays of that size. ``runs`` adds a leading dimension of independent draws.
+        """
+        _validate.positive("scale", scale)
+        batch = () if runs is None else (_validate.count("runs", runs),)
+        generator = torch.Generator().manual_seed(_validate.count("seed", seed, least=0))
+
+        def normal(*shape: int, std: float) -> Tensor:
+            draw = torch.randn(*batch, *shape, generator=generator, dtype=torch.float64)
+            return (std * draw).to(problem.X)
+
+        inputs = (self.H, problem.D, self.d)
+        Q, K, V = (normal(*inputs, std=scale / problem.D**0.5) for _ in range(3))
+        return AttentionWeights(Q, K, V, normal(self.H, self.d, std=(self.H * self.d) ** -0.5))
+
+    def check(self, weights: AttentionWeights, problem: Problem) -> None:
+        """Raise ValueError where a weight does not fit the tokens or is not finite."""
+        for name in "QKV":
+            W = getattr(weights, name)
+            _validate.shape(
+                f"W_{name}", W, (self.H, problem.D, self.d),
+                f"the layer has H = {self.H}, d = {self.d} and the tokens D = {problem.D}",
+            )
+        _validate.shape("W_O", weights.O, (self.H, self.d))
+        for name, W in zip(weights._fields, weights, strict=True):
+            _validate.finite(f"W_{name}", W, "initialise it again")
+            if (W.dtype, W.device) != (problem.X.dtype, problem.X.device):
+                raise ValueError(
+                    f"W_{name} is {W.dtype} on {W.device}, but the tokens are {problem.X.dtype} "
+                    f"on {problem.X.device}: convert one with .to(...)"
+                )
+
+    # -- the layer ----------------------------------------------------------------------------
+
+    def forward(self, weights: AttentionWeights, problem: Problem) -> Forward:
+        """Queries, keys, read-outs, scores, attention matrices and the output of every run."""
+        def project(W: Tensor) -> Tensor:
+            return (problem.tokens.unsqueeze(-3) @ W).unflatten(-2, (problem.N, problem.n))
+
+        Q, K = project(weights.Q), project(weights.K)
+        u = project(weights.V @ weights.O[..., None]).squeeze(-1)
+        C = self.kernel.scores(Q, K)
+        S = self.kernel.value(C)
+        return Forward(Q, K, u, C, S, (S @ u[..., None]).squeeze(-1).sum(-3))
+
+    def predict(self, weights: AttentionWeights, problem: Problem) -> Float[Tensor, "*r N n"]:
+        """The layer's output, one number per token."""
+        return self.forward(weights, problem).output
+
+    def loss(self, weights: AttentionWeights, problem: Problem) -> Float[Tensor, "*r"]:
+        """Half the sum of squared residuals (Song et al. 2024, Eq. 6)."""
+        return _half_square(self.predict(weights, problem) - problem.y)
+
+    def loss_and_gradient(
+        self, weights: AttentionWeights, problem: Problem, train: str = "QKV"
+    ) -> tuple[Float[Tensor, "*r"], dict[str, Tensor]]:
+        """The loss and its gradients in closed form (Song et al. 2024, Lemmas 1 and 6).
+
+        Returns the loss (...,) and a dict with one gradient (..., H, D, d) per letter of ``train``.
+        """
+        pass_ = self.forward(weights, problem)
+        residual = pass_.output - problem.y
+        pulled = {}
+        if "V" in train:
+            # df/du = S^T r, and u = X W_V w_O
+            pulled["V"] = (pass_.S.mT @ residual[..., None, :, :, None]) * weights.O[..., None, None, :]
+        if "Q" in train or "K" in train:
+            # df/dS = r u^T: the output is linear in S
+            dS = residual[..., None, :, :, None] * pass_.u[..., None, :]
+            dC = self.kernel.pullback(pass_.C, pass_.S, dS)
+            pulled["Q"], pulled["K"] = self.kernel.scores_pullback(pass_.Q, pass_.K, dC)
+        X = problem.tokens.mT.unsqueeze(-3)
+        return _half_square(residual), {W: X @ pulled[W].flatten(-3, -2) for W in train}
+
+    # -- training the values alone is least squares --------------------------------------------
+
+    def features(self, weights: AttentionWeights, problem: Problem) -> Float[Tensor, "*r H m D"]:
+        r"""The blocks :math:`B_h = (S_{ih} X_i)_i` of Song et al. 2024, Eq. (5)."""
+        B = self.forward(weights, problem).S @ problem.X.unsqueeze(-4)
+        return B.flatten(-3, -2)
+
+    def gram(self, weights: AttentionWeights, problem: Problem) -> Float[Tensor, "*r m m"]:
+        r""":math:`G = \sum_h \|w_O^h\|^2 B_h B_h^\top`, the matrix that drives the residual.
+
+        With W_V trained alone ``r_{t+1} = (I - eta G) r_t`` exactly; G is the tangent kernel.
+        """
+        B = self.features(weights, problem) * torch.linalg.vector_norm(weights.O, dim=-1)[..., None, None]
+        return (B @ B.mT).sum(-3)
+
+    def objective(
+        self, weights: AttentionWeights, problem: Problem, train: str
+    ) -> Callable[[dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]:
+        """What `descend` calls at every step: trained matrices to loss and gradients.
+
+        Whatever the frozen weights fix is computed once, here. With W_V trained alone that is the
+        whole attention matrix, and a step is two products with the features B.
+        """
+        if train != "V":
+            return lambda moving: self.loss_and_gradient(weights._replace(**moving), problem, train)
+        return least_squares(self.features(weights, problem), weights.O, problem.y.flatten(-2))
+
+    def smoothness(self, weights: AttentionWeights, problem: Problem, train: str) -> Float[Tensor, "*r"]:
+        """The loss's curvature L for the step 1/L.
+
+        Exact and global for W_V alone (the largest eigenvalue of `gram`); otherwise the largest
+        eigenvalue of the Hessian at ``weights``, which holds only nearby.
+        """
+        if train == "V":
+            return torch.linalg.eigvalsh(self.gram(weights, problem))[..., -1]
+        from ..spectra import top_hessian_eigenvalue
+
+        objective = self.objective(weights, problem, train)
+        return top_hessian_eigenvalue(objective, {W: getattr(weights, W) for W in train}, weights.O.ndim - 2)
+
+
+def least_squares(
+    B: Float[Tensor, "*r H m D"], O: Float[Tensor, "*r H d"], y: Float[Tensor, "*r m"]  # noqa: E741
+) -> Callable[[dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]:
+    r"""The objective in W_V of fixed features: :math:`\tfrac12\|\sum_h B_h W_V^h w_O^h - y\|^2`."""
+
+    def objective(moving: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        readout = moving["V"] @ O[..., None]
+        residual = (B @ readout).sum(-3).squeeze(-1) - y
+        gradient = (B.mT @ residual[..., None, :, None]) * O[..., None, :]
+        return residual.square().sum(-1) / 2, {"V": gradient}
+
+    return objective
+
+
+def _half_square(residual: Float[Tensor, "*r N n"]) -> Float[Tensor, "*r"]:
+    return residual.square().sum((-2, -1)) / 2

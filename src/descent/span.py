@@ -1,0 +1,59 @@
+r"""Gradient descent never leaves the span of the tokens.
+
+Every input matrix W enters the loss through X W alone, so its gradient is
+:math:`X^\top (\dots)`: each step adds a matrix whose columns are combinations of tokens. With the
+thin factorisation :math:`X^\top = Q R`, replace the tokens by :math:`R^\top` and W by
+:math:`Q^\top W`: products :math:`XW = R^\top Q^\top W` agree at the start, and stay equal since
+:math:`Q^\top` times the update :math:`Q R G` is the update :math:`R G` of the small problem. ∎
+
+Introduced in :doc:`/song2024/values`, Lemma "Descent stays in the span of the tokens".
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .problems import Problem
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A problem expressed in an orthonormal basis (..., D, r) of the span of its tokens."""
+
+    problem: Problem
+    basis: Float[Tensor, "*b D r"]
+    names: str
+
+    def restrict(self, weights: NamedTuple) -> NamedTuple:
+        """The weights as the small problem sees them, ``Q.mT @ W`` (..., H, r, d)."""
+        into = self.basis.mT.unsqueeze(-3)
+        return weights._replace(**{W: into @ getattr(weights, W) for W in self.names})
+
+    def lift(self, start: NamedTuple, small: NamedTuple) -> NamedTuple:
+        """The full weights after training: ``start`` plus what moved, back in D dimensions."""
+        begin, out = self.restrict(start), self.basis.unsqueeze(-3)
+        return small._replace(**{
+            W: getattr(start, W) + out @ (getattr(small, W) - getattr(begin, W)) for W in self.names
+        })
+
+
+def reduce(problem: Problem, names: str = "QKV") -> Reduction:
+    """Express the tokens in an orthonormal basis of their span.
+
+    Gradient descent on any weight that acts as ``X @ W`` has the same losses on the small problem
+    as on the full one, at a cost per step that does not depend on D.
+
+    Parameters
+    ----------
+    problem : tokens (..., N, n, D).
+    names : the weights that act on tokens.
+
+    Returns
+    -------
+    Reduction whose problem has tokens (..., N, n, r), ``r = min(N n, D)``.
+    """
+    basis, R = torch.linalg.qr(problem.tokens.mT)
+    return Reduction(Problem(R.mT.unflatten(-2, (problem.N, problem.n)), problem.y), basis, names)

@@ -1,0 +1,60 @@
+r"""Step-size rules.
+
+A rule is a function of the loss (...,) and the squared gradient norm (...,) of each run, and
+returns that run's step. A number is the constant step; ``"1/L"`` takes L from the model's own
+`smoothness` at the start. Introduced in :doc:`/song2024/values`.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import _validate
+
+Rule = Callable[[Tensor, Tensor], Tensor]
+
+
+def constant(eta: float | Tensor) -> Rule:
+    """The same step always; a tensor (...,) gives every run its own."""
+    eta = torch.as_tensor(eta, dtype=torch.float64)
+    if not bool((torch.isfinite(eta) & (eta > 0)).all()):
+        raise ValueError(f"step must be positive and finite, got {eta.tolist()}: try step='1/L'")
+
+    def rule(loss: Tensor, square: Tensor) -> Tensor:
+        if eta.ndim and eta.shape != loss.shape:
+            raise ValueError(
+                f"step has shape {tuple(eta.shape)}, but there are runs of shape {tuple(loss.shape)}: "
+                f"give one number, or one for every run"
+            )
+        return eta.to(loss).expand_as(loss)
+
+    return rule
+
+
+def normalised(eta: float) -> Rule:
+    r"""Move a distance ``eta`` whatever the gradient's length: :math:`\eta / \|\nabla f\|`."""
+    _validate.positive("eta", eta)
+    return lambda loss, square: eta / square.sqrt().clamp_min(torch.finfo(square.dtype).tiny)
+
+
+def polyak(optimum: float = 0.0) -> Rule:
+    r"""Polyak's step :math:`(f - f^*) / \|\nabla f\|^2`, for a known optimal value."""
+    return lambda loss, square: (loss - optimum).clamp_min(0) / square.clamp_min(torch.finfo(square.dtype).tiny)
+
+
+def resolve(step: float | str | Tensor | Rule, smoothness: Callable[[], Tensor]) -> Rule:
+    """Turn what a user wrote into a rule; ``smoothness`` is asked only if the step needs it."""
+    if isinstance(step, str):
+        if step != "1/L":
+            raise ValueError(f"unknown step {step!r}: expected '1/L', a positive number or a rule of descent.steps")
+        return constant(1 / _curved(smoothness()))
+    if isinstance(step, bool) or not (callable(step) or isinstance(step, (int, float, Tensor))):
+        raise TypeError(f"step must be a positive number, '1/L' or a rule, got {step!r}")
+    return step if callable(step) else constant(step)
+
+
+def _curved(L: Tensor) -> Tensor:
+    if not bool((torch.isfinite(L) & (L > 0)).all()):
+        raise ValueError("step '1/L' needs curvature, but the loss is flat where some run starts: give step a number")
+    return L

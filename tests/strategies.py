@@ -1,0 +1,33 @@
+"""Random shapes, layers and weights for property tests."""
+
+import torch
+from descent import models, problems
+from hypothesis import settings
+from hypothesis import strategies as st
+
+# The same examples in every run, and no limit on time: the first example pays for torch's start.
+settings.register_profile("descent", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("descent")
+
+KERNELS = ("softmax", "gaussian")
+
+
+@st.composite
+def instances(draw, kernels=KERNELS, runs=st.none()):
+    """A layer, a problem and weights of random small shape; weights of size one, away from saturation."""
+    N, n, D, H, d = (draw(st.integers(1, most)) for most in (3, 4, 7, 3, 4))
+    seed = draw(st.integers(0, 10_000))
+    problem = problems.gaussian(N=N, n=n, D=D, seed=seed)
+    layer = models.Attention(draw(st.sampled_from(kernels)), H=H, d=d)
+    return layer, problem, layer.init(problem, seed=seed + 1, runs=draw(runs))
+
+
+def differentiable(weights):
+    """The same weights as autograd leaves."""
+    return type(weights)(*(W.clone().requires_grad_() for W in weights))
+
+
+def relative_gap(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest difference, in units of the larger of the two and one."""
+    a, b = a.detach(), b.detach()
+    return float((a - b).abs().max() / max(1.0, float(b.abs().max())))

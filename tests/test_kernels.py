@@ -1,0 +1,92 @@
+import pytest
+import torch
+from descent import kernels, models, problems
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import relative_gap
+
+
+def queries_and_keys(seed=0, n=5, d=3):
+    return torch.randn(2, 4, n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.fixture
+def registry():
+    """Let a test register kernels without leaving them behind."""
+    before = dict(kernels._registry)
+    yield
+    kernels._registry.clear()
+    kernels._registry.update(before)
+
+
+def test_softmax_rows_sum_to_one_and_gaussian_rows_do_not():
+    Q, K = queries_and_keys()
+    assert torch.allclose(kernels.softmax.attention(Q, K).sum(-1), torch.ones(4, 5, dtype=torch.float64))
+    assert (kernels.gaussian.attention(Q, K).sum(-1) - 1).abs().min() > 1e-3
+
+
+def test_gaussian_is_exp_of_minus_half_the_squared_distance_over_root_d():
+    Q, K = queries_and_keys(d=4)
+    assert torch.allclose(kernels.gaussian.attention(Q, K), torch.exp(-torch.cdist(Q, K) ** 2 / 4), atol=1e-14)
+
+
+def test_gaussian_of_equal_query_and_key_is_one():
+    Q, _ = queries_and_keys()
+    diagonal = kernels.gaussian.attention(Q, Q).diagonal(dim1=-2, dim2=-1)
+    assert torch.allclose(diagonal, torch.ones_like(diagonal), atol=1e-14)
+
+
+def test_softmax_survives_scores_whose_exponential_overflows():
+    Q = torch.tensor([[1000.0], [0.0]], dtype=torch.float64)
+    S = kernels.softmax.attention(Q, Q)
+    assert torch.equal(S, torch.tensor([[1.0, 0.0], [0.5, 0.5]], dtype=torch.float64))
+
+
+@given(st.sampled_from(("softmax", "gaussian")), st.integers(0, 10_000))
+def test_pullbacks_are_the_derivative_that_autograd_takes(name, seed):
+    kernel = kernels.get(name)
+    Q, K = (x.requires_grad_() for x in queries_and_keys(seed).unbind())
+    S = kernel.attention(Q, K)
+    dS = torch.randn(S.shape, generator=torch.Generator().manual_seed(seed), dtype=S.dtype)
+    expected = torch.autograd.grad(S, (Q, K), dS)
+    dC = kernel.pullback(kernel.scores(Q, K), S, dS)
+    for found, true in zip(kernel.scores_pullback(Q, K, dC), expected, strict=True):
+        assert relative_gap(found, true) < 1e-13
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_kernel_of_the_readers_own_trains_with_the_gradient_autograd_gives():
+    kernels.register("cauchy", lambda C: 1 / (1 - 2 * C), score="distance")
+    problem = problems.gaussian(N=2, n=3, D=4, seed=0)
+    layer = models.Attention("cauchy", H=2, d=3)
+    weights = type(w := layer.init(problem, seed=1))(*(W.requires_grad_() for W in w))
+    expected = torch.autograd.grad(layer.loss(weights, problem), weights[:3])
+    _, found = layer.loss_and_gradient(weights, problem)
+    for W, true in zip("QKV", expected, strict=True):
+        assert relative_gap(found[W], true) < 1e-13
+
+
+@pytest.mark.usefixtures("registry")
+def test_register_takes_a_pullback_by_hand():
+    kernels.register("linear", lambda C: C, pullback=lambda C, S, dS: 7 * dS)
+    ones = torch.ones(1, 2, 2)
+    assert torch.equal(kernels.get("linear").pullback(ones, ones, ones), 7 * ones)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("softmax", torch.exp), "kernel 'softmax' is registered already: choose another name"),
+        (("mine", lambda C: C.sum(-1)), r"value must keep the shape of the scores, but turned \(2, 3, 3\) into \(2, 3\)"),
+    ],
+)
+def test_register_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        kernels.register(*arguments)
+
+
+def test_unknown_names_are_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match="unknown kernel 'sofmax': expected one of 'softmax', 'gaussian'"):
+        models.Attention(kernel="sofmax")
+    with pytest.raises(ValueError, match="unknown score 'cosine': expected one of 'dot', 'distance'"):
+        kernels.register("mine", torch.exp, score="cosine")
