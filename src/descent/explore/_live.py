@@ -1,0 +1,61 @@
+"""The explorer of a live notebook: ipywidgets, and a real run at each move."""
+
+from __future__ import annotations
+
+import html
+
+import ipywidgets
+
+from descent.explore._controls import Control, call
+from descent.plots import figure
+from descent.plots._picture import describe
+from descent.plots._text import plain
+
+
+def live(run, controls: list[Control], alt: str, caption: str) -> ipywidgets.VBox:
+    """Controls above a picture that is redrawn by calling ``run``.
+
+    The first run raises what goes wrong, so that a broken notebook fails; later ones say it in
+    place of the picture, since the reader may well move on to a point that works.
+    """
+    knobs = [_knob(control) for control in controls]
+    picture, summary = ipywidgets.HTML(), ipywidgets.HTML()
+
+    def values() -> dict:
+        return {control.name: knob.value for control, knob in zip(controls, knobs, strict=True)}
+
+    def show() -> None:
+        drawn = call(run, values())
+        picture.value = figure(drawn, alt=alt, caption=caption).html
+        summary.value = _note("status", describe(drawn))
+
+    def moved(_) -> None:
+        summary.value = _note("status", "Running …")
+        try:
+            show()
+        except Exception as error:
+            picture.value = ""
+            summary.value = _note("alert", str(error))
+
+    show()
+    for knob in knobs:
+        knob.observe(moved, names="value")
+    row = ipywidgets.HBox(knobs, layout=ipywidgets.Layout(flex_flow="row wrap"))
+    return ipywidgets.VBox([row, picture, summary], layout=ipywidgets.Layout(max_width="46rem"))
+
+
+def _knob(control: Control):
+    shared = {
+        "options": list(zip(control.texts, control.values, strict=True)),
+        "index": control.start,
+        "description": plain(control.label),
+        "style": {"description_width": "initial"},
+        "layout": ipywidgets.Layout(width="22rem", max_width="98%"),
+    }
+    if control.numeric:
+        return ipywidgets.SelectionSlider(continuous_update=False, **shared)
+    return ipywidgets.Dropdown(**shared)
+
+
+def _note(role: str, text: str) -> str:
+    return f'<p role="{role}" style="line-height: 1.45">{html.escape(text, quote=False)}</p>'

@@ -1,0 +1,114 @@
+"""The explorer of the built book: one block of HTML that needs nothing else."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import html
+import json
+from dataclasses import dataclass
+from importlib import resources
+
+from descent.explore._controls import Control
+from descent.explore._grid import grid_data, pictures, thinned
+from descent.plots import Picture, draw
+from descent.plots._picture import describe
+from descent.plots._svg import css, svg
+from descent.plots._text import markup, mathjax
+
+BUDGET = 100_000  # bytes after gzip, what a reader on a train is asked to load
+
+
+@dataclass(frozen=True)
+class Block:
+    """An explorer as HTML."""
+
+    html: str
+    alt: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def __repr__(self) -> str:
+        return self.alt
+
+
+def page(run, controls: list[Control], alt: str, caption: str) -> Block:
+    """Run the whole grid and write it into one block of HTML."""
+    drawn = pictures(run, controls)
+    data = {"alt": alt, "counts": [len(c.values) for c in controls], **grid_data(drawn)}
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    key = "descent-" + hashlib.sha256((text + caption).encode()).hexdigest()[:8]
+    first = _first(drawn, controls)
+    small = thinned(first, data["x"]["limits"], data["y"]["limits"])
+    words = (alt, caption, describe(first))
+    block = _block(key, controls, text, svg(draw(small).figure, alt), *words)
+    size = len(gzip.compress(block.encode()))
+    if size > BUDGET:
+        raise ValueError(
+            f"the grid has {len(drawn)} pictures and takes {size} bytes compressed,"
+            f" more than the {BUDGET} of a figure: give the controls fewer values"
+        )
+    return Block(block, alt)
+
+
+def _block(key, controls: list[Control], data: str, still: str, alt, caption, summary) -> str:
+    knobs = "\n".join(_knob(control, f"{key}-{control.name}") for control in controls)
+    data = data.replace("<", "\\u003c")  # a "</script>" inside a string would end the script
+    return f"""\
+<section class="descent-explorer" id="{key}" role="group" aria-label="{html.escape(alt)}">
+<style>{css()}{_asset("explorer.css")}</style>
+<div class="descent-card">
+<div class="descent-controls" style="--d-columns: {_columns(len(controls))}" hidden>
+{knobs}
+</div>
+<div class="descent-plot">{still}</div>
+<p class="descent-summary" aria-live="polite">{html.escape(summary, quote=False)}</p>
+</div>
+<p class="descent-caption">{mathjax(caption)}</p>
+<script type="application/json">{data}</script>
+<script>{_asset("explorer.js")}</script>
+</section>"""
+
+
+def _columns(count: int) -> int:
+    """Four controls stand two by two."""
+    return 2 if count == 4 else min(count, 3)
+
+
+def _knob(control: Control, key: str) -> str:
+    label = f'<label for="{key}">{markup(control.label)}</label>'
+    inside = _slider(control, key) if control.numeric else _menu(control, key)
+    return f'<div class="descent-control" data-name="{control.name}">{label}{inside}</div>'
+
+
+def _menu(control: Control, key: str) -> str:
+    options = [
+        f"<option{' selected' * (k == control.start)}>{html.escape(text)}</option>"
+        for k, text in enumerate(control.texts)
+    ]
+    return f'<select id="{key}" autocomplete="off">{"".join(options)}</select>'
+
+
+def _slider(control: Control, key: str) -> str:
+    """A range over the list's places; its texts stand beside it and are read out."""
+    texts, last = control.texts, len(control.texts) - 1
+    return (
+        f'<output for="{key}">{texts[control.start]}</output>'
+        f'<input type="range" id="{key}" min="0" max="{last}" step="1" value="{control.start}"'
+        f' autocomplete="off" aria-valuetext="{texts[control.start]}"'
+        f' data-texts="{html.escape(json.dumps(texts))}">'
+        '<span class="descent-ends" aria-hidden="true">'
+        f"<span>{texts[0]}</span><span>{texts[-1]}</span></span>"
+    )
+
+
+def _first(drawn: list[Picture], controls: list[Control]) -> Picture:
+    place = 0
+    for control in controls:
+        place = place * len(control.values) + control.start
+    return drawn[place]
+
+
+def _asset(name: str) -> str:
+    return resources.files("descent.explore").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,18 @@
+"""One way to draw, for every figure of the book.
+
+A figure is a :class:`Picture`, a handful of :class:`Curve`. The measured loss is solid and a
+theorem's bound is dashed; softmax attention and Gaussian attention keep the same two colours
+on every page. The same ``Picture`` feeds the printed figures (:func:`figure`) and the ones
+that a reader moves (:func:`descent.explore.explore`).
+
+>>> loss = Curve("loss", t, f, kernel="softmax")
+>>> picture = Picture([loss], "step $t$", "loss $f_t$", yscale="log")
+>>> figure(picture, alt="The loss falls along a straight line.", caption="Loss $f_t$ of one run.")
+"""
+
+from descent.plots._draw import draw, style
+from descent.plots._picture import Curve, Picture
+from descent.plots._svg import Figure, figure
+from descent.plots._text import number
+
+__all__ = ["Curve", "Figure", "Picture", "draw", "figure", "number", "style"]

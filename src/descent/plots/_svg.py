@@ -1,0 +1,124 @@
+"""Figures as inline SVG: transparent, in the page's own ink, with words beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import io
+import re
+import sys
+from dataclasses import dataclass
+from importlib import resources
+
+import matplotlib
+from matplotlib.figure import Figure as Drawing
+
+from descent.plots._draw import COLOURS, INK, draw
+from descent.plots._picture import Picture, gaps
+from descent.plots._text import mathjax
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A finished figure; the last line of a cell shows it."""
+
+    html: str
+    alt: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def __repr__(self) -> str:
+        return self.alt
+
+
+def figure(picture: Picture | Drawing, *, alt: str = "", caption: str = "") -> Figure:
+    """Make a figure from a ``Picture`` or from a matplotlib figure drawn inside ``plots.style()``.
+
+    Parameters
+    ----------
+    picture : what to draw.
+    alt : what one should see, for readers who don't; required.
+    caption : what is plotted; may hold ``$...$``; required.
+
+    Raises
+    ------
+    ValueError : if ``alt`` or ``caption`` is empty.
+    TypeError : if ``picture`` is neither.
+    """
+    require_words(alt, caption)
+    if isinstance(picture, Picture):
+        drawing, alt = draw(picture).figure, " ".join([alt, *gaps(picture)])
+    elif isinstance(picture, Drawing):
+        drawing = picture
+        _forget(drawing)
+    else:
+        raise TypeError(
+            f"picture is a {type(picture).__name__}: give a plots.Picture or a matplotlib Figure"
+        )
+    parts = [
+        '<figure class="descent-figure">',
+        f"<style>{css()}</style>",
+        svg(drawing, alt),
+        f"<figcaption>{mathjax(caption)}</figcaption>",
+        "</figure>",
+    ]
+    return Figure("\n".join(parts), alt)
+
+
+def require_words(alt: str, caption: str) -> None:
+    """Raise unless both say something."""
+    if not alt.strip():
+        raise ValueError("alt is missing: say in a sentence what one should see in the figure")
+    if not caption.strip():
+        raise ValueError("caption is missing: say in a sentence what is plotted")
+
+
+def css() -> str:
+    """The style sheet that figures carry with them."""
+    return resources.files("descent.plots").joinpath("figure.css").read_text(encoding="utf-8")
+
+
+def svg(drawing: Drawing, alt: str) -> str:
+    """The drawing as an ``<svg>`` element for a web page; the same drawing gives the same bytes."""
+    buffer = io.StringIO()
+    silent = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with matplotlib.rc_context({"svg.hashsalt": "descent", "svg.fonttype": "path"}):
+        drawing.savefig(buffer, format="svg", transparent=True, metadata=silent)
+    return _inline(buffer.getvalue(), alt)
+
+
+def _inline(source: str, alt: str) -> str:
+    viewbox = re.search(r'viewBox="[^"]+"', source)[0]
+    body = source[re.search(r"<svg[^>]*>", source).end() :]
+    body = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", body, flags=re.S)
+    # matplotlib's own style sheet would style every element of the page, not only this figure
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.S)
+    body = _own_ids(body, hashlib.sha256((alt + body).encode()).hexdigest()[:8])
+    body = re.sub(r"\s*\n\s*", "\n", _theme(body)).strip()
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+        f' {viewbox} fill="currentColor" stroke-linejoin="round"'
+        f' role="img" aria-label="{html.escape(alt)}">\n{body}'
+    )
+
+
+def _own_ids(body: str, prefix: str) -> str:
+    """Two figures on a page must not use each other's letters and clips: give ids a prefix."""
+    body = re.sub(r' id="', f' id="d{prefix}-', body)
+    body = re.sub(r'href="#', f'href="#d{prefix}-', body)
+    return body.replace("url(#", f"url(#d{prefix}-")
+
+
+def _theme(body: str) -> str:
+    """Ink follows the page; the other colours follow the style sheet."""
+    body = re.sub(f"{INK}|#000000", "currentColor", body)
+    for name, colour in COLOURS.items():
+        body = body.replace(colour, f"var(--descent-{name}, {colour})")
+    return body
+
+
+def _forget(drawing: Drawing) -> None:
+    """Close a pyplot figure, or the notebook would show it a second time, as a bitmap."""
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close(drawing)

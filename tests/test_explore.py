@@ -1,0 +1,452 @@
+"""The explorer of the built book, in a real browser with the network cut, against fresh runs."""
+
+import contextlib
+import gzip
+import json
+import re
+import shutil
+from itertools import product
+
+import numpy as np
+import pytest
+from playwright.sync_api import sync_playwright
+
+from descent.explore import _page, explore
+from descent.explore._grid import POINTS, grid_data, thin
+from descent.plots import Curve, Picture
+from descent.plots._picture import describe
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+WORDS = {"alt": "A line that falls faster for a larger step.", "caption": "Loss $f_t$."}
+GRID = {"eta": [1e-5, 0.1, 0.5], "kernel": ["softmax", "gaussian"], "steps": [50, 100, 200]}
+START = {"eta": 0.1, "kernel": "softmax", "steps": 100}
+LABELS = {"eta": r"step size $\eta$", "steps": "steps $T$"}
+
+
+def run(eta, kernel, steps):
+    """A toy: gradient descent on a parabola, twice as steep for the Gaussian kernel."""
+    t = np.arange(steps + 1)
+    rate = 1 - eta * (0.2 if kernel == "gaussian" else 0.1)
+    curves = [
+        Curve("measured", t, rate ** (2 * t), kernel=kernel),
+        Curve("bound $(1 - \\eta)^t$", t, 1.5 * rate**t, "bound", kernel),
+    ]
+    return Picture(curves, "step $t$", "loss $f_t$", yscale="log")
+
+
+@pytest.fixture
+def in_book(monkeypatch):
+    monkeypatch.setenv("DESCENT_BOOK", "1")
+
+
+@pytest.fixture
+def block(in_book):
+    return explore(run, **WORDS, start=START, labels=LABELS, **GRID)._repr_html_()
+
+
+# ---- the data ----------------------------------------------------------------------------------
+
+
+def test_the_page_holds_every_point_of_the_grid_to_four_digits(block):
+    data = data_of(block)
+    points = [dict(zip(GRID, values, strict=True)) for values in product(*GRID.values())]
+    assert len(data["pictures"]) == len(points) == 18
+    for point, stored in zip(points, data["pictures"], strict=True):
+        fresh = run(**point)
+        assert stored["summary"] == describe(fresh)
+        for (_, k, y), curve in zip(stored["curves"], fresh.curves, strict=True):
+            exact = curve.y[np.searchsorted(curve.x, data["xs"][k])]
+            np.testing.assert_allclose(y, exact, rtol=5e-4)  # half a unit of the fourth digit
+
+
+def test_thinning_keeps_the_ends_and_the_shape():
+    t = np.arange(8001)
+    fall = np.stack([np.exp(-t / 40), 0.3 + 0.1 * np.sin(t / 900)])
+    keep = thin(t / 8000, fall)
+    assert keep[0] == 0 and keep[-1] == 8000 and len(keep) <= POINTS
+    for curve in fall:
+        assert np.abs(np.interp(t, keep, curve[keep]) - curve).max() <= 0.002
+
+
+def test_a_straight_line_needs_two_points():
+    t = np.linspace(0, 1, 5001)
+    assert thin(t, t[None]).tolist() == [0, 5000]
+
+
+def test_thinning_keeps_every_edge_of_a_gap():
+    heights = np.linspace(0, 1, 1000)
+    heights[400:500] = np.nan
+    keep = thin(np.linspace(0, 1, 1000), heights[None])
+    assert {399, 400, 499, 500} <= set(keep.tolist())
+
+
+def test_curves_that_share_x_store_it_once():
+    t = np.arange(50)
+    noise = np.random.default_rng(0).random((2, 50))
+    data = grid_data([Picture([Curve("a", t, a), Curve("b", t, 2 * a)], "t", "f") for a in noise])
+    assert len(data["xs"]) == 1 and len(data["lines"]) == 2
+
+
+def test_all_pictures_share_their_axes_so_that_the_eye_can_compare():
+    low, high = (Picture([Curve("f", [0, t], [1, y])], "t", "f") for t, y in ((5, 3), (9, -1)))
+    data = grid_data([low, high])
+    assert data["x"]["limits"] == [0, 9]
+    assert data["y"]["limits"][0] < -1 and data["y"]["limits"][1] > 3
+    framed = Picture([Curve("f", [1, 2], [1, 1e200])], "t", "f", yscale="log", ylim=(0.1, 10))
+    assert grid_data([framed])["y"]["limits"] == [0.1, 10]
+
+
+def test_a_gap_is_null_and_is_told(in_book):
+    def diverges(eta):
+        with np.errstate(over="ignore"):
+            y = np.array([1.0, 10.0, np.inf, np.nan]) if eta > 1 else np.array([4.0, 3, 2, 1])
+        return Picture([Curve("loss", range(4), y)], "t", "f")
+
+    data = data_of(explore(diverges, **WORDS, eta=[1, 3])._repr_html_())
+    assert data["pictures"][1]["curves"][0][2] == [1, 10, None, None]
+    assert "values from 2 on that are not finite are left out." in data["pictures"][1]["summary"]
+
+
+def test_the_largest_grid_of_the_book_stays_within_its_budget(in_book):
+    """150 points, two curves, 80 values each, of the worst kind: no two digits alike."""
+
+    def noise(a, b):
+        y = np.random.default_rng([a, b]).random((2, POINTS)) ** 9
+        t = np.arange(POINTS)
+        curves = [Curve("measured", t, y[0], kernel="softmax"), Curve("bound", t, y[1], "bound")]
+        return Picture(curves, "step $t$", "loss", yscale="log")
+
+    html = explore(noise, **WORDS, a=list(range(15)), b=list(range(10)))._repr_html_()
+    assert len(gzip.compress(html.encode())) <= _page.BUDGET == 100_000
+
+
+def test_a_grid_too_large_for_a_train_is_refused(in_book, monkeypatch):
+    monkeypatch.setattr(_page, "BUDGET", 1000)
+    with pytest.raises(ValueError, match="18 pictures and takes .* give the controls fewer values"):
+        explore(run, **WORDS, **GRID)
+
+
+def test_no_string_can_end_the_script(in_book):
+    def sly(word):
+        return Picture([Curve("f", [0, 1], [0, 1])], "</script><b>", "f", summary="</script> & <i>")
+
+    html = explore(sly, **WORDS, word=["</option>", "&"])._repr_html_()
+    assert html.count("</script>") == 2
+    assert data_of(html)["x"]["label"][0][0] == "</script><b>"
+    assert "&lt;/option&gt;</option>" in html
+
+
+def test_the_same_call_gives_the_same_bytes(block):
+    assert explore(run, **WORDS, start=START, labels=LABELS, **GRID)._repr_html_() == block
+    assert repr(explore(run, **WORDS, **GRID)) == WORDS["alt"]
+
+
+# ---- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("life", ["1", "0"])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"alt": ""}, "alt is missing: say in a sentence what one should see"),
+        ({"caption": ""}, "caption is missing: say"),
+        ({"eta": []}, "eta has no values: give a list of at least one"),
+        ({"kernel": "softmax"}, "kernel has no values: give a list"),
+        ({"eta": [1, "two"]}, "eta mixes numbers and strings: give a list of one kind"),
+        ({"eta": [1, float("nan")]}, "eta holds nan: give finite numbers or strings"),
+        ({"eta": [1, True]}, "eta holds True: give finite numbers"),
+        ({"eta": [1, 2, 1]}, "eta repeats a value"),
+        ({"start": {"D": 3}}, "start names 'D', which is no control: give one of eta, kernel"),
+        ({"labels": {"D": "d"}}, "labels names 'D', which is no control"),
+        ({"labels": {"eta": r"$\oint$"}}, r"uses \\oint"),
+        ({"start": {"eta": 7}}, r"start\['eta'\] is 7, not in its list: give one of \[1e-05, 0.1"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line_in_both_lives(monkeypatch, life, change, message):
+    monkeypatch.setenv("DESCENT_BOOK", life)
+    arguments = {**WORDS, "start": START, "labels": LABELS, **GRID, **change}
+    with pytest.raises(ValueError, match=message) as error:
+        explore(run, **arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_an_explorer_without_controls_is_refused():
+    with pytest.raises(ValueError, match="explore has no control: give a list of values by name"):
+        explore(run, **WORDS)
+
+
+@pytest.mark.parametrize("life", ["1", "0"])
+def test_what_goes_wrong_in_run_names_the_grid_point(monkeypatch, life):
+    monkeypatch.setenv("DESCENT_BOOK", life)
+
+    def breaks(D, kernel):
+        raise ZeroDivisionError("no\nwidth")
+
+    with pytest.raises(RuntimeError) as error:
+        explore(breaks, **WORDS, D=[3], kernel=["softmax"])
+    assert str(error.value) == "run(D=3, kernel='softmax') failed: ZeroDivisionError: no width"
+    with pytest.raises(ValueError, match=r"run\(D=3\) returned a float: return a .*Picture"):
+        explore(lambda D: 1.0, **WORDS, D=[3])
+
+
+def test_pictures_with_other_axes_are_refused(in_book):
+    def drifts(D):
+        return Picture([Curve("f", [1], [1])], f"step for D = {D}", "f")
+
+    with pytest.raises(
+        ValueError, match=r"\{'D': 2\} has other axis labels.* keep one pair of axes"
+    ):
+        explore(drifts, **WORDS, D=[1, 2])
+
+
+# ---- in the browser ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=ARGUMENTS
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open HTML as a page with the network cut; at the end nothing may have gone wrong in it."""
+    with contextlib.ExitStack() as stack:
+        trouble = []
+
+        def opened(body, theme="", **options):
+            context = stack.enter_context(contextlib.closing(browser.new_context(**options)))
+            page = context.new_page()
+            page.on("request", lambda request: trouble.append(request.url))
+            page.on("pageerror", lambda error: trouble.append(str(error)))
+            page.on("console", lambda message: trouble.append(message.text))
+            context.set_offline(True)
+            head = '<meta name="viewport" content="width=device-width">'
+            page.set_content(f"<!doctype html><html {theme}><head>{head}</head><body>{body}</body>")
+            return page
+
+        yield opened
+        assert not trouble
+
+
+def data_of(html):
+    return json.loads(re.search(r'<script type="application/json">(.*?)</script>', html, re.S)[1])
+
+
+def drawn(section):
+    """What the reader sees: the plotted paths, the summary, and the values of the controls."""
+    return {
+        "paths": section.locator("path.curve").evaluate_all("all => all.map(p => p.outerHTML)"),
+        "summary": section.locator(".descent-summary").inner_text(),
+        "values": section.locator(".descent-control").evaluate_all(
+            "all => all.map(c => (c.querySelector('output') ?? c.querySelector('select')).value)"
+        ),
+    }
+
+
+def plotted(section):
+    """The plotted curves in the units of the axes, read off the drawing: [(x, y), ...]."""
+    frame = section.locator(".descent-plot svg").get_attribute("data-frame")
+    left, top, right, bottom = map(float, frame.split())
+    data = json.loads(section.locator('script[type="application/json"]').text_content())
+    curves = []
+    for d in section.locator("path.curve").evaluate_all("all => all.map(p => p.getAttribute('d'))"):
+        at = np.array(re.findall(r"[ML]([\d.-]+) ([\d.-]+)", d), dtype=float)
+        x = axis_value(data["x"], (at[:, 0] - left) / (right - left))
+        curves.append((x, axis_value(data["y"], (bottom - at[:, 1]) / (bottom - top))))
+    return curves
+
+
+def axis_value(axis, fraction):
+    low, high = np.log(axis["limits"]) if axis["scale"] == "log" else axis["limits"]
+    value = low + fraction * (high - low)
+    return np.exp(value) if axis["scale"] == "log" else value
+
+
+def assert_shows(section, picture):
+    """The section shows this picture: its words, and its curves to a fiftieth of a pixel."""
+    assert section.locator(".descent-summary").inner_text() == describe(picture)
+    for (x, y), curve in zip(plotted(section), picture.curves, strict=True):
+        assert x[-1] == pytest.approx(curve.x[-1], rel=1e-3)
+        fresh = np.interp(x, curve.x, np.log(curve.y))
+        # an axis of about six decades is 200 pixels high or more: 0.02 pixels are 2e-3 in log
+        assert np.abs(np.log(y) - fresh).max() < 4e-3
+
+
+def assert_alive(section):
+    """Every control, moved one down by keyboard, changes picture, summary and shown value."""
+    knobs = section.locator(".descent-control :is(input, select)")
+    assert knobs.count() > 0
+    for knob in knobs.all():
+        assert knob.is_visible(), "a control is hidden"
+        before = drawn(section)
+        slider = knob.evaluate("k => k.type === 'range'")
+        knob.press("ArrowLeft" if slider else "ArrowDown")
+        after = drawn(section)
+        assert all(before[key] != after[key] for key in before), "a control is dead"
+
+
+def test_the_first_picture_is_that_of_start(open_page, block):
+    section = open_page(block).locator("section.descent-explorer")
+    assert drawn(section)["values"] == ["0.1", "softmax", "100"]
+    assert_shows(section, run(**START))
+
+
+def test_every_control_moves_the_picture_by_keyboard(open_page, block):
+    page = open_page(block)
+    section = page.locator("section.descent-explorer")
+    assert_alive(section)
+    assert drawn(section)["values"] == ["10⁻⁵", "gaussian", "50"]
+    assert_shows(section, run(1e-5, "gaussian", 50))
+    page.get_by_label("step size").press("End")
+    page.get_by_label("steps").press("End")
+    assert_shows(section, run(0.5, "gaussian", 200))
+
+
+def test_a_slider_moves_by_mouse_drag(open_page, block):
+    page = open_page(block)
+    slider = page.get_by_label("step size")
+    box = slider.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] / 2, steps=4)
+    page.mouse.up()
+    assert_shows(page.locator("section.descent-explorer"), run(0.5, "softmax", 100))
+
+
+def test_a_phone_shows_it_whole_and_a_tap_moves_it(open_page, block):
+    page = open_page(block, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    section = page.locator("section.descent-explorer")
+    for knob in section.locator(".descent-control :is(input, select)").all():
+        box = knob.bounding_box()
+        assert box["height"] >= 44 and box["width"] >= 44
+    box = page.get_by_label("steps").bounding_box()
+    page.touchscreen.tap(box["x"] + box["width"] - 6, box["y"] + 8)
+    assert_shows(section, run(0.1, "softmax", 200))
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    edges = section.locator(".descent-plot text, .descent-plot path").evaluate_all(
+        "all => all.map(e => e.getBoundingClientRect()).flatMap(r => [r.left, r.right])"
+    )
+    assert min(edges) >= 0 and max(edges) <= 390
+
+
+def test_a_menu_changes_the_colour_of_the_curves(open_page, block):
+    page = open_page(block)
+    section = page.locator("section.descent-explorer")
+    stroke = "p => getComputedStyle(p).stroke"
+    before = section.locator("path.curve").first.evaluate(stroke)
+    page.get_by_label("kernel").select_option("gaussian")
+    assert section.locator("path.curve").first.evaluate(stroke) != before
+    assert_shows(section, run(0.1, "gaussian", 100))
+
+
+def test_bounds_are_dashed_and_measurements_solid(open_page, block):
+    section = open_page(block).locator("section.descent-explorer")
+    dashes = section.locator("path.curve").evaluate_all(
+        "all => all.map(p => getComputedStyle(p).strokeDasharray)"
+    )
+    assert dashes[0] == "none" and dashes[1] != "none"
+
+
+def test_axes_are_labelled_as_in_the_text(open_page, block):
+    section = open_page(block).locator("section.descent-explorer")
+    texts = section.locator(".descent-plot text").all_text_contents()
+    assert {"step t", "loss ft", "measured", "1", "10−4"} <= set(texts)
+    assert section.locator("label").all_inner_texts() == ["step size η", "kernel", "steps T"]
+    assert section.locator(".descent-plot svg").get_attribute("aria-label") == WORDS["alt"]
+
+
+def test_two_explorers_on_a_page_do_not_disturb_each_other(open_page, block, in_book):
+    words = {**WORDS, "caption": "Another."}
+    other = explore(run, **words, start=START, **GRID)._repr_html_()
+    page = open_page(block + other)
+    first, second = page.locator("section.descent-explorer").all()
+    still = drawn(second)
+    assert_alive(first)
+    assert drawn(second) == still
+    still = drawn(first)
+    assert_alive(second)
+    assert drawn(first) == still
+    ids = page.locator("[id]").evaluate_all("all => all.map(e => e.id)")
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize(
+    "theme, options, dark",
+    [
+        ('data-theme="light"', {}, False),
+        ('data-theme="dark"', {}, True),
+        ("", {"color_scheme": "dark"}, True),
+        ('data-theme="light"', {"color_scheme": "dark"}, False),
+    ],
+)
+def test_ink_can_be_read_in_light_and_in_dark(open_page, block, theme, options, dark):
+    page = open_page(block, theme, **options)
+    page.get_by_label("kernel").focus()
+    grounds, inks = page.locator("section.descent-explorer").evaluate(
+        """section => {
+          const css = (query, name) => getComputedStyle(section.querySelector(query))[name];
+          const grounds = ["card", "controls"].map(c => css(`.descent-${c}`, "backgroundColor"));
+          return [grounds, [
+            [0, css(".tick", "fill")], [0, css(".name", "fill")], [0, css("path.curve", "stroke")],
+            [0, css(".descent-summary", "color")], [1, css("label", "color")],
+            [1, css(".descent-ends", "color")], [1, css("output", "color")],
+          ]];
+        }"""
+    )
+    assert (luminance(grounds[0]) < 0.1) == dark
+    for ground, ink in inks:
+        assert contrast(grounds[ground], ink) >= 4.5
+
+
+def luminance(colour):
+    channels = np.array(re.findall(r"[\d.]+", colour)[:3], dtype=float) / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def contrast(a, b):
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_without_javascript_the_first_picture_stands_and_no_dead_control(open_page, block):
+    page = open_page(block, java_script_enabled=False)
+    assert page.locator(".descent-plot svg[role=img]").is_visible()
+    assert not page.get_by_label("step size").is_visible()
+    assert page.locator(".descent-summary").inner_text() == describe(run(**START))
+
+
+def test_a_folded_explorer_draws_itself_when_it_is_opened(open_page, block):
+    page = open_page(f"<details><summary>more</summary>{block}</details>")
+    page.get_by_text("more").click()
+    section = page.locator("section.descent-explorer")
+    section.locator("path.curve").first.wait_for()
+    assert_shows(section, run(**START))
+
+
+@pytest.mark.parametrize(
+    "working, broken",
+    [
+        ("<script>", "<script type='text/plain'>"),
+        ('knob.addEventListener("input", show)', "void 0"),
+        ("if (width) draw(plot, data, picture", "draw(plot, data, data.pictures[0]"),
+        ("= picture.summary;", "= data.pictures[0].summary;"),
+    ],
+)
+def test_the_checker_notices_a_dead_slider(open_page, block, working, broken):
+    mutant = block.replace(working, broken)
+    assert mutant != block
+    with pytest.raises(AssertionError, match="a control is"):
+        assert_alive(open_page(mutant).locator("section.descent-explorer"))
