@@ -1,0 +1,27 @@
+"""Descent: the gradient descent dynamics of Transformers, as a library.
+
+The book's own code: attention layers with closed-form gradients (`models`), batched gradient
+descent (`descend`), figures (`plots`, `explore`) and the ledger of theorems that are run (`claims`).
+"""
+
+from . import kernels, models, plots, problems, span, spectra, steps
+from .descend import DivergenceWarning, Trajectory, descend
+from .explore import explore
+from . import claims  # isort: skip  the claims use all of the above
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DivergenceWarning",
+    "Trajectory",
+    "claims",
+    "descend",
+    "explore",
+    "kernels",
+    "models",
+    "plots",
+    "problems",
+    "span",
+    "spectra",
+    "steps",
+]

@@ -1,0 +1,54 @@
+"""The command line: ``python -m descent ledger`` and ``python -m descent check ID``."""
+
+import argparse
+import json
+import sys
+
+from . import claims
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the arguments, do what they say, return the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except ValueError as error:
+        print(f"descent: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="descent", description="Theorems that run.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    ledger = commands.add_parser("ledger", help="run every claim and print the table")
+    ledger.add_argument("--json", action="store_true", help="one JSON object a claim, one a line")
+    ledger.set_defaults(command=_ledger)
+    check = commands.add_parser("check", help="run one claim; exit 1 if its evidence is against it")
+    check.add_argument("id", help="for instance song2024-theorem-1")
+    check.set_defaults(command=_check)
+    return parser
+
+
+def _ledger(options: argparse.Namespace) -> int:
+    ledger = claims.run()
+    if options.json:
+        print("\n".join(json.dumps(entry.record()) for entry in ledger))
+    else:
+        print(ledger)
+    return 0 if all(entry.evidence.supports for entry in ledger) else 1
+
+
+def _check(options: argparse.Namespace) -> int:
+    claim = claims.get(options.id)
+    print(f"{claim.id}: {claim.verdict}\n{claim.statement}\n")
+    evidence = claim.run()
+    for condition, true in evidence.conditions.items():
+        print(f"  {'ok ' if true else 'NO '} {condition}")
+    for name, value in evidence.numbers.items():
+        print(f"      {name} = {value:.6g}")
+    print("\nThe evidence supports the verdict." if evidence.supports else "\nThe evidence is AGAINST the verdict.")
+    return 0 if evidence.supports else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""Claims of Song, Han, Zhang, Ding, Hong 2024, *Unraveling the Gradient Descent Dynamics of Transformers*."""
+
+import torch
+from torch import Tensor
+
+from .. import problems, spectra
+from ..descend import descend
+from ..models import Attention, AttentionWeights
+from ..models.attention import least_squares
+from ..problems import Problem
+from ._record import Evidence, Verdict, claim
+
+PAPER = "song2024"
+VALUES = "song2024/values"
+
+#: A residual is known to about 1e-16, its square relative to a bound b to about 1e-16 / sqrt(b):
+#: bounds below this share of the first loss cannot be told from rounding at a tolerance of 1e-6.
+VISIBLE = 1e-16
+
+
+def along_bottom(layer: Attention, problem: Problem, weights: AttentionWeights) -> Problem:
+    """The same tokens, with labels that put the first residual on G's bottom eigenvector.
+
+    The bound of Theorem 1 is attained there: the slowest start that the weights allow.
+    """
+    slowest = torch.linalg.eigh(layer.gram(weights, problem))[1][..., 0]
+    return Problem(
+        problem.X.expand(*slowest.shape[:-1], *problem.X.shape),
+        layer.predict(weights, problem) - slowest.unflatten(-1, (problem.N, problem.n)),
+    )
+
+
+def predicted_loss(G: Tensor, residual: Tensor, eta: Tensor, steps: int) -> Tensor:
+    r"""The loss of :math:`r_{t+1} = (I - \eta G) r_t` in closed form, (steps + 1, runs).
+
+    G (runs, m, m), first residual (runs, m), eta (runs,).
+    """
+    values, vectors = torch.linalg.eigh(G)
+    coordinates = (vectors.mT @ residual[..., None]).squeeze(-1)
+    t = torch.arange(steps + 1, dtype=G.dtype)[:, None, None]
+    return ((1 - eta[:, None] * values) ** (2 * t) * coordinates.square()).sum(-1) / 2
+
+
+def first_residual(layer: Attention, problem: Problem, weights: AttentionWeights) -> Tensor:
+    """The stacked residual (..., m) before training."""
+    return (layer.predict(weights, problem) - problem.y).flatten(-2)
+
+
+@claim(
+    "song2024-theorem-1",
+    paper=PAPER,
+    number="Theorem 1",
+    statement=r"One head, $W_V$ trained alone, $\operatorname{rank} B_0 = Nn$: with "
+    r"$\alpha = \|W_O\|^2\sigma_{\min}^2(B_0)$ and $\eta \le 1/\lambda_{\max}(G)$, "
+    r"$f_t \le (1-\eta\alpha)^{2t} f_0$, hence the printed $(1-\eta\alpha)^t f_0$; the constant is attained.",
+    verdict=Verdict.HOLDS,
+    chapter=VALUES,
+    mutations={"a rate 2 % too fast": {"rate": 1.02}, "one embedding dimension too few": {"D": 11}},
+)
+def theorem_1(rate: float = 1.0, D: int = 48) -> Evidence:
+    """64 runs on generic labels, and 64 on the slowest labels there are, for both kernels."""
+    problem = problems.gaussian(N=4, n=3, D=D, seed=0)
+    over, error, attained, sigma = 0.0, 0.0, float("inf"), float("inf")
+    for kernel in ("softmax", "gaussian"):
+        layer = Attention(kernel, H=1, d=8)
+        weights = layer.init(problem, runs=64, seed=1)
+        G, B = layer.gram(weights, problem), spectra.beside(layer.features(weights, problem))
+        alpha = weights.O.square().sum((-2, -1)) * spectra.sigma_min(B) ** 2
+        sigma = min(sigma, float(spectra.sigma_min(B).min()))
+        for labels in (problem, slowest := along_bottom(layer, problem, weights)):
+            run = descend(layer, labels, weights, train="V", steps=2000)
+            t = torch.arange(2001, dtype=G.dtype)[:, None]
+            bound = (1 - rate * run.eta * alpha) ** (2 * t) * run.loss[0]
+            visible = bound > VISIBLE * run.loss[0]
+            over = max(over, float((run.loss / bound)[visible].max()) - 1)
+            if labels is slowest:
+                attained = min(attained, float((run.loss / bound)[visible].min()))
+            exact = predicted_loss(G, first_residual(layer, labels, weights), run.eta, 2000)
+            error = max(error, float(((run.loss - exact).abs() / run.loss[0]).max()))
+    return Evidence(
+        {
+            "B_0 has full row rank": sigma > 0,
+            "the loss stays below the bound": over < 1e-6,
+            "the loss follows the residual recursion": error < 1e-10,
+            "the slowest labels attain the bound": attained > 1 - 1e-6,
+        },
+        {"largest_excess_over_bound": over, "largest_error_of_recursion": error,
+         "least_ratio_to_bound_on_slowest_labels": attained, "smallest_sigma_min": sigma, "runs": 256},
+    )
+
+
+@claim(
+    "song2024-theorem-1-heads",
+    paper=PAPER,
+    number="Theorem 1, several heads",
+    statement=r"With two or more heads that each read their own values, the printed rate "
+    r"$\alpha = \|W_O\|^2\sigma_{\min}^2(B_0)$ is too fast. It holds with $\min_h \|w_O^h\|^2$ in place of "
+    r"$\|W_O\|^2$, and as printed if $W_V$ is a full $HD \times Hd$ matrix.",
+    verdict=Verdict.COUNTEREXAMPLE,
+    chapter=VALUES,
+    mutations={"a single head": {"norms": ((1.0,),)}, "the mean over heads": {"correct": torch.mean}},
+)
+def theorem_1_heads(norms: tuple = ((1.0, 0.05), (1.0, 1.0), (1.0, 1.0, 1.0)), correct=torch.amin) -> Evidence:
+    """N = n = D = d = 2, heads of the given norms, labels along G's bottom eigenvector, 32 draws each."""
+    problem = problems.gaussian(N=2, n=2, D=2, seed=0)
+    printed, corrected, full = [], [], []
+    for sizes in norms:
+        layer = Attention("softmax", H=len(sizes), d=2)
+        weights = layer.init(problem, runs=32, seed=1)
+        unit = weights.O / torch.linalg.vector_norm(weights.O, dim=-1, keepdim=True)
+        weights = weights._replace(O=unit * torch.tensor(sizes, dtype=unit.dtype)[:, None])
+        labels = along_bottom(layer, problem, weights)
+        run = descend(layer, labels, weights, train="V", steps=3000)
+        squares = weights.O.square().sum(-1)
+        B = spectra.beside(layer.features(weights, problem))
+        sigma, top = spectra.sigma_min(B), torch.linalg.matrix_norm(B, 2)
+        ratio = run.loss / run.loss[0]
+        printed.append(excess(ratio, 1 - run.eta * squares.sum(-1) * sigma**2))
+        corrected.append(excess(ratio, 1 - run.eta * correct(squares, -1) * sigma**2, power=2))
+        eta = 1 / (squares.sum(-1) * top**2)
+        losses = full_matrix_losses(layer, labels, weights, eta, steps=3000)
+        full.append(excess(losses / losses[0], 1 - eta * squares.sum(-1) * sigma**2))
+    return Evidence(
+        {
+            "the printed bound is violated for every choice of norms": min(printed) > 1.01,
+            "the corrected bound holds": max(corrected) < 1 + 1e-6,
+            "the printed bound holds for a full matrix of values": max(full) < 1 + 1e-6,
+        },
+        {"least_loss_over_printed_bound": min(printed), "largest_loss_over_printed_bound": max(printed),
+         "loss_over_corrected_bound": max(corrected), "loss_over_printed_bound_full_matrix": max(full),
+         "runs": 32 * len(norms)},
+    )
+
+
+def excess(ratio: Tensor, rate: Tensor, power: int = 1) -> float:
+    """Largest of loss ratio (T + 1, runs) over the bound ``rate ** (power * t)``, where that is visible."""
+    bound = rate.clamp_min(0) ** (power * torch.arange(len(ratio), dtype=rate.dtype)[:, None])
+    return float((ratio / bound)[bound > VISIBLE].max())
+
+
+def full_matrix_losses(layer: Attention, problem: Problem, weights: AttentionWeights, eta: Tensor, steps: int) -> Tensor:
+    """Losses (steps + 1, runs) when W_V is one HD x Hd matrix: every head may read all values.
+
+    That is the layer with a single block of features, B_1 to B_H side by side.
+    """
+    B = spectra.beside(layer.features(weights, problem)).unsqueeze(-3)
+    O = weights.O.flatten(-2).unsqueeze(-2)  # noqa: E741
+    objective = least_squares(B, O, problem.y.flatten(-2))
+    W = torch.stack([torch.block_diag(*heads) for heads in weights.V]).unsqueeze(-3)
+    losses = []
+    for _ in range(steps + 1):
+        loss, gradient = objective({"V": W})
+        losses.append(loss)
+        W = W - eta[:, None, None, None] * gradient["V"]
+    return torch.stack(losses)
+
+
+@claim(
+    "song2024-rank-threshold",
+    paper=PAPER,
+    number="Remark 1",
+    statement=r"$B_0$ has full row rank only if $HD \ge Nn$; for generic tokens and weights its rank is "
+    r"$\min(HD, Nn)$ exactly. A token repeated within its sequence takes one off the $Nn$.",
+    verdict=Verdict.HOLDS,
+    chapter=VALUES,
+    mutations={"a repeated token taken for a generic one": {"repeated": True}},
+)
+def rank_threshold(repeated: bool = False) -> Evidence:
+    """Ranks over ten shapes, both kernels, 32 draws each, without and with a repeated token."""
+    wrong = draws = 0
+    for N, n, D, H in SHAPES:
+        generic = problems.gaussian(N=N, n=n, D=D, seed=0)
+        doubled = repeat_token(generic)
+        for kernel in ("softmax", "gaussian"):
+            layer = Attention(kernel, H=H, d=8)
+            weights = layer.init(generic, runs=32, seed=1)
+            for problem, m in ((doubled if repeated else generic, N * n), (doubled, N * n - 1)):
+                ranks = spectra.rank(spectra.beside(layer.features(weights, problem)))
+                wrong += int((ranks != min(H * D, m)).sum())
+                draws += ranks.numel()
+    return Evidence({"every rank is as predicted": wrong == 0}, {"wrong_ranks": wrong, "draws": draws})
+
+
+#: (N, n, D, H) below, at and above HD = Nn, with one head and with several.
+SHAPES = (
+    (4, 3, 11, 1), (4, 3, 12, 1), (4, 3, 13, 1), (4, 3, 48, 1), (4, 3, 5, 2), (4, 3, 6, 2), (4, 3, 4, 3),
+    (4, 3, 3, 5), (2, 6, 7, 1), (6, 2, 7, 2),
+)  # fmt: skip
+
+
+def repeat_token(problem: Problem) -> Problem:
+    """The same problem with the first sequence's second token a copy of its first."""
+    X = problem.X.clone()
+    X[..., 0, 1, :] = X[..., 0, 0, :]
+    return Problem(X, problem.y)
+
+
+@claim(
+    "song2024-plateau",
+    paper=PAPER,
+    number="Remark 1, converse",
+    statement=r"Where $\operatorname{rank} B_0 < Nn$, training $W_V$ stops at "
+    r"$\tfrac12\|(I - BB^+)\,r_0\|^2$, the part of the first residual that no value matrix reaches.",
+    verdict=Verdict.HOLDS,
+    chapter=VALUES,
+    mutations={"one reachable direction forgotten": {"forgotten": 1}},
+)
+def plateau(forgotten: int = 0) -> Evidence:
+    """D = 4 against Nn = 12, both kernels, 32 runs each until nothing moves any more."""
+    problem = problems.gaussian(N=4, n=3, D=4, seed=0)
+    worst, lowest, ranks = 0.0, float("inf"), 0
+    for kernel in ("softmax", "gaussian"):
+        layer = Attention(kernel, H=1, d=8)
+        weights = layer.init(problem, runs=32, seed=1)
+        run = descend(layer, problem, weights, train="V", steps=20_000)
+        B = spectra.beside(layer.features(weights, problem))
+        reached = torch.linalg.svd(B)[0][..., : problem.D - forgotten]
+        r = first_residual(layer, problem, weights)[..., None]
+        floor = (r - reached @ (reached.mT @ r)).square().sum((-2, -1)) / 2
+        worst = max(worst, float(((run.loss[-1] - floor).abs() / floor).max()))
+        lowest, ranks = min(lowest, float(floor.min())), max(ranks, int(spectra.rank(B).max()))
+    return Evidence(
+        {"the rank is below Nn": ranks < 12, "the plateau is as predicted": worst < 1e-8, "it is not zero": lowest > 0.1},
+        {"largest_relative_error": worst, "lowest_plateau": lowest, "largest_rank": ranks, "runs": 64},
+    )

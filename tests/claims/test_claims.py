@@ -1,0 +1,53 @@
+"""Every claim's evidence supports its verdict, and turns against it when something is broken."""
+
+import re
+
+import pytest
+from descent import claims
+from descent.claims import Evidence, Verdict
+from descent.claims._record import claim
+
+EVERY = list(claims.registry.values())
+MUTATIONS = [pytest.param(c, change, id=f"{c.id}: {name}") for c in EVERY for name, change in c.mutations.items()]
+
+
+@pytest.mark.parametrize("each", EVERY, ids=lambda c: c.id)
+def test_the_evidence_supports_the_verdict(each):
+    evidence = each.run()
+    assert evidence.supports, f"{each.id}: {evidence.failed}; {evidence.numbers}"
+
+
+@pytest.mark.parametrize(("each", "change"), MUTATIONS)
+def test_a_broken_claim_is_caught(each, change):
+    assert not each.run(**change).supports
+
+
+@pytest.mark.parametrize("each", EVERY, ids=lambda c: c.id)
+def test_the_record_is_complete(each):
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", each.id)
+    assert each.statement.endswith(".") and each.statement.count("$") % 2 == 0
+    assert isinstance(each.verdict, Verdict)
+    assert each.check.__doc__
+
+
+def test_a_check_with_nothing_that_could_fail_is_refused():
+    with pytest.raises(ValueError, match="conditions is empty: a check needs at least one that could fail"):
+        Evidence({}, {})
+
+
+def test_numbers_that_are_nan_are_an_error_not_evidence():
+    with pytest.raises(ValueError, match="numbers rate are NaN or infinite"):
+        Evidence({"fine": True}, {"rate": float("nan"), "runs": 3})
+
+
+RECORD = {"paper": "p", "number": "1", "statement": "s.", "verdict": Verdict.HOLDS, "chapter": "c"}
+
+
+def test_an_id_is_given_once():
+    with pytest.raises(ValueError, match="claim 'span-lemma' exists already"):
+        claim("span-lemma", **RECORD, mutations={"m": {}})
+
+
+def test_a_claim_without_a_mutation_is_refused():
+    with pytest.raises(ValueError, match="claim 'new' has no mutation: name a change that must make it fail"):
+        claim("new", **RECORD, mutations={})
