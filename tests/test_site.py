@@ -1,0 +1,457 @@
+"""The built book as readers meet it: every page in a real browser, light, dark and on a phone.
+
+Each page is opened once (`facts`), and everything below looks at what was found. A check is a
+function that returns its complaints, so that it can be shown something broken as well.
+"""
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from posixpath import dirname, join, normpath
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+from sphinx_external_toc.parsing import parse_toc_yaml
+
+ROOT = Path(__file__).parent.parent
+PAGES = list(parse_toc_yaml(ROOT / "_toc.yml"))
+CHAPTERS = [name for name in PAGES if "kernelspec:" in (ROOT / f"book/{name}.md").read_text()[:400]]
+EXTRA = {"index", "genindex", "search", "prf-prf"}  # pages that Sphinx adds
+
+every_page = pytest.mark.parametrize("name", PAGES)
+every_chapter = pytest.mark.parametrize("name", CHAPTERS)
+
+
+# ---------------------------------------------------------------- the pages as files
+
+
+class Outline(HTMLParser):
+    """What the links of a site need to know of a page: where it leads, and the anchors it has."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.links, self.ids = [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.links += [attributes[a] for a in ("href", "src") if attributes.get(a)]
+        self.ids += [attributes["id"]] if attributes.get("id") else []
+
+
+def outlines(site):
+    return {
+        file.relative_to(site).as_posix(): Outline(file.read_text("utf8"))
+        for file in site.rglob("*.html")
+        if "_static" not in file.parts
+    }
+
+
+def dead_links(site, pages):
+    """Links within the site whose file or anchor does not exist."""
+    return [
+        f"{name}: {link}"
+        for name, outline in pages.items()
+        for link in dict.fromkeys(outline.links)
+        if not leads_somewhere(site, pages, name, link)
+    ]
+
+
+def leads_somewhere(site, pages, name, link):
+    parts = urlsplit(link)
+    if parts.scheme or parts.netloc or link == "#":
+        return True
+    target = normpath(join(dirname(name), unquote(parts.path))) if parts.path else name
+    if not (site / target).is_file():
+        return False
+    anchored = parts.fragment and target in pages
+    return not anchored or unquote(parts.fragment) in pages[target].ids
+
+
+def repeated_ids(outline):
+    return [id for id, times in Counter(outline.ids).items() if times > 1]
+
+
+def test_every_link_within_the_book_leads_somewhere(site):
+    assert dead_links(site, outlines(site)) == []
+
+
+def test_no_page_gives_one_id_to_two_places(site):
+    assert {n: repeated_ids(o) for n, o in outlines(site).items() if repeated_ids(o)} == {}
+
+
+def test_the_site_holds_the_pages_of_the_table_of_contents_and_no_others(site):
+    # A page taken from _toc.yml stays in _build/html until that is emptied.
+    built = {name.removesuffix(".html") for name in outlines(site)}
+    assert set(PAGES) <= built <= EXTRA | set(PAGES)
+
+
+@pytest.mark.parametrize(
+    ("body", "complaints"),
+    [
+        ('<a href="b.html">', ["a.html: b.html"]),
+        ('<a href="#nowhere">', ["a.html: #nowhere"]),
+        ('<a href="sub/c.html#nowhere">', ["a.html: sub/c.html#nowhere"]),
+        ('<img src="gone.svg">', ["a.html: gone.svg"]),
+        ('<a href="sub/c.html#here"><a href="https://example.org/x"><p id="p"><a href="#p">', []),
+    ],
+)
+def test_dead_links_are_found(tmp_path, body, complaints):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.html").write_text(body)
+    (tmp_path / "sub/c.html").write_text('<p id="here"><a href="../a.html">')
+    assert dead_links(tmp_path, outlines(tmp_path)) == complaints
+
+
+def test_repeated_ids_are_found():
+    assert repeated_ids(Outline('<p id="a"><p id="b"><p id="a">')) == ["a"]
+
+
+# ---------------------------------------------------------------- the pages in the browser
+
+
+@dataclass
+class Facts:
+    """What one visit to a page found. Empty lists are good news."""
+
+    heading: str
+    typeset: int
+    found: dict = field(default_factory=dict)
+    complaints: dict = field(default_factory=dict)
+
+
+# Everything about a page that does not need a second look. Folded boxes are opened first.
+LOOK = r"""() => {
+  const article = document.querySelector("article") || document.body;
+  const all = selector => [...article.querySelectorAll(selector)];
+  const show = e => e.outerHTML.slice(0, 120);
+  all("details").forEach(e => e.open = true);
+  const text = article.cloneNode(true);
+  text.querySelectorAll("pre, code, script, style, mjx-container, .toggle-button")
+    .forEach(e => e.remove());
+  return {
+    heading: all("h1").map(e => e.textContent).join(" | "),
+    typeset: all("mjx-container").length,
+    description: document.querySelector("meta[name=description]")?.content ?? "",
+    launch: [...document.querySelectorAll(".article-header-buttons a")].map(e => e.href),
+    text: text.textContent,
+    raw: all(".math").filter(e => !e.querySelector("mjx-container")).map(show),
+    merrors: all("mjx-merror, [data-mjx-error]").map(show),
+    images: all("img").map(e => ({alt: e.alt, src: e.src})),
+    drawings: all("svg").filter(e => !e.closest("[aria-hidden=true], button, summary"))
+      .map(e => ({role: e.getAttribute("role"), label: e.getAttribute("aria-label")})),
+  };
+}"""
+
+# Pieces of text whose colour is too close to that of the ground below them (WCAG AA).
+FAINT = r"""() => {
+  const channels = c => c.match(/rgba?\(([^)]+)\)/)?.[1].split(/[ ,/]+/).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = e => {
+    for (; e; e = e.parentElement) {
+      const c = channels(getComputedStyle(e).backgroundColor);
+      if (c && (c.length < 4 || c[3] > 0.9)) return c;
+    }
+    return [255, 255, 255];
+  };
+  const faint = new Map();
+  for (const e of (document.querySelector("main") || document.body).querySelectorAll("*")) {
+    const own = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+    const style = getComputedStyle(e), colour = channels(style.color);
+    if (!own || !colour || e.closest("svg, script, style") || !e.checkVisibility(
+        {opacityProperty: true, visibilityProperty: true})) continue;
+    const [low, high] = [light(colour), light(ground(e))].sort((a, b) => a - b);
+    const ratio = (high + 0.05) / (low + 0.05), size = parseFloat(style.fontSize);
+    const key = `${e.tagName.toLowerCase()}.${e.className}: ${style.color}`;
+    if (ratio < (size >= 24 ? 3 : 4.5)) faint.set(key, `${key} at ${ratio.toFixed(2)}`);
+  }
+  return [...faint.values()];
+}"""
+
+# What makes the page wider than the screen; boxes that scroll by themselves may hold wide things.
+WIDE = r"""async () => {
+  await Promise.all(document.getAnimations().map(a => a.finished));  // side bars slide away
+  const width = document.documentElement.clientWidth;
+  if (document.documentElement.scrollWidth <= width) return [];
+  const scrolls = e => e && (/auto|scroll|hidden/.test(getComputedStyle(e).overflowX)
+    || scrolls(e.parentElement));
+  const wide = [...document.querySelectorAll("main *")]
+    .filter(e => e.getBoundingClientRect().right > width + 1 && !scrolls(e.parentElement));
+  return [`page ${document.documentElement.scrollWidth} px`,
+    ...wide.slice(0, 5).map(e => e.tagName.toLowerCase() + "." + e.className)];
+}"""
+
+
+def unlabelled(found):
+    """Pictures that say nothing to those who do not see them."""
+    mute = [f"img {i['src']}: {i['alt']!r}" for i in found["images"] if not says(i["alt"])]
+    drawings = [d for d in found["drawings"] if d["role"] != "img" or not says(d["label"])]
+    return mute + [f"svg role={d['role']}: {d['label']!r}" for d in drawings]
+
+
+def says(text):
+    """Whether a text describes: three words at least, which no hash and no file name has."""
+    return len(re.findall(r"[A-Za-z]{2,}", text or "")) >= 3 and " " in text.strip()
+
+
+# Markdown or TeX that some parser let through to the reader.
+LEFTOVERS = re.compile(
+    r"\$\$|\\[(\[]|\{(?:prf|eq|ref|cite|doc|numref|claim)\b[^}]*\}|```|:::|\]\(|\\begin|\*\*\w"
+)
+
+
+def leftovers(text):
+    return [text[max(0, m.start() - 20) : m.end() + 20] for m in LEFTOVERS.finditer(text)]
+
+
+def complaints(visit, found):
+    return {
+        "console": visit.errors,
+        "foreign": visit.foreign,
+        "failed": visit.failed,
+        "math": found["raw"] + found["merrors"],
+        "labels": unlabelled(found),
+        "leftovers": leftovers(found["text"]),
+    }
+
+
+def in_theme(page, theme):
+    """The page as it is after a press on its dark switch, which does no more than this."""
+    page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
+
+
+def study(visit):
+    """All that is checked on a page, from one visit to it."""
+    page = visit.page
+    found = page.evaluate(LOOK)
+    facts = Facts(found["heading"], found["typeset"], found, complaints(visit, found))
+    for theme in ("light", "dark"):
+        in_theme(page, theme)
+        facts.complaints[f"faint in {theme}"] = page.evaluate(FAINT)
+    facts.complaints["explorers"] = dead_controls(page)
+    page.set_viewport_size({"width": 390, "height": 844})
+    facts.complaints["wide on a phone"] = page.evaluate(WIDE)
+    return facts
+
+
+@pytest.fixture(scope="module")
+def facts(server, visit):
+    """``facts(name)``: what one visit to a page found, kept for all tests of this file."""
+    kept = {}
+
+    def of(name):
+        if name not in kept:
+            visited = visit(server, f"{name}.html")
+            kept[name] = study(visited)
+            visited.page.context.close()
+        return kept[name]
+
+    return of
+
+
+# ---------------------------------------------------------------- figures that move
+
+# What a reader sees of an explorer: its curves, and the sentence that sums them up.
+STATE = """root => [
+  [...root.querySelectorAll("svg path")].map(p => p.getAttribute("d")).join(" "),
+  [...root.querySelectorAll("[aria-live]")].map(p => p.textContent).join(" "),
+]"""
+
+
+def dead_controls(page):
+    """Controls of explorers that do not move, from the keyboard, the curves and the summary."""
+    complaints = []
+    for i, root in enumerate(page.query_selector_all("section.descent-explorer")):
+        controls = root.query_selector_all("input[type=range], select")
+        complaints += [] if controls else [f"explorer {i} has no control"]
+        for j, control in enumerate(controls):
+            still = unmoved(page, root, control)
+            complaints += [f"explorer {i}, control {j}: {what} did not change" for what in still]
+    return complaints
+
+
+# Away from the end at which the control may stand.
+KEY = """e => e.tagName === "SELECT"
+  ? (e.selectedIndex + 1 < e.options.length ? "ArrowDown" : "ArrowUp")
+  : (Number(e.value) < Number(e.max) ? "ArrowRight" : "ArrowLeft")"""
+
+
+def unmoved(page, root, control):
+    """Which of the curves and the summary stay as they were after one key on this control."""
+    before = root.evaluate(STATE)
+    key = control.evaluate(KEY)
+    control.focus()
+    page.keyboard.press(key)
+    after = before
+    for _ in range(20):  # a drawing may wait for the next frame, or a few
+        after = root.evaluate(STATE)
+        if after[0] != before[0] and after[1] != before[1]:
+            break
+        page.wait_for_timeout(25)
+    names = ("curves", "summary")
+    return [w for w, b, a in zip(names, before, after, strict=True) if a == b]
+
+
+# ---------------------------------------------------------------- what must hold of every page
+
+
+def words(text):
+    """The words of a heading, without formulas and marks."""
+    return re.findall(r"[A-Za-z]+", re.sub(r"\$.*?\$", "", text))
+
+
+@every_page
+def test_a_page_stands_under_its_own_heading(facts, name):
+    source = re.search(r"^# (.+)$", (ROOT / f"book/{name}.md").read_text(), re.M)[1]
+    heading = facts(name).heading
+    assert " | " not in heading and set(words(source)) <= set(words(heading))
+
+
+@every_page
+def test_a_page_says_what_it_is_about(facts, name):
+    assert len(facts(name).found["description"]) > 40
+
+
+@every_page
+def test_every_formula_is_typeset(facts, name):
+    assert facts(name).complaints["math"] == []
+    source = (ROOT / f"book/{name}.md").read_text()
+    prose = re.sub(r"```\{code-cell\}.*?```", "", source, flags=re.S)
+    formulas = re.findall(r"(\$\$?)[^$]+\1", prose)
+    assert facts(name).typeset >= len(formulas)
+
+
+CLEAN = [
+    "console",
+    "foreign",
+    "failed",
+    "labels",
+    "leftovers",
+    "explorers",
+    "faint in light",
+    "faint in dark",
+    "wide on a phone",
+]
+
+
+@every_page
+@pytest.mark.parametrize("check", CLEAN)
+def test_a_page_gives_no_cause_for_complaint(facts, name, check):
+    assert facts(name).complaints[check] == []
+
+
+# ---------------------------------------------------------------- the checks, shown broken pages
+
+
+@pytest.mark.parametrize(
+    ("body", "check", "part"),
+    [
+        ("<script>undefined_name</script>", "console", "undefined_name"),
+        ('<script src="https://example.org/a.js"></script>', "foreign", "example.org/a.js"),
+        ('<img src="gone.png" alt="a b c">', "failed", "404"),
+        ('<img src="data:," alt="9f8a7b6c5d.png">', "labels", "9f8a7b6c5d"),
+        ('<svg role="img" aria-label="figure"></svg>', "labels", "figure"),
+        ("<svg></svg>", "labels", "role=None"),
+        ('<span class="math">\\(x\\)</span>', "math", "math"),
+        ("<mjx-container><mjx-merror>?</mjx-merror></mjx-container>", "math", "merror"),
+        ("<p>see {prf:ref}`thm`</p>", "leftovers", "prf:ref"),
+        ("<p>so $$x$$</p>", "leftovers", "$$"),
+        ('<main><p style="color: #999; background: #fff">pale</p></main>', "faint in light", "p."),
+        ('<main><p style="width: 500px">wide</p></main>', "wide on a phone", "p."),
+    ],
+)
+def test_a_broken_page_is_complained_of(visit, small_site, body, check, part):
+    facts = study(visit(small_site({"a.html": body}), "a.html"))
+    assert any(part in complaint for complaint in facts.complaints[check])
+
+
+EXPLORER = """<section class="descent-explorer"><input type="range" min="0" max="3" value="3">
+<select><option>softmax<option>Gaussian</select><svg><path d="M0 0"/></svg><p aria-live="polite">
+</p></section><script>
+const [slider, menu, path, summary] = ["input", "select", "path", "p"].map(
+  name => document.querySelector(name));
+const curve = () => path.setAttribute("d", "M0 0L" + slider.value + " " + menu.selectedIndex);
+const tell = () => summary.textContent = slider.value + menu.value;
+SCRIPT</script>"""
+
+
+@pytest.mark.parametrize(
+    ("script", "complaints"),
+    [
+        ("slider.oninput = menu.oninput = () => { curve(); tell(); };", []),
+        (
+            "menu.oninput = () => { curve(); tell(); };",
+            [
+                "explorer 0, control 0: curves did not change",
+                "explorer 0, control 0: summary did not change",
+            ],
+        ),
+        (
+            "slider.oninput = () => { curve(); tell(); }; menu.oninput = curve;",
+            ["explorer 0, control 1: summary did not change"],
+        ),
+    ],
+)
+def test_a_dead_control_is_complained_of(visit, small_site, script, complaints):
+    address = small_site({"a.html": EXPLORER.replace("SCRIPT", script)})
+    assert dead_controls(visit(address, "a.html").page) == complaints
+
+
+# ---------------------------------------------------------------- buttons, search, theme
+
+
+def repository():
+    return yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
+
+
+@every_chapter
+def test_the_buttons_of_a_chapter_lead_to_its_notebook(facts, server, name):
+    public, branch = repository()["url"], repository()["branch"]
+    path = urlsplit(public).path.strip("/")
+    notebook = f"notebooks/{name}.ipynb"
+    launch = facts(name).found["launch"]
+    assert f"https://colab.research.google.com/github/{path}/blob/{branch}/{notebook}" in launch
+    assert f"https://mybinder.org/v2/gh/{path}/{branch}?urlpath=lab/tree/{notebook}" in launch
+    assert f"{server}/_sources/{name}.ipynb" in launch
+    assert not [link for link in launch if link.endswith(".md") and "/edit/" not in link]
+
+
+@every_page
+def test_the_edit_button_of_a_page_leads_to_its_source(facts, name):
+    url, branch = repository()["url"], repository()["branch"]
+    assert f"{url}/edit/{branch}/book/{name}.md" in facts(name).found["launch"]
+
+
+@every_chapter
+def test_the_notebook_that_is_downloaded_is_the_committed_one(site, name):
+    served = (site / f"_sources/{name}.ipynb").read_bytes()
+    assert served == (ROOT / f"notebooks/{name}.ipynb").read_bytes()
+    assert json.loads(served)["nbformat"] == 4
+
+
+def test_the_search_finds_a_word_of_the_book_with_the_network_cut(server, visit):
+    found = visit(server, "search.html?q=gradient")
+    found.page.wait_for_selector("#search-results li a")
+    assert (found.foreign, found.failed, found.errors) == ([], [], [])
+
+
+def test_the_dark_switch_turns_the_page_dark(server, visit):
+    page = visit(server, "intro.html").page
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(ground)
+    for _ in range(3):  # auto, light and dark come round in turn
+        page.click(".article-header-buttons .theme-switch-button")
+        if page.evaluate("document.documentElement.dataset.theme") == "dark":
+            break
+    assert page.evaluate(ground) != light
+
+
+def test_a_reader_whose_system_is_dark_gets_a_dark_page(server, visit):
+    page = visit(server, "intro.html", scheme="dark").page
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"

@@ -1,0 +1,161 @@
+"""The Sphinx extension, on a book of three pages with claims of its own."""
+
+import re
+import subprocess
+import sys
+from enum import Enum
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import sphinx_descent
+
+ROOT = Path(__file__).parent.parent
+VERDICTS = ["holds", "holds as corrected", "counterexample", "gap", "not reproduced", "open"]
+
+# The small book brings its own registry of claims, one for each verdict.
+CONF = f"""
+import sys, types
+from types import SimpleNamespace
+
+sys.path.insert(0, {str(ROOT / "tools")!r})
+registry = {{f"claim-{{i}}": SimpleNamespace(verdict=v) for i, v in enumerate({VERDICTS!r})}}
+sys.modules["descent"] = types.ModuleType("descent")
+sys.modules["descent.claims"] = SimpleNamespace(registry=registry)
+
+project = html_title = "A small book"
+extensions = ["myst_nb", "sphinx_thebe", "sphinx_book_theme", "sphinx_proof", "sphinx_descent"]
+html_theme = "sphinx_book_theme"
+html_theme_options = {{
+    "repository_url": "https://github.com/some/book", "path_to_docs": "book",
+    "repository_branch": "main", "use_edit_page_button": True,
+    "launch_buttons": {{
+        "binderhub_url": "https://mybinder.org", "colab_url": "https://colab.research.google.com",
+        "notebook_interface": "jupyterlab",
+    }},
+}}
+nb_execution_mode = "off"
+"""
+
+HEADER = """---
+jupytext:
+  text_representation: {extension: .md, format_name: myst}
+kernelspec: {display_name: Python 3, language: python, name: python3}
+---
+"""
+
+INDEX = "# A small book\n\n```{toctree}\npart/chapter\nledger\n```\n"
+LEDGER = "# Ledger\n\n{claim}`claim-0`\n"
+CHAPTER = """# Chapter
+
+The first paragraph says &lt;what&gt; the page is about.
+
+{claim}`claim-1`
+
+```{prf:proof}
+By *looking*.
+```
+
+```{prf:proof}
+Again.
+```
+
+```{code-cell} ipython3
+1 + 1
+```
+
+```{raw} html
+<p>as a cell would show it: <span class="math">\\(x\\)</span></p>
+```
+"""
+
+
+def build(folder, pages, notebooks):
+    """Build a small book; gives the finished process. Its pages lie in ``folder/html``."""
+    files = {"book/conf.py": CONF, **{f"book/{name}.md": text for name, text in pages.items()}}
+    files |= {f"notebooks/{name}.ipynb": text for name, text in notebooks.items()}
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "book", "html"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("book")
+    pages = {"index": INDEX, "ledger": LEDGER, "part/chapter": HEADER + CHAPTER}
+    built = build(folder, pages, {"part/chapter": "the committed notebook"})
+    assert built.returncode == 0, built.stderr
+    return folder / "html"
+
+
+@pytest.fixture(scope="module")
+def chapter(book):
+    return (book / "part/chapter.html").read_text()
+
+
+def test_a_claim_is_a_badge_with_its_verdict_that_links_to_its_row_of_the_ledger(chapter):
+    badge = re.search(r'<a class="descent-claim[^>]*>.*?</a>', chapter)[0]
+    assert 'href="../ledger.html#claim-1"' in badge
+    assert "verdict-holds-as-corrected" in badge
+    assert re.sub("<.*?>", "", badge) == "claim claim-1 · holds as corrected"
+
+
+def test_on_the_ledger_page_itself_a_badge_links_within_the_page(book):
+    assert 'href="#claim-0"' in (book / "ledger.html").read_text()
+
+
+def test_a_verdict_may_be_an_enum_or_a_word(monkeypatch):
+    verdict = Enum("Verdict", {"GAP": "gap"})
+    registry = {"a": SimpleNamespace(verdict=verdict.GAP), "b": SimpleNamespace(verdict="open")}
+    monkeypatch.setitem(sys.modules, "descent", ModuleType("descent"))
+    monkeypatch.setitem(sys.modules, "descent.claims", SimpleNamespace(registry=registry))
+    assert [sphinx_descent.verdict_of(id) for id in "abc"] == ["gap", "open", None]
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_every_verdict_has_a_colour(verdict):
+    name = sphinx_descent.badge("id", verdict, "#id")["classes"][-1]
+    assert f".{name} {{ --tone:" in (ROOT / "book/static/descent.css").read_text()
+
+
+def test_colab_binder_and_the_download_lead_to_the_notebook_and_edit_to_the_markdown(chapter):
+    notebook = "notebooks/part/chapter.ipynb"
+    assert f"colab.research.google.com/github/some/book/blob/main/{notebook}" in chapter
+    assert f"mybinder.org/v2/gh/some/book/main?urlpath=lab/tree/{notebook}" in chapter
+    assert 'href="../_sources/part/chapter.ipynb"' in chapter
+    assert 'href="../_sources/part/chapter.md"' not in chapter
+    assert "github.com/some/book/edit/main/book/part/chapter.md" in chapter
+
+
+def test_the_notebook_served_is_the_committed_one(book):
+    assert (book / "_sources/part/chapter.ipynb").read_text() == "the committed notebook"
+
+
+def test_thebe_leaves_no_trace(book, chapter):
+    assert "thebe" not in chapter.lower()
+    assert list(book.rglob("sphinx-thebe*")) == []
+
+
+def test_a_page_is_described_by_its_first_sentences(chapter):
+    description = re.search('<meta name="description" content="(.*?)" />', chapter)[1]
+    assert description.startswith("The first paragraph says &lt;what&gt; the page is about.")
+
+
+def test_formulas_that_only_a_cell_shows_bring_mathjax_to_the_page(book, chapter):
+    assert "mathjax" in chapter
+    assert "mathjax" not in (book / "ledger.html").read_text()
+
+
+def test_proofs_begin_with_a_word_of_their_own_and_share_no_id(chapter):
+    assert chapter.count('<span class="descent-proof-word">Proof.</span> ') == 2
+    assert 'id="proof"' not in chapter
+
+
+def test_an_unknown_claim_and_a_missing_notebook_fail_the_build(tmp_path):
+    pages = {"index": HEADER + "# A small book\n\n{claim}`no-such-claim`\n"}
+    built = build(tmp_path, pages, notebooks={})
+    assert built.returncode == 1
+    assert "no claim is called 'no-such-claim'" in built.stderr
+    assert "notebooks/index.ipynb is missing: run `make notebooks`" in built.stderr

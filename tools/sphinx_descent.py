@@ -1,0 +1,135 @@
+"""What the book needs of Sphinx beyond Jupyter Book: notebooks behind buttons, claim badges.
+
+The hand-written pages are Markdown in ``book/``; Colab, Binder and the download button want the
+notebooks generated from them in ``notebooks/``, under the same names.
+"""
+
+from html import escape
+from pathlib import Path
+from shutil import copyfile
+from textwrap import shorten
+
+from docutils import nodes
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxRole
+
+logger = logging.getLogger(__name__)
+
+# sphinx-proof and sphinx-exercise write these into every box; an id may stand once on a page.
+SHARED_IDS = {"proof", "proof-content", "exercise-content", "solution-content"}
+
+
+class ClaimRole(SphinxRole):
+    """``{claim}`id` ``: a badge with a claim's id and verdict, linked to its row of the ledger."""
+
+    def run(self):
+        verdict = verdict_of(self.text)
+        if verdict is None:
+            message = "no claim is called %r: see `python -m descent ledger`"
+            logger.warning(message, self.text, location=self.get_location())
+            return [nodes.literal(text=self.text)], []
+        return [badge(self.text, verdict, self.ledger() + "#" + self.text)], []
+
+    def ledger(self):
+        """The ledger's address as seen from this page."""
+        return self.env.app.builder.get_relative_uri(self.env.docname, "ledger")
+
+
+def verdict_of(id):
+    """A claim's verdict in words, such as "holds as corrected"; None if there is no such claim."""
+    from descent.claims import registry  # imports torch: only pages with claims pay for it
+
+    claim = registry.get(id)
+    return claim and str(getattr(claim.verdict, "value", claim.verdict))
+
+
+def badge(id, verdict, address):
+    """The link node: ``claim <id> · <verdict>``, with the verdict in a class for its colour."""
+    classes = ["descent-claim", "verdict-" + verdict.replace(" ", "-")]
+    link = nodes.reference(refuri=address, internal=True, classes=classes)
+    link += nodes.inline(text="claim ", classes=["descent-claim-word"])
+    link += nodes.inline(text=id, classes=["descent-claim-id"])
+    link += nodes.inline(text=" · ")
+    link += nodes.inline(text=verdict, classes=["descent-claim-verdict"])
+    return link
+
+
+def is_notebook(app, docname):
+    return "kernelspec" in app.env.metadata.get(docname, {})
+
+
+def notebook_buttons(app, pagename, templatename, context, doctree):
+    """Lead Colab and Binder to the generated notebook, and offer no download of the Markdown."""
+    source = f"/{app.config.html_theme_options['path_to_docs']}/{pagename}.md"
+    groups = {each["label"]: each.get("buttons") for each in context.get("header_buttons", [])}
+    for button in groups.get("launch-buttons", []):
+        button["url"] = button["url"].replace(source, f"/notebooks/{pagename}.ipynb")
+    downloads = groups.get("download-buttons", [])
+    downloads[:] = [each for each in downloads if each["label"] != "download-source-button"]
+
+
+def serve_notebooks(app, exception):
+    """Put the generated notebooks where the download buttons lead, in place of executed copies."""
+    if exception:
+        return
+    for docname in sorted(app.env.found_docs):
+        notebook = Path(app.srcdir).parent / "notebooks" / f"{docname}.ipynb"
+        if not is_notebook(app, docname):
+            continue
+        if notebook.exists():
+            copyfile(notebook, Path(app.outdir) / "_sources" / f"{docname}.ipynb")
+        else:
+            logger.warning("notebooks/%s.ipynb is missing: run `make notebooks`", docname)
+
+
+def describe(app, pagename, templatename, context, doctree):
+    """Give the page its first sentences as the description that searches and previews show."""
+    if doctree is None:
+        return
+    paragraphs = [p for p in doctree.findall(nodes.paragraph) if p.parent.tagname == "section"]
+    text = shorten(" ".join(p.astext() for p in paragraphs), 200, placeholder=" …")
+    tag = f'<meta name="description" content="{escape(text)}" />\n'
+    context["metatags"] = context.get("metatags", "") + tag
+
+
+def notice_formulas(app, doctree):
+    """Have MathJax also on pages whose only formulas come from code cells, unseen by Sphinx."""
+    if any(r"\(" in raw.astext() for raw in doctree.findall(nodes.raw)):
+        app.env.get_domain("math").data["has_equations"][app.env.docname] = True
+
+
+def tidy_boxes(app, doctree, docname):
+    """Drop the ids that all boxes of a page would share, and set the word "Proof." apart."""
+    for node in doctree.findall(nodes.Element):
+        node["ids"] = [id for id in node["ids"] if id not in SHARED_IDS]
+    for proof in doctree.findall(nodes.admonition):
+        first = next(proof.findall(nodes.Text), "")
+        if "proof" in proof["classes"] and first.startswith("Proof. "):
+            word = nodes.inline(text="Proof.", classes=["descent-proof-word"])
+            first.parent.replace(first, [word, nodes.Text(first.removeprefix("Proof."))])
+
+
+def drop_thebe(app):
+    """Take out sphinx-thebe, which Jupyter Book always loads.
+
+    It declares the same constant twice on every page, a console error, and names a foreign host,
+    for a button that the book does not have.
+    """
+    for listeners in list(app.events.listeners.values()):
+        for listener in list(listeners):
+            if listener.handler.__module__ == "sphinx_thebe":
+                app.disconnect(listener.id)
+    styles = app.registry.css_files
+    styles[:] = [entry for entry in styles if entry[0] != "sphinx-thebe.css"]
+
+
+def setup(app):
+    drop_thebe(app)
+    app.add_role("claim", ClaimRole())
+    # After the theme, at 501, has made its buttons.
+    app.connect("html-page-context", notebook_buttons, priority=900)
+    app.connect("html-page-context", describe)
+    app.connect("doctree-read", notice_formulas)
+    app.connect("doctree-resolved", tidy_boxes)
+    app.connect("build-finished", serve_notebooks)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
