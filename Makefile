@@ -1,0 +1,36 @@
+# Two commands build and test everything on a machine with Python 3.11 to 3.13 and make:
+#
+#     make book        make test
+#
+# PYTHON=python3.12 make book takes another interpreter than python3.
+
+# Activating .venv by hand is never needed: everything below calls its python by path.
+PY := .venv/bin/python
+PORT ?= 8000
+
+.DEFAULT_GOAL := help
+.PHONY: help environment book test notebooks serve clean
+
+help:  ## print this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+# Not a file target: a checkout changes the times of files that did not change, so the script compares contents.
+environment:  ## create .venv, or bring it in step with requirements.txt
+	@$${PYTHON:-python3} tools/environment.py
+
+book: environment  ## run the notebooks that changed, build _build/html
+	@$(PY) tools/build.py
+
+# One thread for each of the two workers, lest they fight for the cores; a notebook's cells must stay on one worker.
+test: book  ## everything that must hold: library, claims, notebooks, pages in a browser
+	@$(PY) tools/environment.py browser
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests notebooks
+
+notebooks: environment  ## regenerate notebooks/ from book/
+	@$(PY) tools/notebooks.py
+
+serve: book  ## look at the book at http://localhost:8000 (PORT=... for another)
+	@$(PY) -m http.server $(PORT) --bind localhost --directory _build/html
+
+clean:  ## remove the built book, keep .venv
+	rm -rf _build
