@@ -2,11 +2,12 @@ import warnings
 
 import pytest
 import torch
-from descent import DivergenceWarning, descend, problems, steps
-from descent.models import Attention
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import differentiable, instances, relative_gap
+
+from descent import DivergenceWarning, descend, problems, steps
+from descent.models import Attention
 
 
 def setting(runs=4, kernel="softmax", D=6, **layer):
@@ -37,7 +38,14 @@ def test_runs_side_by_side_are_the_runs_one_by_one(train):
     layer, problem, weights = setting()
     together = descend(layer, problem, weights, train=train, step=0.01, steps=100)
     for r in range(4):
-        alone = descend(layer, problem, type(weights)(*(W[r] for W in weights)), train=train, step=0.01, steps=100)
+        alone = descend(
+            layer,
+            problem,
+            type(weights)(*(W[r] for W in weights)),
+            train=train,
+            step=0.01,
+            steps=100,
+        )
         assert relative_gap(together.loss[:, r], alone.loss) < 1e-12
         assert relative_gap(together.weights.Q[r], alone.weights.Q) < 1e-12
 
@@ -53,12 +61,19 @@ def test_matrices_that_are_not_trained_stay_where_they_were():
 def test_independent_problems_train_side_by_side():
     layer, _, _ = setting()
     singles = [problems.gaussian(N=2, n=3, D=20, seed=s) for s in range(3)]
-    batch = problems.Problem(torch.stack([p.X for p in singles]), torch.stack([p.y for p in singles]))
+    batch = problems.Problem(
+        torch.stack([p.X for p in singles]), torch.stack([p.y for p in singles])
+    )
     start = layer.init(singles[0], seed=1)
     shared = type(start)(*(W.expand(3, *W.shape) for W in start))
     together = descend(layer, batch, shared, step=0.01, steps=50)
     for r, single in enumerate(singles):
-        assert relative_gap(together.loss[:, r], descend(layer, single, start, step=0.01, steps=50).loss) < 1e-12
+        assert (
+            relative_gap(
+                together.loss[:, r], descend(layer, single, start, step=0.01, steps=50).loss
+            )
+            < 1e-12
+        )
 
 
 def test_a_batch_of_problems_and_one_start_is_a_start_for_each():
@@ -77,7 +92,13 @@ def test_one_over_L_never_increases_the_loss_of_the_values():
 def test_float32_follows_float64_to_its_precision():
     layer, problem, weights = setting()
     exact = descend(layer, problem, weights, step=0.01, steps=50)
-    single = descend(layer, problem.to(torch.float32), type(weights)(*(W.float() for W in weights)), step=0.01, steps=50)
+    single = descend(
+        layer,
+        problem.to(torch.float32),
+        type(weights)(*(W.float() for W in weights)),
+        step=0.01,
+        steps=50,
+    )
     assert single.loss.dtype == torch.float32
     assert relative_gap(single.loss.double(), exact.loss) < 1e-5
 
@@ -106,7 +127,9 @@ class TestDivergence:
         assert run.diverged.tolist() == [False, True, False]
         at = int(run.diverged_at[1])
         message = str(caught[0].message)
-        assert message.startswith(f"1 of 3 runs diverged, the first at step {at}: the step is too large")
+        assert message.startswith(
+            f"1 of 3 runs diverged, the first at step {at}: the step is too large"
+        )
         assert torch.isfinite(run.loss[:at, 1]).all() and torch.isnan(run.loss[at:, 1]).all()
 
     def test_the_trajectory_up_to_there_is_kept_and_the_last_weights_are_finite(self):
@@ -136,7 +159,10 @@ class TestDivergence:
 
 @pytest.mark.parametrize("train", ["", "X", "QQ", "v", None, ["Q"]])
 def test_train_must_name_matrices(train):
-    with pytest.raises(ValueError, match=r"train must name some of the matrices Q, K, V, each once \(as in train='V' or 'QKV'\), got"):
+    with pytest.raises(
+        ValueError,
+        match=r"train must name some of the matrices Q, K, V, each once \(as in train='V' or 'QKV'\), got",
+    ):
         descend(*setting(), train=train)
 
 
@@ -147,9 +173,21 @@ def test_train_must_name_matrices(train):
         ({"steps": 1.5}, TypeError, "steps must be an integer, got 1.5"),
         ({"step": -0.1}, ValueError, r"step must be positive and finite, got -0.1.*try step='1/L'"),
         ({"step": float("nan")}, ValueError, "step must be positive and finite, got nan"),
-        ({"step": torch.tensor([1.0, 0.0])}, ValueError, r"step must be positive and finite, got \[1.0, 0.0\]"),
-        ({"step": torch.tensor([0.1, 0.1])}, ValueError, r"step has shape \(2,\), but there are runs of shape \(4,\)"),
-        ({"step": "fast"}, ValueError, "unknown step 'fast': expected '1/L', a positive number or a rule"),
+        (
+            {"step": torch.tensor([1.0, 0.0])},
+            ValueError,
+            r"step must be positive and finite, got \[1.0, 0.0\]",
+        ),
+        (
+            {"step": torch.tensor([0.1, 0.1])},
+            ValueError,
+            r"step has shape \(2,\), but there are runs of shape \(4,\)",
+        ),
+        (
+            {"step": "fast"},
+            ValueError,
+            "unknown step 'fast': expected '1/L', a positive number or a rule",
+        ),
         ({"step": None}, TypeError, "step must be a positive number, '1/L' or a rule, got None"),
         ({"device": "cuda"}, ValueError, "torch sees no GPU"),
     ],
@@ -162,7 +200,9 @@ def test_bad_options_are_named(options, error, message, monkeypatch):
 
 def test_a_flat_start_has_no_step_one_over_L():
     layer, problem, weights = setting()
-    with pytest.raises(ValueError, match="the loss is flat where some run starts: give step a number"):
+    with pytest.raises(
+        ValueError, match="the loss is flat where some run starts: give step a number"
+    ):
         descend(layer, problem, weights._replace(O=torch.zeros_like(weights.O)), train="V")
 
 
@@ -170,14 +210,19 @@ class TestRules:
     def test_normalised_steps_all_have_the_same_length(self):
         layer, problem, weights = setting(runs=2)
         run = descend(layer, problem, weights, step=steps.normalised(0.01), steps=1)
-        moved = sum((a - b).square().sum((-3, -2, -1)) for a, b in zip(run.weights[:3], weights[:3], strict=True))
+        moved = sum(
+            (a - b).square().sum((-3, -2, -1))
+            for a, b in zip(run.weights[:3], weights[:3], strict=True)
+        )
         assert torch.allclose(moved.sqrt(), torch.full((2,), 0.01, dtype=torch.float64))
 
     def test_polyak_on_one_equation_goes_half_of_the_way(self):
         # f = (a v - y)^2 / 2: Polyak moves half of the way to the solution each time, so f falls by 4
         problem = problems.gaussian(N=1, n=1, D=1, seed=0)
         layer = Attention(d=1)
-        run = descend(layer, problem, layer.init(problem, seed=0), train="V", step=steps.polyak(), steps=10)
+        run = descend(
+            layer, problem, layer.init(problem, seed=0), train="V", step=steps.polyak(), steps=10
+        )
         assert torch.allclose(run.loss[1:] / run.loss[:-1], torch.tensor(0.25, dtype=torch.float64))
 
     def test_a_rule_of_ones_own_sees_loss_and_squared_gradient(self):
@@ -191,7 +236,9 @@ class TestRules:
         run = descend(layer, problem, weights, step=rule, steps=3)
         loss, gradient = layer.loss_and_gradient(weights, problem)
         assert torch.equal(seen[0][0], loss) and len(seen) == 3
-        assert torch.allclose(seen[0][1], sum(g.square().sum((-3, -2, -1)) for g in gradient.values()))
+        assert torch.allclose(
+            seen[0][1], sum(g.square().sum((-3, -2, -1)) for g in gradient.values())
+        )
         assert torch.equal(run.loss[1], seen[1][0])
 
     @pytest.mark.parametrize("eta", [0, -1.0, float("inf")])

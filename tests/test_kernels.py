@@ -1,13 +1,16 @@
 import pytest
 import torch
-from descent import kernels, models, problems
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import relative_gap
 
+from descent import kernels, models, problems
+
 
 def queries_and_keys(seed=0, n=5, d=3):
-    return torch.randn(2, 4, n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        2, 4, n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 @pytest.fixture
@@ -21,13 +24,17 @@ def registry():
 
 def test_softmax_rows_sum_to_one_and_gaussian_rows_do_not():
     Q, K = queries_and_keys()
-    assert torch.allclose(kernels.softmax.attention(Q, K).sum(-1), torch.ones(4, 5, dtype=torch.float64))
+    assert torch.allclose(
+        kernels.softmax.attention(Q, K).sum(-1), torch.ones(4, 5, dtype=torch.float64)
+    )
     assert (kernels.gaussian.attention(Q, K).sum(-1) - 1).abs().min() > 1e-3
 
 
 def test_gaussian_is_exp_of_minus_half_the_squared_distance_over_root_d():
     Q, K = queries_and_keys(d=4)
-    assert torch.allclose(kernels.gaussian.attention(Q, K), torch.exp(-torch.cdist(Q, K) ** 2 / 4), atol=1e-14)
+    assert torch.allclose(
+        kernels.gaussian.attention(Q, K), torch.exp(-(torch.cdist(Q, K) ** 2) / 4), atol=1e-14
+    )
 
 
 def test_gaussian_of_equal_query_and_key_is_one():
@@ -77,7 +84,10 @@ def test_register_takes_a_pullback_by_hand():
     ("arguments", "message"),
     [
         (("softmax", torch.exp), "kernel 'softmax' is registered already: choose another name"),
-        (("mine", lambda C: C.sum(-1)), r"value must keep the shape of the scores, but turned \(2, 3, 3\) into \(2, 3\)"),
+        (
+            ("mine", lambda C: C.sum(-1)),
+            r"value must keep the shape of the scores, but turned \(2, 3, 3\) into \(2, 3\)",
+        ),
     ],
 )
 def test_register_refuses(arguments, message):
@@ -86,7 +96,11 @@ def test_register_refuses(arguments, message):
 
 
 def test_unknown_names_are_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="unknown kernel 'sofmax': expected one of 'softmax', 'gaussian'"):
+    with pytest.raises(
+        ValueError, match="unknown kernel 'sofmax': expected one of 'softmax', 'gaussian'"
+    ):
         models.Attention(kernel="sofmax")
-    with pytest.raises(ValueError, match="unknown score 'cosine': expected one of 'dot', 'distance'"):
+    with pytest.raises(
+        ValueError, match="unknown score 'cosine': expected one of 'dot', 'distance'"
+    ):
         kernels.register("mine", torch.exp, score="cosine")

@@ -31,12 +31,16 @@ def book(tmp_path):
 @pytest.fixture
 def convert(book):
     """What the text of the last chapter becomes; its number is 3."""
+
     def convert(text):
         (book / "book/chapters/last.md").write_text(
             f"# The last chapter\n\n$$ 4 $$ (eq-last)\n\n"
-            f":::{{prf:theorem}}\n:label: thm-last\nLast.\n:::\n\n{text}\n", "utf-8")
+            f":::{{prf:theorem}}\n:label: thm-last\nLast.\n:::\n\n{text}\n",
+            "utf-8",
+        )
         cells = read(notebooks.export(book, ["chapters/last"])["chapters/last"])
         return "\n\n".join(cell.source for cell in cells[1:]).split("Last.\n\n", 1)[1]
+
     return convert
 
 
@@ -63,53 +67,71 @@ def committed():
 # --------------------------------------------------------------------- what becomes of the markup
 
 
-@pytest.mark.parametrize("source, expected", [
-    (":::{prf:theorem} On $x$\n:label: t\nLet $x$.\n:::", "> **Theorem 3.2** (On $x$). Let $x$."),
-    ("```{prf:lemma}\n- a list\n```", "> **Lemma 3.1.**\n>\n> - a list"),
-    ("```{prf:proof}\nClear.\n```", "*Proof.* Clear. ∎"),
-    ("```{prf:proof}\nSo\n\n$$ a $$\n```", "*Proof.* So\n\n$$\na\n$$\n\n∎"),
-    ("````{prf:remark}\n```{note}\nIn it.\n```\n````",
-     "> **Remark 3.1.**\n>\n> > **Note.** In it."),
-    ("```{exercise} Easy\nDo.\n```", "**Exercise 3.1** (Easy). Do."),
-    ("```{exercise-start} Hard\n:label: e\n```\n\nDo.\n\n```{exercise-end}\n```",
-     "**Exercise 3.1** (Hard).\n\nDo."),
-    ("```{tip}\nLook.\n```", "> **Tip.** Look."),
-    ("```{tip} Look\nup.\n```", "> **Tip.** Look\n> up."),
-    (":::{admonition} Why?\nSo.\n:::", "> **Why?** So."),
-    (":::{dropdown} The *full* proof\nSo.\n:::",
-     "<details><summary>The full proof</summary>\n\nSo.\n\n</details>"),
-    ("$$ a $$ (e)", "$$\na \\tag{3.2}\n$$"),
-    ("```{math}\n:label: e\na\n```", "$$\na \\tag{3.2}\n$$"),
-    ("$$\na \\\\ b\n$$", "$$\n\\begin{aligned}\na \\\\ b\n\\end{aligned}\n$$"),
-    ("$$ \\begin{cases} a \\\\ b \\end{cases} $$", "$$\n\\begin{cases} a \\\\ b \\end{cases}\n$$"),
-    ("- item\n\n  $$ a $$\n\n  more", "- item\n\n  $$\n  a\n  $$\n\n  more"),
-    ("$\\norm{\\norm{x}} \\in \\R x$",
-     "$\\lVert \\lVert x \\rVert \\rVert \\in \\mathbb{R} x$"),
-    ("a {math}`x`", "a $x$"),
-    ("see {eq}`eq-last` and {eq}`eq-norm`", "see (3.1) and [(1.1)](first.ipynb)"),
-    ("{prf:ref}`thm-last`, {prf:ref}`it <thm-first>`", "Theorem 3.1, [it](first.ipynb)"),
-    ("{ref}`sec-run`, {numref}`sec-run`", "[The run](first.ipynb), [Section 1.1](first.ipynb)"),
-    ("{numref}`no. %s <ex-easy>`", "[no. 1.1](first.ipynb)"),
-    ("{doc}`/notation`", "[Notation](../notation.ipynb)"),
-    ("{doc}`here <second>`", "[here](second.ipynb)"),
-    ("[](../intro.md)", "[A small book](../intro.ipynb)"),
-    ("[that](../intro.md)", "[that](../intro.ipynb)"),
-    ("[run](#sec-run)", "[run](first.ipynb)"),
-    ("[](https://example.org)", "[](https://example.org)"),
-    ("![A curve](../references.bib){width=3em}", "![A curve](../../book/references.bib)"),
-    ("before <!-- hidden --> after", "before  after"),
-    ("(place)=\nHere.\n\n[again](#place)", "Here.\n\nagain"),
-    ("`{eq}` and ``$a`` stay, \\$5 too", "`{eq}` and ``$a`` stay, \\$5 too"),
-    ("```python\n{eq}`x`\n\n\n# (a)=\n```", "```python\n{eq}`x`\n\n\n# (a)=\n```"),
-])
+@pytest.mark.parametrize(
+    "source, expected",
+    [
+        (
+            ":::{prf:theorem} On $x$\n:label: t\nLet $x$.\n:::",
+            "> **Theorem 3.2** (On $x$). Let $x$.",
+        ),
+        ("```{prf:lemma}\n- a list\n```", "> **Lemma 3.1.**\n>\n> - a list"),
+        ("```{prf:proof}\nClear.\n```", "*Proof.* Clear. ∎"),
+        ("```{prf:proof}\nSo\n\n$$ a $$\n```", "*Proof.* So\n\n$$\na\n$$\n\n∎"),
+        (
+            "````{prf:remark}\n```{note}\nIn it.\n```\n````",
+            "> **Remark 3.1.**\n>\n> > **Note.** In it.",
+        ),
+        ("```{exercise} Easy\nDo.\n```", "**Exercise 3.1** (Easy). Do."),
+        (
+            "```{exercise-start} Hard\n:label: e\n```\n\nDo.\n\n```{exercise-end}\n```",
+            "**Exercise 3.1** (Hard).\n\nDo.",
+        ),
+        ("```{tip}\nLook.\n```", "> **Tip.** Look."),
+        ("```{tip} Look\nup.\n```", "> **Tip.** Look\n> up."),
+        (":::{admonition} Why?\nSo.\n:::", "> **Why?** So."),
+        (
+            ":::{dropdown} The *full* proof\nSo.\n:::",
+            "<details><summary>The full proof</summary>\n\nSo.\n\n</details>",
+        ),
+        ("$$ a $$ (e)", "$$\na \\tag{3.2}\n$$"),
+        ("```{math}\n:label: e\na\n```", "$$\na \\tag{3.2}\n$$"),
+        ("$$\na \\\\ b\n$$", "$$\n\\begin{aligned}\na \\\\ b\n\\end{aligned}\n$$"),
+        (
+            "$$ \\begin{cases} a \\\\ b \\end{cases} $$",
+            "$$\n\\begin{cases} a \\\\ b \\end{cases}\n$$",
+        ),
+        ("- item\n\n  $$ a $$\n\n  more", "- item\n\n  $$\n  a\n  $$\n\n  more"),
+        (
+            "$\\norm{\\norm{x}} \\in \\R x$",
+            "$\\lVert \\lVert x \\rVert \\rVert \\in \\mathbb{R} x$",
+        ),
+        ("a {math}`x`", "a $x$"),
+        ("see {eq}`eq-last` and {eq}`eq-norm`", "see (3.1) and [(1.1)](first.ipynb)"),
+        ("{prf:ref}`thm-last`, {prf:ref}`it <thm-first>`", "Theorem 3.1, [it](first.ipynb)"),
+        ("{ref}`sec-run`, {numref}`sec-run`", "[The run](first.ipynb), [Section 1.1](first.ipynb)"),
+        ("{numref}`no. %s <ex-easy>`", "[no. 1.1](first.ipynb)"),
+        ("{doc}`/notation`", "[Notation](../notation.ipynb)"),
+        ("{doc}`here <second>`", "[here](second.ipynb)"),
+        ("[](../intro.md)", "[A small book](../intro.ipynb)"),
+        ("[that](../intro.md)", "[that](../intro.ipynb)"),
+        ("[run](#sec-run)", "[run](first.ipynb)"),
+        ("[](https://example.org)", "[](https://example.org)"),
+        ("![A curve](../references.bib){width=3em}", "![A curve](../../book/references.bib)"),
+        ("before <!-- hidden --> after", "before  after"),
+        ("(place)=\nHere.\n\n[again](#place)", "Here.\n\nagain"),
+        ("`{eq}` and ``$a`` stay, \\$5 too", "`{eq}` and ``$a`` stay, \\$5 too"),
+        ("```python\n{eq}`x`\n\n\n# (a)=\n```", "```python\n{eq}`x`\n\n\n# (a)=\n```"),
+    ],
+)
 def test_markup_becomes_plain_markdown(convert, source, expected):
     assert convert(source) == expected
 
 
 def test_citations_name_authors_and_the_entries_close_the_notebook(convert):
     text = convert("{cite:t}`song2024`, {cite:p}`berg2020,li2021`")
-    assert text.startswith("Song et al. [2024], [van Berg, 2020, Li and Cevher, 2021]\n\n"
-                           "**References**\n\n- Bo Li")
+    assert text.startswith(
+        "Song et al. [2024], [van Berg, 2020, Li and Cevher, 2021]\n\n**References**\n\n- Bo Li"
+    )
     assert "On GD, or the café problem. *J. of Things*, 3:1–9, 2020." in text
 
 
@@ -146,37 +168,46 @@ def test_a_solution_with_cells_stays_a_heading_so_that_its_cells_run(book):
 def test_hidden_input_is_folded_in_jupyter_and_in_colab_and_keeps_its_tag(book):
     cell = next(c for c in read(notebooks.export(book)["chapters/first"]) if c.source == "x = 1")
     assert cell.metadata == {
-        "tags": ["hide-input"], "cellView": "form", "jupyter": {"source_hidden": True}}
+        "tags": ["hide-input"],
+        "cellView": "form",
+        "jupyter": {"source_hidden": True},
+    }
 
 
 # --------------------------------------------------------------------- what is refused
 
 
-@pytest.mark.parametrize("source, message", [
-    ("\n```{mystery}\n```", r"last.md:11: the exporter does not know the directive {mystery}"),
-    (":::{note}\na\n\n```{mystery}\n```\n:::", r"last.md:13: .* directive {mystery}"),
-    ("a\nb {odd}`x`", r"last.md:11: the exporter does not know the role {odd}"),
-    (":::{note}\n:class: tip\n\nb {odd}`x`\n:::", r"last.md:13: .* role {odd}"),
-    ("{eq}`eq-none`", "no page of the book defines the label eq-none"),
-    ("{eq}`thm-last`", "the label thm-last is of a theorem, not an equation"),
-    ("{prf:ref}`none`", "no page of the book defines the label none"),
-    ("{doc}`none`", "chapters/none, which is not in _toc.yml"),
-    ("[a](none.md)", "chapters/none, which is not in _toc.yml"),
-    ("[a](none.png)", "none.png, which does not exist"),
-    ("```{solution} none\nSo.\n```", "no page of the book defines the label none"),
-    ("{cite:t}`nobody`", "references.bib has no entry nobody"),
-    ("{numref}`thm-plain`", "thm-plain has no number"),
-    ("(place)=\nHere.\n\n{ref}`place`", "place has no title"),
-    ("$$ a $$ (eq-norm)", "eq-norm is already taken in book/chapters/first.md"),
-    ("text\n$$ a $$ (b)", "a displayed formula needs a blank line"),
-    ("> quote\n>\n> $$ a $$", "a displayed formula in a block quote"),
-    ("\\begin{align}\na\n\\end{align}", "a bare LaTeX environment"),
-    ("Term\n: meaning", "a definition list"),
-    ("text[^1]\n\n[^1]: note", "a footnote"),
-    ("# Again", "one title .* this one has 2"),
-    ("- item\n\n  ```{code-cell} ipython3\n  1\n  ```", "a code cell inside a directive or a list"),
-    ("```{code-cell} ipython3\n:odd: 1\n1\n```", "the cell option odd"),
-])
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        ("\n```{mystery}\n```", r"last.md:11: the exporter does not know the directive {mystery}"),
+        (":::{note}\na\n\n```{mystery}\n```\n:::", r"last.md:13: .* directive {mystery}"),
+        ("a\nb {odd}`x`", r"last.md:11: the exporter does not know the role {odd}"),
+        (":::{note}\n:class: tip\n\nb {odd}`x`\n:::", r"last.md:13: .* role {odd}"),
+        ("{eq}`eq-none`", "no page of the book defines the label eq-none"),
+        ("{eq}`thm-last`", "the label thm-last is of a theorem, not an equation"),
+        ("{prf:ref}`none`", "no page of the book defines the label none"),
+        ("{doc}`none`", "chapters/none, which is not in _toc.yml"),
+        ("[a](none.md)", "chapters/none, which is not in _toc.yml"),
+        ("[a](none.png)", "none.png, which does not exist"),
+        ("```{solution} none\nSo.\n```", "no page of the book defines the label none"),
+        ("{cite:t}`nobody`", "references.bib has no entry nobody"),
+        ("{numref}`thm-plain`", "thm-plain has no number"),
+        ("(place)=\nHere.\n\n{ref}`place`", "place has no title"),
+        ("$$ a $$ (eq-norm)", "eq-norm is already taken in book/chapters/first.md"),
+        ("text\n$$ a $$ (b)", "a displayed formula needs a blank line"),
+        ("> quote\n>\n> $$ a $$", "a displayed formula in a block quote"),
+        ("\\begin{align}\na\n\\end{align}", "a bare LaTeX environment"),
+        ("Term\n: meaning", "a definition list"),
+        ("text[^1]\n\n[^1]: note", "a footnote"),
+        ("# Again", "one title .* this one has 2"),
+        (
+            "- item\n\n  ```{code-cell} ipython3\n  1\n  ```",
+            "a code cell inside a directive or a list",
+        ),
+        ("```{code-cell} ipython3\n:odd: 1\n1\n```", "the cell option odd"),
+    ],
+)
 def test_what_has_no_plain_counterpart_is_an_error(convert, source, message):
     with pytest.raises(notebooks.ExportError, match=message):
         convert(source)
@@ -201,22 +232,39 @@ def numbers_of_page(html):
     """Sections, equations and statements of a built page, each list in reading order."""
     article = re.search(r"<article.*?</article>", html, re.DOTALL)[0]
     statements = re.findall(r'class="caption-number">\s*(\w+ [\d.]+)\s*<', article)
-    return {"sections": re.findall(r'<h\d><span class="section-number">([\d.]+)\. ', article),
-            "equations": re.findall(r'class="eqno">\(([\d.]+)\)', article),
-            "statements": statements}
+    return {
+        "sections": re.findall(r'<h\d><span class="section-number">([\d.]+)\. ', article),
+        "equations": re.findall(r'class="eqno">\(([\d.]+)\)', article),
+        "statements": statements,
+    }
 
 
 def numbers_of_notebook(cells):
     text = markdown(cells)
-    return {"sections": re.findall(r"^#+ ([\d.]+)\. ", text, re.MULTILINE),
-            "equations": re.findall(r"\\tag\{([\d.]+)\}", text),
-            "statements": re.findall(r"^[> ]*(?:\*\*|<details><summary>)([A-Z]\w+ \d[\d.]*\b)",
-                                     text, re.MULTILINE)}
+    return {
+        "sections": re.findall(r"^#+ ([\d.]+)\. ", text, re.MULTILINE),
+        "equations": re.findall(r"\\tag\{([\d.]+)\}", text),
+        "statements": re.findall(
+            r"^[> ]*(?:\*\*|<details><summary>)([A-Z]\w+ \d[\d.]*\b)", text, re.MULTILINE
+        ),
+    }
 
 
 def test_the_small_books_numbers_are_those_that_sphinx_gives(book):
-    command = [Path(sys.prefix, "bin", "jupyter-book"), "build", "book", "--config", "_config.yml",
-               "--toc", book / "_toc.yml", "--path-output", ".", "-W", "-n", "--keep-going"]
+    command = [
+        Path(sys.prefix, "bin", "jupyter-book"),
+        "build",
+        "book",
+        "--config",
+        "_config.yml",
+        "--toc",
+        book / "_toc.yml",
+        "--path-output",
+        ".",
+        "-W",
+        "-n",
+        "--keep-going",
+    ]
     built = subprocess.run(command, cwd=book, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     for name, text in notebooks.export(book).items():
@@ -301,7 +349,8 @@ def test_the_committed_notebooks_are_valid_and_without_outputs():
         assert all((cell.outputs, cell.execution_count) == ([], None) for cell in code), path
 
 
-LEFTOVERS = re.compile(r"""
+LEFTOVERS = re.compile(
+    r"""
     ^[ >]*(?:`{3,}|:{3,})\s*(?:\{|$(?<=:))   # a directive, or the end of one
   | (?<!`)\{[a-z][\w:+.-]*\}`                # a role
   | ^\([\w-]+\)=                             # a target
@@ -309,7 +358,9 @@ LEFTOVERS = re.compile(r"""
   | ^:[a-z-]+:[ ]                            # an option
   | \]\(\S*\.md\)  | \]\(\#                  # a link into the source
   | \]\{[.#] | <!-- | ^%[ ] | ^\+\+\+ | <img
-""", re.VERBOSE | re.MULTILINE)
+""",
+    re.VERBOSE | re.MULTILINE,
+)
 
 
 def leftovers(text):
@@ -318,10 +369,26 @@ def leftovers(text):
     return [found[0] for found in LEFTOVERS.finditer(text)]
 
 
-@pytest.mark.parametrize("raw", [
-    "```{note}", ":::{note}", "> :::", "{eq}`a`", "{prf:ref}`a`", "(a)=", "$$ a $$ (b)",
-    ":label: b", "[Source](a.md) [a](b.md)",
-    "[a](#b)", "[a]{.b}", "<!-- a -->", "% a", "+++", "<img src='a'>"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "```{note}",
+        ":::{note}",
+        "> :::",
+        "{eq}`a`",
+        "{prf:ref}`a`",
+        "(a)=",
+        "$$ a $$ (b)",
+        ":label: b",
+        "[Source](a.md) [a](b.md)",
+        "[a](#b)",
+        "[a]{.b}",
+        "<!-- a -->",
+        "% a",
+        "+++",
+        "<img src='a'>",
+    ],
+)
 def test_leftover_markup_is_noticed(raw):
     assert leftovers(f"Text.\n\n{raw}\n")
 
@@ -342,7 +409,11 @@ def test_links_between_committed_notebooks_lead_to_files():
 
 def test_every_address_derives_from_the_config(book):
     before = notebooks.export(book)
-    edit(book / "_config.yml", "url: https://github.com/someone/small", "url: https://github.com/other/big")
+    edit(
+        book / "_config.yml",
+        "url: https://github.com/someone/small",
+        "url: https://github.com/other/big",
+    )
     edit(book / "_config.yml", "branch: trunk", "branch: v1")
     for name, text in notebooks.export(book).items():
         assert "someone" not in text and "trunk" not in text
@@ -369,8 +440,11 @@ def test_an_address_that_is_not_on_github_is_refused(book):
 
 
 def setup_cells():
-    return {path: notebook.cells[1].source for path, notebook in committed()
-            if any(cell.cell_type == "code" for cell in notebook.cells)}
+    return {
+        path: notebook.cells[1].source
+        for path, notebook in committed()
+        if any(cell.cell_type == "code" for cell in notebook.cells)
+    }
 
 
 def run_setup(source, monkeypatch, in_colab):

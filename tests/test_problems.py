@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from descent import problems
 from descent.problems import Problem
 
@@ -38,7 +39,10 @@ def test_labels_of_digits_are_their_parity():
 
 
 def test_position_codes_tell_blank_patches_apart():
-    plain, coded = problems.digits(N=20, seed=0, patch=2), problems.digits(N=20, seed=0, patch=2, positions=True)
+    plain, coded = (
+        problems.digits(N=20, seed=0, patch=2),
+        problems.digits(N=20, seed=0, patch=2, positions=True),
+    )
     assert coded.D == plain.D + plain.n
     blank = sum(len(X.unique(dim=0)) < plain.n for X in plain.X)
     assert blank >= 15  # images of the 20 that repeat a patch
@@ -56,12 +60,27 @@ X = torch.zeros(2, 3, 4)
         (lambda: problems.gaussian(N=4, n=3, D=3, seed=-1), "seed must be at least 0, got -1"),
         (lambda: Problem(X[0], X[0]), r"X must have shape \(\.\.\., N, n, D\), got \(3, 4\)"),
         (lambda: Problem(X[:0], X[:0, :, 0]), "N must be at least 1, got 0"),
-        (lambda: Problem(X, torch.zeros(2, 4)), r"y has shape \(2, 4\), but X has shape \(2, 3, 4\): expected one label per token, \(2, 3\)"),
-        (lambda: Problem(X / 0, X[..., 0]), "X has 24 entries that are NaN or infinite: drop or impute these tokens"),
+        (
+            lambda: Problem(X, torch.zeros(2, 4)),
+            r"y has shape \(2, 4\), but X has shape \(2, 3, 4\): expected one label per token, \(2, 3\)",
+        ),
+        (
+            lambda: Problem(X / 0, X[..., 0]),
+            "X has 24 entries that are NaN or infinite: drop or impute these tokens",
+        ),
         (lambda: Problem(X, X[..., 0] / 0), "y has 6 entries that are NaN or infinite"),
-        (lambda: Problem(X, X[..., 0].double()), "y is torch.float64, but X is torch.float32: convert one of them"),
-        (lambda: problems.digits(N=2000, seed=0), "N must be at most 1797, the number of images, got 2000"),
-        (lambda: problems.digits(N=2, seed=0, patch=3), "unknown patch 3: expected one of 1, 2, 4, 8"),
+        (
+            lambda: Problem(X, X[..., 0].double()),
+            "y is torch.float64, but X is torch.float32: convert one of them",
+        ),
+        (
+            lambda: problems.digits(N=2000, seed=0),
+            "N must be at most 1797, the number of images, got 2000",
+        ),
+        (
+            lambda: problems.digits(N=2, seed=0, patch=3),
+            "unknown patch 3: expected one of 1, 2, 4, 8",
+        ),
     ],
 )
 def test_bad_data_is_named(build, message):

@@ -1,8 +1,9 @@
 import pytest
 import torch
+from strategies import relative_gap
+
 from descent import descend, problems, span
 from descent.models import Attention
-from strategies import relative_gap
 
 
 @pytest.mark.parametrize("kernel", ["softmax", "gaussian"])
@@ -39,7 +40,9 @@ def test_weights_move_by_combinations_of_tokens_alone():
     layer = Attention(d=3)
     weights = layer.init(problem, seed=1)
     run = descend(layer, problem, weights, step=0.01, steps=20, reduce=False)
-    outside = torch.eye(20, dtype=torch.float64) - torch.linalg.pinv(problem.tokens) @ problem.tokens
+    outside = (
+        torch.eye(20, dtype=torch.float64) - torch.linalg.pinv(problem.tokens) @ problem.tokens
+    )
     for W in "QKV":
         moved = getattr(run.weights, W) - getattr(weights, W)
         assert moved.norm() > 1e-3 and (outside @ moved).norm() < 1e-13
@@ -47,9 +50,12 @@ def test_weights_move_by_combinations_of_tokens_alone():
 
 def test_a_batch_of_problems_is_reduced_one_by_one():
     problem = problems.Problem(
-        torch.stack([problems.gaussian(N=2, n=2, D=9, seed=s).X for s in range(3)]), torch.zeros(3, 2, 2).double()
+        torch.stack([problems.gaussian(N=2, n=2, D=9, seed=s).X for s in range(3)]),
+        torch.zeros(3, 2, 2).double(),
     )
     reduction = span.reduce(problem)
     for r in range(3):
         gram = problem.tokens[r] @ problem.tokens[r].mT
-        assert relative_gap(reduction.problem.tokens[r] @ reduction.problem.tokens[r].mT, gram) < 1e-13
+        assert (
+            relative_gap(reduction.problem.tokens[r] @ reduction.problem.tokens[r].mT, gram) < 1e-13
+        )

@@ -39,27 +39,51 @@ from pybtex.database import parse_file
 from pybtex.style.formatting.plain import Style
 from sphinx_external_toc.parsing import parse_toc_yaml
 
-STATEMENTS = {f"prf:{kind}" for kind in (
-    "algorithm assumption axiom conjecture corollary criterion definition example "
-    "lemma notation observation property proposition remark theorem").split()}
-ADMONITIONS = set("admonition attention caution danger dropdown error hint important note "
-                  "seealso tip warning".split())
+STATEMENTS = {
+    f"prf:{kind}"
+    for kind in (
+        "algorithm assumption axiom conjecture corollary criterion definition example "
+        "lemma notation observation property proposition remark theorem"
+    ).split()
+}
+ADMONITIONS = set(
+    "admonition attention caution danger dropdown error hint important note "
+    "seealso tip warning".split()
+)
 HOLD_MARKDOWN = STATEMENTS | ADMONITIONS | {"prf:proof", "exercise", "solution"}
 UNTITLED = ADMONITIONS - {"admonition", "dropdown"} | {"prf:proof", "math"}
-KNOWN = HOLD_MARKDOWN | {"code-cell", "code-block", "math", "bibliography", "tableofcontents",
-                         "exercise-start", "exercise-end", "solution-start", "solution-end"}
+KNOWN = HOLD_MARKDOWN | {
+    "code-cell",
+    "code-block",
+    "math",
+    "bibliography",
+    "tableofcontents",
+    "exercise-start",
+    "exercise-end",
+    "solution-start",
+    "solution-end",
+}
 
 # What the parser finds, beside directives, and what becomes of it.
-PLAIN = {"fence": "verbatim", "code_block": "verbatim", "html_block": "verbatim",
-         "front_matter": "drop", "myst_line_comment": "drop",
-         "myst_block_break": "break", "myst_target": "target"}
-UNSUPPORTED = {"amsmath": "a bare LaTeX environment: write $$ \\begin{aligned} ... $$",
-               "dl_open": "a definition list: write a table or a list",
-               "footnote_reference_open": "a footnote: say it in the text",
-               "substitution_block": "a substitution: write the words"}
+PLAIN = {
+    "fence": "verbatim",
+    "code_block": "verbatim",
+    "html_block": "verbatim",
+    "front_matter": "drop",
+    "myst_line_comment": "drop",
+    "myst_block_break": "break",
+    "myst_target": "target",
+}
+UNSUPPORTED = {
+    "amsmath": "a bare LaTeX environment: write $$ \\begin{aligned} ... $$",
+    "dl_open": "a definition list: write a table or a list",
+    "footnote_reference_open": "a footnote: say it in the text",
+    "substitution_block": "a substitution: write the words",
+}
 
 # What running text may hold; the first that fits wins, so code and formulas shield what is in them.
-INLINE = re.compile(r"""
+INLINE = re.compile(
+    r"""
     \\[\\`$\[\]{}]                                                       # an escaped character
   | (?P<comment><!--.*?-->)
   | (?:\{(?P<role>[a-zA-Z][\w:+.-]*)\})?(?P<ticks>`+)(?!`)(?P<code>.+?)(?<!`)(?P=ticks)(?!`)
@@ -68,7 +92,9 @@ INLINE = re.compile(r"""
   | (?P<footnote>\[\^[^\]]+\])
   | (?P<image>!?)\[(?P<text>(?:\[[^\]]*\]|[^\[\]])*)\]\((?P<href>[^()\s]*)(?:\s+"[^"]*")?\)
     (?:\{[^}]*\})?                                                       # its class or width
-""", re.VERBOSE | re.DOTALL)
+""",
+    re.VERBOSE | re.DOTALL,
+)
 
 
 class ExportError(Exception):
@@ -147,7 +173,7 @@ def parse(text: str, page: Page, first: int, markdown) -> list[Block]:
         block = read_token(token, lines, page, first)
         if block is None:
             continue
-        blocks += [Block("text", first + end, "\n".join(lines[end:token.map[0]])), block]
+        blocks += [Block("text", first + end, "\n".join(lines[end : token.map[0]])), block]
         if block.kind in HOLD_MARKDOWN:
             block.children = parse(block.body, page, block.line + block.skipped, markdown)
         end = token.map[1]
@@ -179,8 +205,11 @@ def read_token(token, lines: list[str], page: Page, first: int) -> Block | None:
 def read_directive(token, page: Page, line: int, prefix: str) -> Block:
     name, _, title = token.info[1:].partition("}")
     if name not in KNOWN:
-        raise page.error(line, f"the exporter does not know the directive {{{name}}}: write it "
-                               f"otherwise, or teach it to tools/notebooks.py")
+        raise page.error(
+            line,
+            f"the exporter does not know the directive {{{name}}}: write it "
+            f"otherwise, or teach it to tools/notebooks.py",
+        )
     options, body, skipped = read_options(token.content)
     title = title.strip()
     if title and name in UNTITLED:  # their text may start on the line of the fence
@@ -194,7 +223,11 @@ def read_options(content: str) -> tuple[dict, str, int]:
     lines, stop = content.split("\n"), 0
     if lines[0].strip() == "---":
         stop = next(k for k, line in enumerate(lines) if k and line.strip() == "---")
-        return yaml.safe_load("\n".join(lines[1:stop])) or {}, "\n".join(lines[stop + 1:]), stop + 1
+        return (
+            yaml.safe_load("\n".join(lines[1:stop])) or {},
+            "\n".join(lines[stop + 1 :]),
+            stop + 1,
+        )
     options = {}
     while found := re.match(r"\s*:([\w-]+):\s*(.*)", lines[stop]):
         options[found[1]] = yaml.safe_load(found[2]) if found[1] == "tags" else found[2].strip()
@@ -299,7 +332,7 @@ def walk(blocks: list[Block]) -> Iterator[Block]:
 
 def next_section(sections: list[int], level: int) -> list[int]:
     """The counts at a heading: [] at the title #, [2] at the second ##, [2, 1] at the ### below."""
-    counts = [*sections, *[0] * level][:level - 1]
+    counts = [*sections, *[0] * level][: level - 1]
     return [*counts[:-1], counts[-1] + 1] if counts else []
 
 
@@ -329,8 +362,9 @@ class Links:
         self.url, self.branch = repository["url"].rstrip("/"), repository["branch"]
         found = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+)", self.url)
         if not found:
-            raise ExportError(f"_config.yml: repository.url is {self.url}, "
-                              f"expected https://github.com/OWNER/NAME")
+            raise ExportError(
+                f"_config.yml: repository.url is {self.url}, expected https://github.com/OWNER/NAME"
+            )
         colab = buttons.get("colab_url", "https://colab.research.google.com")
         binder = buttons.get("binderhub_url", "https://mybinder.org")
         self.colab = f"{colab}/github/{found[1]}/blob/{self.branch}/notebooks"
@@ -342,17 +376,21 @@ class Links:
 
     def badges(self, name: str) -> str:
         """Links in words: a picture of a badge would be fetched from another host."""
-        return (f"[Open in Colab]({self.colab}/{name}.ipynb) · "
-                f"[Open in Binder]({self.binder}/{name}.ipynb) · "
-                f"[Source]({self.source}/{name}.md)")
+        return (
+            f"[Open in Colab]({self.colab}/{name}.ipynb) · "
+            f"[Open in Binder]({self.binder}/{name}.ipynb) · "
+            f"[Source]({self.source}/{name}.md)"
+        )
 
     def setup(self) -> str:
-        return (f'# Only Colab lacks the library of this book: fetch it there, and nowhere else.\n'
-                f'# It asks for minimum versions, so what Colab already has stays as it is.\n'
-                f'import sys\n'
-                f'if "google.colab" in sys.modules:\n'
-                f'    %pip install -q "{self.package} @ git+{self.url}@{self.branch}"\n'
-                f'import descent')
+        return (
+            f"# Only Colab lacks the library of this book: fetch it there, and nowhere else.\n"
+            f"# It asks for minimum versions, so what Colab already has stays as it is.\n"
+            f"import sys\n"
+            f'if "google.colab" in sys.modules:\n'
+            f'    %pip install -q "{self.package} @ git+{self.url}@{self.branch}"\n'
+            f"import descent"
+        )
 
 
 # ------------------------------------------------------------------------------ writing a page
@@ -409,8 +447,10 @@ class Writer:
     def code_cell(self, block: Block, folded: bool):
         """What the page hides is folded in Jupyter and in Colab, where it still runs."""
         if unknown := set(block.options) - {"tags"}:
-            raise self.page.error(block.line, f"the exporter does not know the cell option "
-                                              f"{', '.join(sorted(unknown))}")
+            raise self.page.error(
+                block.line,
+                f"the exporter does not know the cell option {', '.join(sorted(unknown))}",
+            )
         tags = [str(tag) for tag in block.options.get("tags") or []]
         metadata, jupyter = {"tags": tags} if tags else {}, {}
         if folded or {"hide-input", "hide-cell", "remove-input", "remove-cell"} & set(tags):
@@ -423,9 +463,13 @@ class Writer:
 
     def write(self, block: Block) -> str:
         """Plain Markdown for one block."""
-        group = ("statement" if block.kind in STATEMENTS
-                 else "admonition" if block.kind in ADMONITIONS
-                 else block.kind.removeprefix("prf:").replace("-", "_"))
+        group = (
+            "statement"
+            if block.kind in STATEMENTS
+            else "admonition"
+            if block.kind in ADMONITIONS
+            else block.kind.removeprefix("prf:").replace("-", "_")
+        )
         return indent(getattr(self, f"write_{group}")(block), block.prefix)
 
     def inside(self, block: Block) -> str:
@@ -486,8 +530,11 @@ class Writer:
         return f"```{block.title}\n{block.body.rstrip()}\n```"
 
     def write_code_cell(self, block: Block) -> str:
-        raise self.page.error(block.line, "a code cell inside a directive or a list does not run: "
-                                          "use solution-start ... solution-end")
+        raise self.page.error(
+            block.line,
+            "a code cell inside a directive or a list does not run: "
+            "use solution-start ... solution-end",
+        )
 
     write_break = write_code_cell
 
@@ -509,14 +556,17 @@ class Writer:
 
     def inline(self, text: str, line: int) -> str:
         """Running text with its roles, references and links replaced."""
+
         def replace(found: re.Match) -> str:
             return self.inline_piece(found, line + text.count("\n", 0, found.start()))
+
         return INLINE.sub(replace, text)
 
     def inline_piece(self, found: re.Match, line: int) -> str:
         if found["display"]:
-            raise self.page.error(line, "$$ inside a paragraph: a displayed formula needs a blank "
-                                        "line before it")
+            raise self.page.error(
+                line, "$$ inside a paragraph: a displayed formula needs a blank line before it"
+            )
         if found["footnote"]:
             raise self.page.error(line, UNSUPPORTED["footnote_reference_open"])
         if found["comment"]:
@@ -551,8 +601,11 @@ class Writer:
             return self.link(words or self.inline(page.title, line), page)
         if name in ("eq", "ref", "numref", "prf:ref"):
             return self.reference(name, label, words, line)
-        raise self.page.error(line, f"the exporter does not know the role {{{name}}}: write it "
-                                    f"otherwise, or teach it to tools/notebooks.py")
+        raise self.page.error(
+            line,
+            f"the exporter does not know the role {{{name}}}: write it "
+            f"otherwise, or teach it to tools/notebooks.py",
+        )
 
     def reference(self, role: str, label: str, words: str, line: int) -> str:
         target = self.target(label, line, "equation" if role == "eq" else "")
@@ -644,11 +697,13 @@ class Writer:
         try:
             from descent.claims import registry  # it brings torch: only a page with claims pays
         except ImportError as error:
-            raise self.page.error(line, "a {claim} needs the library: pip install --no-deps -e . "
-                                        f"({error})") from error
+            raise self.page.error(
+                line, f"a {{claim}} needs the library: pip install --no-deps -e . ({error})"
+            ) from error
         if name not in registry:
-            raise self.page.error(line, f"the ledger has no claim {name}, "
-                                        f"it has {', '.join(sorted(registry))}")
+            raise self.page.error(
+                line, f"the ledger has no claim {name}, it has {', '.join(sorted(registry))}"
+            )
         verdict = registry[name].verdict
         words = self.link(f"`{name}`", self.book.pages.get("ledger", self.page))
         return f"(claim {words}: {getattr(verdict, 'value', verdict)})"
@@ -676,8 +731,10 @@ class PlainMarkdown(Backend):
 
 
 def authors(entry) -> str:
-    names = [" ".join(map(str, person.rich_prelast_names + person.rich_last_names))
-             for person in entry.persons["author"]]
+    names = [
+        " ".join(map(str, person.rich_prelast_names + person.rich_last_names))
+        for person in entry.persons["author"]
+    ]
     return f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
 
 
@@ -719,8 +776,8 @@ def expand(tex: str, macros: dict) -> str:
             value, end = argument(tex, end)
             values.append(value)
         body = re.sub(r"#(\d)", lambda mark, values=values: values[int(mark[1]) - 1], body)
-        apart = " " if re.search(r"\\[A-Za-z]+\Z", body) and tex[end:end + 1].isalpha() else ""
-        tex = tex[:found.start()] + body + apart + tex[end:]
+        apart = " " if re.search(r"\\[A-Za-z]+\Z", body) and tex[end : end + 1].isalpha() else ""
+        tex = tex[: found.start()] + body + apart + tex[end:]
     return tex
 
 
@@ -733,7 +790,7 @@ def argument(tex: str, start: int) -> tuple[str, int]:
     while depth:
         depth += {"{": 1, "}": -1}.get(tex[end], 0)
         end += 1
-    return tex[found.end():end - 1], end
+    return tex[found.end() : end - 1], end
 
 
 # ------------------------------------------------------------------------------ the command
@@ -752,15 +809,19 @@ def export(root: Path, names: list[str] | None = None) -> dict[str, str]:
 def stale(folder: Path, pages: dict[str, str]) -> list[Path]:
     """Notebooks whose page has left the table of contents."""
     kept = {folder / f"{name}.ipynb" for name in pages}
-    return [file for file in sorted(folder.rglob("*.ipynb"))
-            if file not in kept and ".ipynb_checkpoints" not in file.parts]
+    return [
+        file
+        for file in sorted(folder.rglob("*.ipynb"))
+        if file not in kept and ".ipynb_checkpoints" not in file.parts
+    ]
 
 
 def main(arguments: list[str] | None = None, root: Path = Path(__file__).parent.parent) -> int:
     parser = argparse.ArgumentParser(description="Write notebooks/ from the pages of book/.")
     parser.add_argument("pages", nargs="*", help="such as song2024/values (default: all)")
-    parser.add_argument("--check", action="store_true",
-                        help="write nothing, exit 1 if a notebook is out of step")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing, exit 1 if a notebook is out of step"
+    )
     options = parser.parse_args(arguments)
     try:
         texts = export(root, options.pages)
@@ -769,8 +830,9 @@ def main(arguments: list[str] | None = None, root: Path = Path(__file__).parent.
         return 1
     folder = root / "notebooks"
     files = {folder / f"{name}.ipynb": text.encode() for name, text in texts.items()}
-    changed = {file: text for file, text in files.items()
-               if not file.exists() or file.read_bytes() != text}
+    changed = {
+        file: text for file, text in files.items() if not file.exists() or file.read_bytes() != text
+    }
     gone = [] if options.pages else stale(folder, texts)
     return (check if options.check else update)(folder, changed, gone)
 

@@ -7,6 +7,7 @@ descent (`descend`), figures (`plots`, `explore`) and the ledger of theorems tha
 from . import kernels, models, plots, problems, span, spectra, steps
 from .descend import DivergenceWarning, Trajectory, descend
 from .explore import explore
+
 from . import claims  # isort: skip  the claims use all of the above
 
 __version__ = "0.1.0"

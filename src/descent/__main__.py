@@ -46,7 +46,11 @@ def _check(options: argparse.Namespace) -> int:
         print(f"  {'ok ' if true else 'NO '} {condition}")
     for name, value in evidence.numbers.items():
         print(f"      {name} = {value:.6g}")
-    print("\nThe evidence supports the verdict." if evidence.supports else "\nThe evidence is AGAINST the verdict.")
+    print(
+        "\nThe evidence supports the verdict."
+        if evidence.supports
+        else "\nThe evidence is AGAINST the verdict."
+    )
     return 0 if evidence.supports else 1
 
 

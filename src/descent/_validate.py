@@ -30,7 +30,9 @@ def one_of(name: str, value: str, options: Iterable[str]) -> str:
     """Return ``value`` if it is among ``options``, else raise with the list of them."""
     options = list(options)
     if value not in options:
-        raise ValueError(f"unknown {name} {value!r}: expected one of {', '.join(map(repr, options))}")
+        raise ValueError(
+            f"unknown {name} {value!r}: expected one of {', '.join(map(repr, options))}"
+        )
     return value
 
 
@@ -44,7 +46,7 @@ def finite(name: str, value: Tensor, remedy: str) -> Tensor:
 
 def shape(name: str, value: Tensor, expected: tuple[int, ...], because: str = "") -> Tensor:
     """Return ``value`` if its trailing dimensions are ``expected``, else raise."""
-    found = tuple(value.shape[-len(expected):])
+    found = tuple(value.shape[-len(expected) :])
     if found != tuple(expected):
         reason = f", but {because}" if because else ""
         raise ValueError(f"{name} has shape {found}{reason}: expected {tuple(expected)}")
@@ -59,5 +61,7 @@ def device(name: str | torch.device | None) -> torch.device | None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = torch.device(name)
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device='cuda' was asked for, but torch sees no GPU: use device='auto' or 'cpu'")
+        raise ValueError(
+            "device='cuda' was asked for, but torch sees no GPU: use device='auto' or 'cpu'"
+        )
     return chosen

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import trange
 
-from . import _validate, span, steps as rules
+from . import _validate, span
+from . import steps as rules
 from .problems import Problem
 
 #: A run whose loss exceeds this many times its start (or 1, if larger) is stopped as divergent.
@@ -98,7 +99,12 @@ def descend(
 
 
 def _trained(model, train: str) -> str:
-    if not isinstance(train, str) or not train or set(train) - set(model.trainable) or len(set(train)) < len(train):
+    if (
+        not isinstance(train, str)
+        or not train
+        or set(train) - set(model.trainable)
+        or len(set(train)) < len(train)
+    ):
         raise ValueError(
             f"train must name some of the matrices {', '.join(model.trainable)}, "
             f"each once (as in train='V' or 'QKV'), got {train!r}"
@@ -117,7 +123,9 @@ def _loop(model, problem: Problem, weights: NamedTuple, train: str, step, steps:
     alive = torch.ones_like(loss, dtype=torch.bool)
     diverged_at = torch.full_like(loss, -1, dtype=torch.int64)
     first = None
-    for t in trange(steps, desc="descend", leave=False, delay=2, disable="DESCENT_BOOK" in os.environ):
+    for t in trange(
+        steps, desc="descend", leave=False, delay=2, disable="DESCENT_BOOK" in os.environ
+    ):
         square = sum(g.square().flatten(loss.ndim).sum(-1) for g in gradients.values())
         eta = rule(loss, square)
         first = eta if first is None else first

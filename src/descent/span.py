@@ -35,9 +35,12 @@ class Reduction:
     def lift(self, start: NamedTuple, small: NamedTuple) -> NamedTuple:
         """The full weights after training: ``start`` plus what moved, back in D dimensions."""
         begin, out = self.restrict(start), self.basis.unsqueeze(-3)
-        return small._replace(**{
-            W: getattr(start, W) + out @ (getattr(small, W) - getattr(begin, W)) for W in self.names
-        })
+        return small._replace(
+            **{
+                W: getattr(start, W) + out @ (getattr(small, W) - getattr(begin, W))
+                for W in self.names
+            }
+        )
 
 
 def reduce(problem: Problem, names: str = "QKV") -> Reduction:

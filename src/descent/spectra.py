@@ -43,12 +43,17 @@ def top_hessian_eigenvalue(
     dimensions; every run gets its own value. The iteration starts from the point plus its
     gradient: both are the same in every basis, so the span reduction does not change the answer.
     """
+
     def norm(v: dict[str, Tensor]) -> Tensor:
         return torch.sqrt(sum(x.square().flatten(batch).sum(-1) for x in v.values()))
 
     def unit(v: dict[str, Tensor], length: Tensor) -> dict[str, Tensor]:
-        divisor = length.clamp_min(torch.finfo(length.dtype).tiny)  # a flat loss has curvature 0, not NaN
-        return {k: x / divisor.reshape(length.shape + (1,) * (x.ndim - batch)) for k, x in v.items()}
+        divisor = length.clamp_min(
+            torch.finfo(length.dtype).tiny
+        )  # a flat loss has curvature 0, not NaN
+        return {
+            k: x / divisor.reshape(length.shape + (1,) * (x.ndim - batch)) for k, x in v.items()
+        }
 
     def gradient(p: dict[str, Tensor]) -> dict[str, Tensor]:
         return objective(p)[1]

@@ -40,14 +40,18 @@ def normalised(eta: float) -> Rule:
 
 def polyak(optimum: float = 0.0) -> Rule:
     r"""Polyak's step :math:`(f - f^*) / \|\nabla f\|^2`, for a known optimal value."""
-    return lambda loss, square: (loss - optimum).clamp_min(0) / square.clamp_min(torch.finfo(square.dtype).tiny)
+    return lambda loss, square: (
+        (loss - optimum).clamp_min(0) / square.clamp_min(torch.finfo(square.dtype).tiny)
+    )
 
 
 def resolve(step: float | str | Tensor | Rule, smoothness: Callable[[], Tensor]) -> Rule:
     """Turn what a user wrote into a rule; ``smoothness`` is asked only if the step needs it."""
     if isinstance(step, str):
         if step != "1/L":
-            raise ValueError(f"unknown step {step!r}: expected '1/L', a positive number or a rule of descent.steps")
+            raise ValueError(
+                f"unknown step {step!r}: expected '1/L', a positive number or a rule of descent.steps"
+            )
         return constant(1 / _curved(smoothness()))
     if isinstance(step, bool) or not (callable(step) or isinstance(step, (int, float, Tensor))):
         raise TypeError(f"step must be a positive number, '1/L' or a rule, got {step!r}")
@@ -56,5 +60,7 @@ def resolve(step: float | str | Tensor | Rule, smoothness: Callable[[], Tensor])
 
 def _curved(L: Tensor) -> Tensor:
     if not bool((torch.isfinite(L) & (L > 0)).all()):
-        raise ValueError("step '1/L' needs curvature, but the loss is flat where some run starts: give step a number")
+        raise ValueError(
+            "step '1/L' needs curvature, but the loss is flat where some run starts: give step a number"
+        )
     return L

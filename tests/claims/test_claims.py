@@ -3,12 +3,17 @@
 import re
 
 import pytest
+
 from descent import claims
 from descent.claims import Evidence, Verdict
 from descent.claims._record import claim
 
 EVERY = list(claims.registry.values())
-MUTATIONS = [pytest.param(c, change, id=f"{c.id}: {name}") for c in EVERY for name, change in c.mutations.items()]
+MUTATIONS = [
+    pytest.param(c, change, id=f"{c.id}: {name}")
+    for c in EVERY
+    for name, change in c.mutations.items()
+]
 
 
 @pytest.mark.parametrize("each", EVERY, ids=lambda c: c.id)
@@ -31,7 +36,9 @@ def test_the_record_is_complete(each):
 
 
 def test_a_check_with_nothing_that_could_fail_is_refused():
-    with pytest.raises(ValueError, match="conditions is empty: a check needs at least one that could fail"):
+    with pytest.raises(
+        ValueError, match="conditions is empty: a check needs at least one that could fail"
+    ):
         Evidence({}, {})
 
 
@@ -49,5 +56,7 @@ def test_an_id_is_given_once():
 
 
 def test_a_claim_without_a_mutation_is_refused():
-    with pytest.raises(ValueError, match="claim 'new' has no mutation: name a change that must make it fail"):
+    with pytest.raises(
+        ValueError, match="claim 'new' has no mutation: name a change that must make it fail"
+    ):
         claim("new", **RECORD, mutations={})

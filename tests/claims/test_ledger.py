@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+
 from descent import claims
 from descent.__main__ import main
 from descent.claims import Claim, Entry, Evidence, Ledger, Verdict
@@ -12,18 +13,29 @@ from descent.claims._ledger import number
 
 
 def entry(supported=True, statement="If $a < b$ then b > a.", **numbers):
-    record = Claim("a-claim", "paper2024", "Theorem 9", statement, Verdict.CORRECTED, "part/page", print, {"m": {}})
+    record = Claim(
+        "a-claim",
+        "paper2024",
+        "Theorem 9",
+        statement,
+        Verdict.CORRECTED,
+        "part/page",
+        print,
+        {"m": {}},
+    )
     return Entry(record, Evidence({"it is < so": supported}, numbers or {"runs": 3}))
 
 
 @pytest.fixture
 def small(monkeypatch):
     """A registry of one claim that is cheap, and one that fails."""
+
     def enter(supported):
         made = entry(supported)
         record = Claim(**vars(made.claim) | {"check": lambda: made.evidence})
         monkeypatch.setattr("descent.claims._ledger.registry", {"a-claim": record})
         monkeypatch.setattr("descent.claims._record.registry", {"a-claim": record})
+
     return enter
 
 
@@ -37,7 +49,9 @@ def test_json_prints_one_object_a_claim_with_the_promised_keys(small, capsys):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("supported", "status", "word"), [(True, 0, "supports"), (False, 1, "is AGAINST")])
+@pytest.mark.parametrize(
+    ("supported", "status", "word"), [(True, 0, "supports"), (False, 1, "is AGAINST")]
+)
 def test_check_exits_by_the_evidence(small, capsys, supported, status, word):
     small(supported)
     assert main(["check", "a-claim"]) == status
@@ -53,11 +67,17 @@ def test_ledger_exits_non_zero_if_one_claim_fails_and_says_which(small, capsys):
 def test_an_unknown_claim_is_answered_with_the_known_ones(small, capsys):
     small(True)
     assert main(["check", "b-claim"]) == 2
-    assert capsys.readouterr().err == "descent: unknown claim 'b-claim': expected one of 'a-claim'\n"
+    assert (
+        capsys.readouterr().err == "descent: unknown claim 'b-claim': expected one of 'a-claim'\n"
+    )
 
 
 def test_the_module_runs_from_a_shell():
-    done = subprocess.run([sys.executable, "-m", "descent", "check", "kernel-factorisation"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "descent", "check", "kernel-factorisation"],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert "The evidence supports the verdict." in done.stdout
 
@@ -74,9 +94,9 @@ def test_a_row_shows_what_failed():
 
 def test_chapters_are_linked_in_the_book_only(monkeypatch):
     monkeypatch.delenv("DESCENT_BOOK", raising=False)
-    assert "href=\"part/page.html\"" not in Ledger([entry()])._repr_html_()
+    assert 'href="part/page.html"' not in Ledger([entry()])._repr_html_()
     monkeypatch.setenv("DESCENT_BOOK", "1")
-    assert "href=\"part/page.html\"" in Ledger([entry()])._repr_html_()
+    assert 'href="part/page.html"' in Ledger([entry()])._repr_html_()
 
 
 def test_the_summary_counts_verdicts():
@@ -85,7 +105,13 @@ def test_the_summary_counts_verdicts():
 
 @pytest.mark.parametrize(
     ("value", "written"),
-    [(256, "256"), (0.0, "0"), (0.12345, "0.123"), (1.5925e-12, "1.59 × 10<sup>-12</sup>"), (8.2e15, "8.2 × 10<sup>15</sup>")],
+    [
+        (256, "256"),
+        (0.0, "0"),
+        (0.12345, "0.123"),
+        (1.5925e-12, "1.59 × 10<sup>-12</sup>"),
+        (8.2e15, "8.2 × 10<sup>15</sup>"),
+    ],
 )
 def test_numbers_read_as_one_writes_them(value, written):
     assert number(value) == written

@@ -1,10 +1,11 @@
 import pytest
 import torch
-from descent import kernels, models, problems, spectra
-from descent.models import Attention
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import differentiable, instances, relative_gap
+
+from descent import kernels, problems, spectra
+from descent.models import Attention
 
 
 def by_hand(layer: Attention, weights, problem):
@@ -12,7 +13,9 @@ def by_hand(layer: Attention, weights, problem):
     outputs = []
     for X in problem.X:
         heads = [
-            kernels.get(layer.kernel).attention(X @ weights.Q[h], X @ weights.K[h]) @ X @ weights.V[h]
+            kernels.get(layer.kernel).attention(X @ weights.Q[h], X @ weights.K[h])
+            @ X
+            @ weights.V[h]
             for h in range(layer.H)
         ]
         outputs.append(torch.cat(heads, -1) @ weights.O.flatten())
@@ -40,7 +43,9 @@ def test_closed_form_gradient_equals_autograd(instance):
 def test_closed_form_gradient_equals_finite_differences(instance, W):
     # central differences with h = 1e-5 err by h^2 times the third derivative plus 1e-16 / h
     layer, problem, weights = instance
-    direction = torch.sin(torch.arange(getattr(weights, W).numel(), dtype=torch.float64)).reshape(getattr(weights, W).shape)
+    direction = torch.sin(torch.arange(getattr(weights, W).numel(), dtype=torch.float64)).reshape(
+        getattr(weights, W).shape
+    )
 
     def loss(h):
         return layer.loss(weights._replace(**{W: getattr(weights, W) + h * direction}), problem)
@@ -55,7 +60,9 @@ def test_a_batch_is_its_runs_one_by_one(instance, train):
     layer, problem, weights = instance
     loss, gradient = layer.loss_and_gradient(weights, problem, train)
     for r in range(len(weights.O)):
-        one, single = layer.loss_and_gradient(type(weights)(*(W[r] for W in weights)), problem, train)
+        one, single = layer.loss_and_gradient(
+            type(weights)(*(W[r] for W in weights)), problem, train
+        )
         assert relative_gap(loss[r], one) < 1e-13
         assert all(relative_gap(gradient[W][r], single[W]) < 1e-13 for W in train)
 
@@ -72,7 +79,9 @@ def test_the_least_squares_objective_of_the_values_is_the_general_one(instance):
 @given(instances())
 def test_gram_is_the_tangent_kernel_of_the_values(instance):
     layer, problem, weights = instance
-    jacobian = torch.func.jacrev(lambda V: layer.predict(weights._replace(V=V), problem).flatten())(weights.V)
+    jacobian = torch.func.jacrev(lambda V: layer.predict(weights._replace(V=V), problem).flatten())(
+        weights.V
+    )
     J = jacobian.flatten(1)
     assert relative_gap(layer.gram(weights, problem), J @ J.mT) < 1e-12
 
@@ -88,7 +97,12 @@ def test_smoothness_is_the_hessians_largest_eigenvalue(instance, train):
     point = tuple(getattr(weights, W) for W in train)
     blocks = torch.func.hessian(loss, tuple(range(len(train))))(*point)
     sizes = [x.numel() for x in point]
-    hessian = torch.cat([torch.cat([b.reshape(p, q) for b, q in zip(row, sizes)], 1) for row, p in zip(blocks, sizes)])
+    hessian = torch.cat(
+        [
+            torch.cat([b.reshape(p, q) for b, q in zip(row, sizes, strict=True)], 1)
+            for row, p in zip(blocks, sizes, strict=True)
+        ]
+    )
     top = torch.linalg.eigvalsh(hessian).abs().max()
     found = layer.smoothness(weights, problem, train)
     # power iteration approaches from below, slowly where two eigenvalues are close in size
@@ -122,10 +136,19 @@ def test_a_repeated_token_gives_equal_rows_of_features():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"Q": torch.zeros(1, 16, 4)}, r"W_Q has shape \(1, 16, 4\), but the layer has H = 1, d = 4 and the tokens D = 3: expected \(1, 3, 4\)"),
+        (
+            {"Q": torch.zeros(1, 16, 4)},
+            r"W_Q has shape \(1, 16, 4\), but the layer has H = 1, d = 4 and the tokens D = 3: expected \(1, 3, 4\)",
+        ),
         ({"O": torch.zeros(1, 5)}, r"W_O has shape \(1, 5\): expected \(1, 4\)"),
-        ({"V": torch.full((1, 3, 4), torch.nan).double()}, "W_V has 12 entries that are NaN or infinite: initialise it again"),
-        ({"K": torch.zeros(1, 3, 4)}, "W_K is torch.float32 on cpu, but the tokens are torch.float64 on cpu: convert one"),
+        (
+            {"V": torch.full((1, 3, 4), torch.nan).double()},
+            "W_V has 12 entries that are NaN or infinite: initialise it again",
+        ),
+        (
+            {"K": torch.zeros(1, 3, 4)},
+            "W_K is torch.float32 on cpu, but the tokens are torch.float64 on cpu: convert one",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_named(change, message):
@@ -140,12 +163,16 @@ def test_weights_that_do_not_fit_are_named(change, message):
     [
         (lambda: Attention(H=0), "H must be at least 1, got 0"),
         (lambda: Attention(d=-1), "d must be at least 1, got -1"),
-        (lambda: Attention().init(problems.gaussian(2, 2, 2, 0), seed=0, scale=0.0), "scale must be positive and finite, got 0.0"),
-        (lambda: Attention().init(problems.gaussian(2, 2, 2, 0), seed=0, runs=0), "runs must be at least 1, got 0"),
+        (
+            lambda: Attention().init(problems.gaussian(2, 2, 2, 0), seed=0, scale=0.0),
+            "scale must be positive and finite, got 0.0",
+        ),
+        (
+            lambda: Attention().init(problems.gaussian(2, 2, 2, 0), seed=0, runs=0),
+            "runs must be at least 1, got 0",
+        ),
     ],
 )
 def test_layer_refuses(build, message):
     with pytest.raises(ValueError, match=message):
         build()
-
-

@@ -78,7 +78,14 @@ registry: dict[str, Claim] = {}
 
 
 def claim(
-    id: str, *, paper: str, number: str, statement: str, verdict: Verdict, chapter: str, mutations: dict[str, dict]
+    id: str,
+    *,
+    paper: str,
+    number: str,
+    statement: str,
+    verdict: Verdict,
+    chapter: str,
+    mutations: dict[str, dict],
 ) -> Callable:
     """Enter the decorated check into the registry."""
     if id in registry:

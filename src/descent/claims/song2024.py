@@ -84,8 +84,13 @@ def theorem_1(rate: float = 1.0, D: int = 48) -> Evidence:
             "the loss follows the residual recursion": error < 1e-10,
             "the slowest labels attain the bound": attained > 1 - 1e-6,
         },
-        {"largest_excess_over_bound": over, "largest_error_of_recursion": error,
-         "least_ratio_to_bound_on_slowest_labels": attained, "smallest_sigma_min": sigma, "runs": 256},
+        {
+            "largest_excess_over_bound": over,
+            "largest_error_of_recursion": error,
+            "least_ratio_to_bound_on_slowest_labels": attained,
+            "smallest_sigma_min": sigma,
+            "runs": 256,
+        },
     )
 
 
@@ -98,9 +103,14 @@ def theorem_1(rate: float = 1.0, D: int = 48) -> Evidence:
     r"$\|W_O\|^2$, and as printed if $W_V$ is a full $HD \times Hd$ matrix.",
     verdict=Verdict.COUNTEREXAMPLE,
     chapter=VALUES,
-    mutations={"a single head": {"norms": ((1.0,),)}, "the mean over heads": {"correct": torch.mean}},
+    mutations={
+        "a single head": {"norms": ((1.0,),)},
+        "the mean over heads": {"correct": torch.mean},
+    },
 )
-def theorem_1_heads(norms: tuple = ((1.0, 0.05), (1.0, 1.0), (1.0, 1.0, 1.0)), correct=torch.amin) -> Evidence:
+def theorem_1_heads(
+    norms: tuple = ((1.0, 0.05), (1.0, 1.0), (1.0, 1.0, 1.0)), correct=torch.amin
+) -> Evidence:
     """N = n = D = d = 2, heads of the given norms, labels along G's bottom eigenvector, 32 draws each."""
     problem = problems.gaussian(N=2, n=2, D=2, seed=0)
     printed, corrected, full = [], [], []
@@ -126,9 +136,13 @@ def theorem_1_heads(norms: tuple = ((1.0, 0.05), (1.0, 1.0), (1.0, 1.0, 1.0)), c
             "the corrected bound holds": max(corrected) < 1 + 1e-6,
             "the printed bound holds for a full matrix of values": max(full) < 1 + 1e-6,
         },
-        {"least_loss_over_printed_bound": min(printed), "largest_loss_over_printed_bound": max(printed),
-         "loss_over_corrected_bound": max(corrected), "loss_over_printed_bound_full_matrix": max(full),
-         "runs": 32 * len(norms)},
+        {
+            "least_loss_over_printed_bound": min(printed),
+            "largest_loss_over_printed_bound": max(printed),
+            "loss_over_corrected_bound": max(corrected),
+            "loss_over_printed_bound_full_matrix": max(full),
+            "runs": 32 * len(norms),
+        },
     )
 
 
@@ -138,7 +152,9 @@ def excess(ratio: Tensor, rate: Tensor, power: int = 1) -> float:
     return float((ratio / bound)[bound > VISIBLE].max())
 
 
-def full_matrix_losses(layer: Attention, problem: Problem, weights: AttentionWeights, eta: Tensor, steps: int) -> Tensor:
+def full_matrix_losses(
+    layer: Attention, problem: Problem, weights: AttentionWeights, eta: Tensor, steps: int
+) -> Tensor:
     """Losses (steps + 1, runs) when W_V is one HD x Hd matrix: every head may read all values.
 
     That is the layer with a single block of features, B_1 to B_H side by side.
@@ -178,7 +194,9 @@ def rank_threshold(repeated: bool = False) -> Evidence:
                 ranks = spectra.rank(spectra.beside(layer.features(weights, problem)))
                 wrong += int((ranks != min(H * D, m)).sum())
                 draws += ranks.numel()
-    return Evidence({"every rank is as predicted": wrong == 0}, {"wrong_ranks": wrong, "draws": draws})
+    return Evidence(
+        {"every rank is as predicted": wrong == 0}, {"wrong_ranks": wrong, "draws": draws}
+    )
 
 
 #: (N, n, D, H) below, at and above HD = Nn, with one head and with several.
@@ -220,6 +238,15 @@ def plateau(forgotten: int = 0) -> Evidence:
         worst = max(worst, float(((run.loss[-1] - floor).abs() / floor).max()))
         lowest, ranks = min(lowest, float(floor.min())), max(ranks, int(spectra.rank(B).max()))
     return Evidence(
-        {"the rank is below Nn": ranks < 12, "the plateau is as predicted": worst < 1e-8, "it is not zero": lowest > 0.1},
-        {"largest_relative_error": worst, "lowest_plateau": lowest, "largest_rank": ranks, "runs": 64},
+        {
+            "the rank is below Nn": ranks < 12,
+            "the plateau is as predicted": worst < 1e-8,
+            "it is not zero": lowest > 0.1,
+        },
+        {
+            "largest_relative_error": worst,
+            "lowest_plateau": lowest,
+            "largest_rank": ranks,
+            "runs": 64,
+        },
     )

@@ -96,7 +96,9 @@ class Attention:
         for name in "QKV":
             W = getattr(weights, name)
             _validate.shape(
-                f"W_{name}", W, (self.H, problem.D, self.d),
+                f"W_{name}",
+                W,
+                (self.H, problem.D, self.d),
                 f"the layer has H = {self.H}, d = {self.d} and the tokens D = {problem.D}",
             )
         _validate.shape("W_O", weights.O, (self.H, self.d))
@@ -112,6 +114,7 @@ class Attention:
 
     def forward(self, weights: AttentionWeights, problem: Problem) -> Forward:
         """Queries, keys, read-outs, scores, attention matrices and the output of every run."""
+
         def project(W: Tensor) -> Tensor:
             return (problem.tokens.unsqueeze(-3) @ W).unflatten(-2, (problem.N, problem.n))
 
@@ -141,7 +144,9 @@ class Attention:
         pulled = {}
         if "V" in train:
             # df/du = S^T r, and u = X W_V w_O
-            pulled["V"] = (pass_.S.mT @ residual[..., None, :, :, None]) * weights.O[..., None, None, :]
+            pulled["V"] = (pass_.S.mT @ residual[..., None, :, :, None]) * weights.O[
+                ..., None, None, :
+            ]
         if "Q" in train or "K" in train:
             # df/dS = r u^T: the output is linear in S
             dS = residual[..., None, :, :, None] * pass_.u[..., None, :]
@@ -162,7 +167,10 @@ class Attention:
 
         With W_V trained alone ``r_{t+1} = (I - eta G) r_t`` exactly; G is the tangent kernel.
         """
-        B = self.features(weights, problem) * torch.linalg.vector_norm(weights.O, dim=-1)[..., None, None]
+        B = (
+            self.features(weights, problem)
+            * torch.linalg.vector_norm(weights.O, dim=-1)[..., None, None]
+        )
         return (B @ B.mT).sum(-3)
 
     def objective(
@@ -177,7 +185,9 @@ class Attention:
             return lambda moving: self.loss_and_gradient(weights._replace(**moving), problem, train)
         return least_squares(self.features(weights, problem), weights.O, problem.y.flatten(-2))
 
-    def smoothness(self, weights: AttentionWeights, problem: Problem, train: str) -> Float[Tensor, "*r"]:
+    def smoothness(
+        self, weights: AttentionWeights, problem: Problem, train: str
+    ) -> Float[Tensor, "*r"]:
         """The loss's curvature L for the step 1/L.
 
         Exact and global for W_V alone (the largest eigenvalue of `gram`); otherwise the largest
@@ -188,11 +198,15 @@ class Attention:
         from ..spectra import top_hessian_eigenvalue
 
         objective = self.objective(weights, problem, train)
-        return top_hessian_eigenvalue(objective, {W: getattr(weights, W) for W in train}, weights.O.ndim - 2)
+        return top_hessian_eigenvalue(
+            objective, {W: getattr(weights, W) for W in train}, weights.O.ndim - 2
+        )
 
 
 def least_squares(
-    B: Float[Tensor, "*r H m D"], O: Float[Tensor, "*r H d"], y: Float[Tensor, "*r m"]  # noqa: E741
+    B: Float[Tensor, "*r H m D"],
+    O: Float[Tensor, "*r H d"],
+    y: Float[Tensor, "*r m"],  # noqa: E741
 ) -> Callable[[dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]:
     r"""The objective in W_V of fixed features: :math:`\tfrac12\|\sum_h B_h W_V^h w_O^h - y\|^2`."""
 
