@@ -2,7 +2,10 @@
 
 import os
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,8 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import trange
 
-from . import _validate, span
+from . import _layout, _validate, span
 from . import steps as rules
+from ._watch import Watch
 from .problems import Problem
 
 #: A run whose loss exceeds this many times its start (or 1, if larger) is stopped as divergent.
@@ -26,16 +30,26 @@ class DivergenceWarning(UserWarning):
 class Trajectory:
     """What `descend` returns; ``*r`` are the run dimensions of the weights.
 
-    loss : (T + 1, *r), the loss before each step and after the last; NaN after a divergence.
+    loss : (steps // every + 1, *r), the loss at the start and after each ``every`` steps; NaN
+        after a divergence, and where a run has stopped the loss it stopped at.
     weights : the last iterate of every run, the last finite one where it diverged.
-    diverged_at : (*r), the step that blew the loss up (the index of its first NaN), -1 if none did.
+    diverged_at : (*r), the step that blew the loss up (with ``every = 1`` the index of its first
+        NaN), -1 if none did.
     eta : (*r), the step size that was taken first.
+    stopped_at : (*r), the step after which `until` or `stall` stopped the run, -1 if neither did.
+    watched : name -> (len(at), ...), what was watched, at the steps ``at``.
+    at : those steps, in order.
+    every : how many steps lie between two entries of ``loss``.
     """
 
-    loss: Float[Tensor, "steps *r"]
+    loss: Float[Tensor, "records *r"]
     weights: NamedTuple
     diverged_at: Int[Tensor, "*r"]
     eta: Float[Tensor, "*r"]
+    stopped_at: Int[Tensor, "*r"]
+    watched: dict[str, object] = field(default_factory=dict)
+    at: tuple[int, ...] = ()
+    every: int = 1
 
     @property
     def diverged(self) -> Tensor:
@@ -43,11 +57,11 @@ class Trajectory:
         return self.diverged_at >= 0
 
     def steps_to(self, fraction: float) -> Int[Tensor, "*r"]:
-        """First step at which the loss is at most ``fraction`` of its start, -1 if never."""
+        """First recorded step whose loss is at most ``fraction`` of the start's, -1 if none."""
         _validate.positive("fraction", fraction)
         hit = self.loss <= fraction * self.loss[0]
         first = hit.to(torch.int64).argmax(0)
-        return torch.where(hit.any(0), first, -1)
+        return torch.where(hit.any(0), self.every * first, -1)
 
 
 def descend(
@@ -58,6 +72,11 @@ def descend(
     train: str = "QKV",
     step: float | str | Tensor | rules.Rule = "1/L",
     steps: int = 1000,
+    until: float | None = None,
+    stall: int | None = None,
+    watch: Mapping[str, Callable] | Iterable[str] = (),
+    at: Iterable[int] = (),
+    every: int = 1,
     reduce: bool = True,
     device: str | torch.device | None = None,
 ) -> Trajectory:
@@ -71,31 +90,100 @@ def descend(
     train : which matrices move, some of the letters of ``model.trainable``.
     step : a positive number, a tensor of one step per run, ``"1/L"``, or a rule of `descent.steps`.
     steps : number of steps, at least 1.
+    until : stop a run when its loss is at most this fraction of its first loss.
+    stall : stop a run when in this many steps its loss has not fallen by a millionth.
+    watch : what else to record: some of the names "weights", "attention", "sigma_min" (of the
+        features B_t) and "gradient_norm", or a mapping from names to functions of the weights.
+    at : the steps at which to record it, 0 for the start.
+    every : record the loss after every this many steps; more than 1 for very long runs.
     reduce : train in the span of the tokens (`descent.span`): same losses, cost independent of D.
+        False takes every step as it is written, in D dimensions.
     device : ``"cpu"``, ``"cuda"`` or ``"auto"``; by default where the problem is.
 
     Raises
     ------
     ValueError : for arguments that do not fit; the message says what would.
+    MemoryError : if the runs do not fit; the message says how many would.
 
     Warns
     -----
     DivergenceWarning : if a run's loss blows up. The others are not disturbed.
 
-    Memory: ``(steps + 1) * runs`` numbers for the losses, and the weights twice.
+    A run that diverged or stopped stays where it is, and the loop ends when no run is left.
+
+    Memory: ``(steps // every + 1) * runs`` numbers for the losses, ``len(at)`` times what is
+    watched, and about five times the weights, whatever the number of steps.
     See :doc:`/song2024/values`.
     """
     train = _trained(model, train)
-    _validate.count("steps", steps)
+    plan = _Plan(steps, until, stall, every, Watch(watch, at, steps))
     device = _validate.device(device)
     if device is not None:
         problem, weights = problem.to(device), type(weights)(*(W.to(device) for W in weights))
     model.check(weights, problem)
-    if reduce and problem.N * problem.n < problem.D:
-        reduction = span.reduce(problem, model.acts_on_tokens)
-        small = _loop(model, reduction.problem, reduction.restrict(weights), train, step, steps)
-        return _warn(Trajectory(small[0], reduction.lift(weights, small[1]), *small[2:]))
-    return _warn(Trajectory(*_loop(model, problem, weights, train, step, steps)))
+    if not reduce or problem.N * problem.n >= problem.D:
+        return _warn(_loop(model, problem, weights, train, step, plan, reduce, lambda small: small))
+    reduction = span.reduce(problem, model.acts_on_tokens)
+    return _warn(
+        _loop(
+            model,
+            reduction.problem,
+            reduction.restrict(weights),
+            train,
+            step,
+            plan,
+            True,
+            partial(reduction.lift, weights),
+        )
+    )
+
+
+@dataclass
+class _Plan:
+    """How long to go on, and what to write down on the way."""
+
+    steps: int
+    until: float | None
+    stall: int | None
+    every: int
+    watch: Watch
+
+    def __post_init__(self) -> None:
+        _validate.count("steps", self.steps)
+        _validate.count("every", self.every)
+        if self.until is not None:
+            _validate.positive("until", self.until)
+        if self.stall is not None:
+            _validate.count("stall", self.stall)
+
+    @property
+    def records(self) -> int:
+        return self.steps // self.every + 1
+
+    def stopping(self, loss: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """A function of the loss that says which runs are done; None if none ever is."""
+        tests = []
+        if self.until is not None:
+            tests.append(lambda now, target=self.until * loss: now <= target)
+        if self.stall is not None:
+            tests.append(_Stalled(self.stall, loss))
+        if not tests:
+            return None
+        return lambda now: torch.stack([test(now) for test in tests]).any(0)
+
+
+class _Stalled:
+    """Which runs have gone ``patience`` steps without falling by a millionth of their loss."""
+
+    def __init__(self, patience: int, loss: Tensor):
+        self.patience, self.best = patience, loss
+        self.idle = torch.zeros_like(loss, dtype=torch.int64)
+
+    def __call__(self, loss: Tensor) -> Tensor:
+        better = loss < (1 - 1e-6) * self.best
+        self.best = torch.where(better, loss, self.best)
+        self.idle = torch.where(better, 0, self.idle + 1)
+        return self.idle >= self.patience
 
 
 def _trained(model, train: str) -> str:
@@ -112,37 +200,77 @@ def _trained(model, train: str) -> str:
     return "".join(W for W in model.trainable if W in train)
 
 
-def _loop(model, problem: Problem, weights: NamedTuple, train: str, step, steps: int) -> tuple:
+def _loop(
+    model, problem: Problem, weights: NamedTuple, train: str, step, plan: _Plan, compact, lift
+) -> Trajectory:
     rule = rules.resolve(step, lambda: model.smoothness(weights, problem, train))
-    objective = model.objective(weights, problem, train)
-    moving = {W: getattr(weights, W) for W in train}
-    loss, gradients = objective(moving)
-    losses = loss.new_full((steps + 1, *loss.shape), torch.nan)
+    plan.watch.bind(model, problem, train, lift)
+    with _without_denormals():
+        course = _layout.course(model, weights, problem, train, compact, plan.records)
+        record = _walk(course, rule, plan)
+    return Trajectory(
+        weights=lift(course.weights()),
+        watched=plan.watch.values(),
+        at=plan.watch.at,
+        every=plan.every,
+        **record,
+    )
+
+
+def _walk(course, rule: rules.Rule, plan: _Plan) -> dict[str, Tensor]:
+    """Take the steps. Nothing here waits for the device, but every 256 steps."""
+    loss = course.loss
+    losses = loss.new_full((plan.records, *loss.shape), torch.nan)
     losses[0] = loss
     ceiling = BLOW_UP * loss.clamp_min(1)
-    alive = torch.ones_like(loss, dtype=torch.bool)
-    diverged_at = torch.full_like(loss, -1, dtype=torch.int64)
-    first = None
-    for t in trange(
-        steps, desc="descend", leave=False, delay=2, disable="DESCENT_BOOK" in os.environ
-    ):
-        square = sum(g.square().flatten(loss.ndim).sum(-1) for g in gradients.values())
+    moves, done = torch.ones_like(loss, dtype=torch.bool), plan.stopping(loss)
+    stopped, taken = torch.zeros_like(moves), torch.zeros_like(loss, dtype=torch.int64)
+    still = torch.full_like(loss, torch.nan)  # the losses of runs that no longer move
+    first = square = None
+    plan.watch.look(0, course.weights)
+    for t in _progress(plan.steps):
+        if rules.uses_gradient(rule):
+            square = course.square()
         eta = rule(loss, square)
         first = eta if first is None else first
-        proposed = {W: moving[W] - _per_run(eta, moving[W]) * gradients[W] for W in train}
-        loss, gradients = objective(proposed)
-        blown = alive & ~(loss <= ceiling)  # true for NaN as well
-        diverged_at = torch.where(blown, t + 1, diverged_at)
-        alive = alive & ~blown
-        losses[t + 1] = torch.where(alive, loss, torch.nan)
-        moving = {W: torch.where(_per_run(alive, moving[W]), proposed[W], moving[W]) for W in train}
-        if t % 256 == 255 and not bool(alive.any()):
+        loss = course.propose(eta)
+        moves = moves & (loss <= ceiling)  # false for NaN as well
+        course.accept(moves)
+        taken += moves
+        if (t + 1) % plan.every == 0:
+            torch.where(moves, loss, still, out=losses[(t + 1) // plan.every])
+        if done is not None:
+            now = moves & done(loss)
+            still, stopped, moves = torch.where(now, loss, still), stopped | now, moves & ~now
+        plan.watch.look(t + 1, course.weights)
+        if t % 256 == 255 and not bool(moves.any()):
+            losses[(t + 1) // plan.every + 1 :] = still
+            plan.watch.rest(course.weights)
             break
-    return losses, weights._replace(**moving), diverged_at, first
+    return {
+        "loss": losses,
+        "diverged_at": torch.where(moves | stopped, -1, taken + 1),
+        "eta": first,
+        "stopped_at": torch.where(stopped, taken, -1),
+    }
 
 
-def _per_run(value: Tensor, W: Tensor) -> Tensor:
-    return value.reshape(value.shape + (1,) * (W.ndim - value.ndim))
+def _progress(steps: int):
+    return trange(steps, desc="descend", leave=False, delay=2, disable="DESCENT_BOOK" in os.environ)
+
+
+@contextmanager
+def _without_denormals() -> Iterator[None]:
+    """Take numbers below the smallest normal one for zero, and leave the thread as it was.
+
+    Gaussian attention of distant tokens underflows; processors are slow at what then remains.
+    """
+    before = bool(torch.tensor(1e-308, dtype=torch.float64) * 0.1 == 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 def _warn(run: Trajectory) -> Trajectory:

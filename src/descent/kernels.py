@@ -62,7 +62,13 @@ def _softmax_pullback(C: Scores, S: Scores, dS: Scores) -> Scores:
     return weighted - S * weighted.sum(-1, keepdim=True)
 
 
-softmax = Kernel("softmax", "dot", lambda C: torch.softmax(C, -1), _softmax_pullback)
+def _softmax(C: Scores) -> Scores:
+    # torch.softmax copies scores whose rows are not contiguous, and the engine's never are
+    E = torch.exp(C - C.amax(-1, keepdim=True))
+    return E / E.sum(-1, keepdim=True)
+
+
+softmax = Kernel("softmax", "dot", _softmax, _softmax_pullback)
 r"""Row-wise softmax of :math:`q\cdot k/\sqrt d` (Song et al. 2024, Eq. 3): rows sum to one."""
 
 gaussian = Kernel("gaussian", "distance", torch.exp, lambda C, S, dS: S * dS)

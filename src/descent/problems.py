@@ -6,6 +6,7 @@ Introduced in :doc:`/song2024/values`.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -21,6 +22,8 @@ class Problem:
     ----------
     X : tokens (..., N, n, D).
     y : labels (..., N, n), one per token as in Song et al. 2024, section 3.
+    ambient : the dimension that the tokens live in, where X holds their coordinates in a subspace
+        (`gaussian_in_span`, `descent.span`); D if left out. Weights are drawn at its scale.
 
     Raises
     ------
@@ -29,6 +32,7 @@ class Problem:
 
     X: Float[Tensor, "*b N n D"]
     y: Float[Tensor, "*b N n"]
+    ambient: int | None = None
 
     def __post_init__(self) -> None:
         if self.X.ndim < 3:
@@ -44,6 +48,8 @@ class Problem:
             raise ValueError(f"y is {self.y.dtype}, but X is {self.X.dtype}: convert one of them")
         _validate.finite("X", self.X, "drop or impute these tokens")
         _validate.finite("y", self.y, "drop or impute these labels")
+        ambient = self.D if self.ambient is None else _validate.count("ambient", self.ambient)
+        object.__setattr__(self, "ambient", ambient)
 
     @property
     def tokens(self) -> Float[Tensor, "*b m D"]:
@@ -64,7 +70,7 @@ class Problem:
 
     def to(self, *args: object, **kwargs: object) -> "Problem":
         """The same problem on another device or in another precision, as ``Tensor.to``."""
-        return Problem(self.X.to(*args, **kwargs), self.y.to(*args, **kwargs))
+        return Problem(self.X.to(*args, **kwargs), self.y.to(*args, **kwargs), self.ambient)
 
 
 def gaussian(
@@ -86,6 +92,37 @@ def gaussian(
     X = torch.randn(N, n, D, generator=generator, dtype=torch.float64)
     y = torch.randn(N, n, generator=generator, dtype=torch.float64)
     return Problem(X, y).to(device=_validate.device(device), dtype=dtype)
+
+
+def gaussian_in_span(
+    N: int,
+    n: int,
+    D: int,
+    seed: int,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: str | torch.device | None = None,
+) -> Problem:
+    r"""What `gaussian` gives, drawn in the span of the tokens: D = 10**9 costs what D = N n does.
+
+    With m = N n <= D tokens, X = L Q^T for a lower triangular L (m, m) with positive diagonal and
+    Q (D, m) with orthonormal columns. Bartlett: the entries of L are independent, those below the
+    diagonal standard normal, the squares of those on it chi-squared with D, D - 1, ..., D - m + 1
+    degrees of freedom; and L is independent of Q. A normal weight W is normal in every basis, so
+    Q^T W is drawn like W, with the variance that D asks for: `ambient` keeps D. Losses are then
+    distributed as those of `gaussian`, exactly. With D < N n it is `gaussian`.
+
+    See :doc:`/song2024/values`.
+    """
+    m, D = _validate.count("N", N) * _validate.count("n", n), _validate.count("D", D)
+    if D < m:
+        return gaussian(N, n, D, seed, dtype=dtype, device=device)
+    generator = np.random.default_rng(_validate.count("seed", seed, least=0))
+    L = np.tril(generator.standard_normal((m, m)), -1)
+    np.fill_diagonal(L, np.sqrt(generator.chisquare(D - np.arange(m))))
+    X = torch.from_numpy(L).reshape(N, n, m)
+    y = torch.from_numpy(generator.standard_normal((N, n)))
+    return Problem(X, y, ambient=D).to(device=_validate.device(device), dtype=dtype)
 
 
 def digits(

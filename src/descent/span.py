@@ -59,4 +59,5 @@ def reduce(problem: Problem, names: str = "QKV") -> Reduction:
     Reduction whose problem has tokens (..., N, n, r), ``r = min(N n, D)``.
     """
     basis, R = torch.linalg.qr(problem.tokens.mT)
-    return Reduction(Problem(R.mT.unflatten(-2, (problem.N, problem.n)), problem.y), basis, names)
+    X = R.mT.unflatten(-2, (problem.N, problem.n))
+    return Reduction(Problem(X, problem.y, problem.ambient), basis, names)

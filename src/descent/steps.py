@@ -6,6 +6,7 @@ returns that run's step. A number is the constant step; ``"1/L"`` takes L from t
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +14,11 @@ from torch import Tensor
 from . import _validate
 
 Rule = Callable[[Tensor, Tensor], Tensor]
+
+
+def uses_gradient(rule: Rule) -> bool:
+    """Whether the rule looks at the gradient's length, which costs a product to know."""
+    return getattr(rule, "uses_gradient", True)
 
 
 def constant(eta: float | Tensor) -> Rule:
@@ -29,7 +35,30 @@ def constant(eta: float | Tensor) -> Rule:
             )
         return eta.to(loss).expand_as(loss)
 
+    rule.uses_gradient = False
     return rule
+
+
+@dataclass
+class _Schedule:
+    eta: Callable[[int], float | Tensor]
+    t: int = 0
+
+    uses_gradient = False
+
+    def __call__(self, loss: Tensor, square: Tensor) -> Tensor:
+        self.t += 1
+        return constant(self.eta(self.t - 1))(loss, square)
+
+
+def schedule(eta: Callable[[int], float | Tensor]) -> Rule:
+    """The step ``eta(t)`` at step t = 0, 1, 2, ...: a number, or one for every run (...,).
+
+    Every `descend` starts again at t = 0.
+    """
+    if not callable(eta):
+        raise TypeError(f"eta must be a function of the step number, got {eta!r}")
+    return _Schedule(eta)
 
 
 def normalised(eta: float) -> Rule:
@@ -55,6 +84,8 @@ def resolve(step: float | str | Tensor | Rule, smoothness: Callable[[], Tensor])
         return constant(1 / _curved(smoothness()))
     if isinstance(step, bool) or not (callable(step) or isinstance(step, (int, float, Tensor))):
         raise TypeError(f"step must be a positive number, '1/L' or a rule, got {step!r}")
+    if isinstance(step, _Schedule):
+        return replace(step, t=0)
     return step if callable(step) else constant(step)
 
 

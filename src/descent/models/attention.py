@@ -64,6 +64,8 @@ class Attention:
     trainable = "QKV"
     #: Of these, the ones whose rows live in token space (see `descent.span`): all of them.
     acts_on_tokens = "QKV"
+    #: `descent._layout` knows this model's closed forms in its own order of memory.
+    innermost = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kernel", kernels.get(self.kernel))
@@ -76,8 +78,9 @@ class Attention:
         """Draw independent normal weights.
 
         W_Q, W_K, W_V have variance ``scale**2 / D``, so that queries, keys and values of standard
-        normal tokens have entries of size ``scale``; W_O has variance ``1 / (H d)``, so that the
-        heads' sum stays of that size. ``runs`` adds a leading dimension of independent draws.
+        normal tokens have entries of size ``scale`` (D is ``problem.ambient``: where the tokens are
+        coordinates in their span, the dimension they come from); W_O has variance ``1 / (H d)``, so
+        that the heads' sum stays of that size. ``runs`` adds a dimension of independent draws.
         """
         _validate.positive("scale", scale)
         batch = () if runs is None else (_validate.count("runs", runs),)
@@ -88,7 +91,7 @@ class Attention:
             return (std * draw).to(problem.X)
 
         inputs = (self.H, problem.D, self.d)
-        Q, K, V = (normal(*inputs, std=scale / problem.D**0.5) for _ in range(3))
+        Q, K, V = (normal(*inputs, std=scale / problem.ambient**0.5) for _ in range(3))
         return AttentionWeights(Q, K, V, normal(self.H, self.d, std=(self.H * self.d) ** -0.5))
 
     def check(self, weights: AttentionWeights, problem: Problem) -> None:

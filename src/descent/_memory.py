@@ -1,0 +1,48 @@
+"""How much memory there is, and the error that says how many runs fit into it."""
+
+from pathlib import Path
+
+import torch
+
+#: Memory that this process may still take, in the order asked: a container's limit, the machine's.
+CONTAINER, MACHINE = Path("/sys/fs/cgroup"), Path("/proc/meminfo")
+
+
+def free(device: torch.device) -> int | None:
+    """Bytes that can still be had on a device; None where that can't be known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu":
+        return None
+    known = [size for size in (_container(), _machine()) if size is not None]
+    return min(known, default=None)
+
+
+def _container() -> int | None:
+    try:
+        limit, used = ((CONTAINER / f"memory.{name}").read_text() for name in ("max", "current"))
+        return max(0, int(limit) - int(used))
+    except (OSError, ValueError):  # no such files, or the limit is the word "max"
+        return None
+
+
+def _machine() -> int | None:
+    try:
+        lines = MACHINE.read_text().splitlines()
+    except OSError:  # not Linux
+        return None
+    return next((1024 * int(x.split()[1]) for x in lines if x.startswith("MemAvailable")), None)
+
+
+def require(runs: int, per_run: int, device: torch.device) -> None:
+    """Raise MemoryError, with the number of runs that fit, unless all of them do."""
+    limit = free(device)
+    if limit is not None and runs * per_run > limit:
+        raise MemoryError(
+            f"{runs} runs need about {_size(runs * per_run)}, but {_size(limit)} are free on "
+            f"{device}: {limit // per_run} runs fit at once"
+        )
+
+
+def _size(amount: int) -> str:
+    return f"{amount / 1e9:.3g} GB"
