@@ -14,13 +14,17 @@ KERNELS = ("softmax", "gaussian")
 
 
 @st.composite
-def instances(draw, kernels=KERNELS, runs=st.none()):
-    """A layer, a problem and weights of random small shape; weights of size one, away from saturation."""
+def instances(draw, kernels=KERNELS, runs=None):
+    """A layer, a problem and weights of random small shape, away from saturation.
+
+    ``runs`` is a strategy for the number of runs; without it the weights have no run dimension.
+    """
     N, n, D, H, d = (draw(st.integers(1, most)) for most in (3, 4, 7, 3, 4))
     seed = draw(st.integers(0, 10_000))
     problem = problems.gaussian(N=N, n=n, D=D, seed=seed)
     layer = models.Attention(draw(st.sampled_from(kernels)), H=H, d=d)
-    return layer, problem, layer.init(problem, seed=seed + 1, runs=draw(runs))
+    batch = None if runs is None else draw(runs)
+    return layer, problem, layer.init(problem, seed=seed + 1, runs=batch)
 
 
 def differentiable(weights):

@@ -62,7 +62,8 @@ X = torch.zeros(2, 3, 4)
         (lambda: Problem(X[:0], X[:0, :, 0]), "N must be at least 1, got 0"),
         (
             lambda: Problem(X, torch.zeros(2, 4)),
-            r"y has shape \(2, 4\), but X has shape \(2, 3, 4\): expected one label per token, \(2, 3\)",
+            r"y has shape \(2, 4\), but X has shape \(2, 3, 4\): "
+            r"expected one label per token, \(2, 3\)",
         ),
         (
             lambda: Problem(X / 0, X[..., 0]),

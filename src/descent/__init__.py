@@ -1,7 +1,7 @@
 """Descent: the gradient descent dynamics of Transformers, as a library.
 
 The book's own code: attention layers with closed-form gradients (`models`), batched gradient
-descent (`descend`), figures (`plots`, `explore`) and the ledger of theorems that are run (`claims`).
+descent (`descend`), figures (`plots`, `explore`) and the ledger of theorems (`claims`).
 """
 
 from . import kernels, models, plots, problems, span, spectra, steps

@@ -30,8 +30,8 @@ def constant(eta: float | Tensor) -> Rule:
     def rule(loss: Tensor, square: Tensor) -> Tensor:
         if eta.ndim and eta.shape != loss.shape:
             raise ValueError(
-                f"step has shape {tuple(eta.shape)}, but there are runs of shape {tuple(loss.shape)}: "
-                f"give one number, or one for every run"
+                f"step has shape {tuple(eta.shape)}, but there are runs of shape "
+                f"{tuple(loss.shape)}: give one number, or one for every run"
             )
         return eta.to(loss).expand_as(loss)
 
@@ -79,7 +79,8 @@ def resolve(step: float | str | Tensor | Rule, smoothness: Callable[[], Tensor])
     if isinstance(step, str):
         if step != "1/L":
             raise ValueError(
-                f"unknown step {step!r}: expected '1/L', a positive number or a rule of descent.steps"
+                f"unknown step {step!r}: expected '1/L', a positive number "
+                "or a rule of descent.steps"
             )
         return constant(1 / _curved(smoothness()))
     if isinstance(step, bool) or not (callable(step) or isinstance(step, (int, float, Tensor))):
@@ -92,6 +93,7 @@ def resolve(step: float | str | Tensor | Rule, smoothness: Callable[[], Tensor])
 def _curved(L: Tensor) -> Tensor:
     if not bool((torch.isfinite(L) & (L > 0)).all()):
         raise ValueError(
-            "step '1/L' needs curvature, but the loss is flat where some run starts: give step a number"
+            "step '1/L' needs curvature, but the loss is flat where some run starts: "
+            "give step a number"
         )
     return L

@@ -44,9 +44,15 @@ def test_json_prints_one_object_a_claim_with_the_promised_keys(small, capsys):
     assert main(["ledger", "--json"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line) == {
-        "id": "a-claim", "paper": "paper2024", "number": "Theorem 9", "statement": "If $a < b$ then b > a.",
-        "verdict": "holds as corrected", "chapter": "part/page", "evidence": {"runs": 3}, "supported": True,
-    }  # fmt: skip
+        "id": "a-claim",
+        "paper": "paper2024",
+        "number": "Theorem 9",
+        "statement": "If $a < b$ then b > a.",
+        "verdict": "holds as corrected",
+        "chapter": "part/page",
+        "evidence": {"runs": 3},
+        "supported": True,
+    }
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,8 @@ def test_a_repeated_token_gives_equal_rows_of_features():
     [
         (
             {"Q": torch.zeros(1, 16, 4)},
-            r"W_Q has shape \(1, 16, 4\), but the layer has H = 1, d = 4 and the tokens D = 3: expected \(1, 3, 4\)",
+            r"W_Q has shape \(1, 16, 4\), but the layer has H = 1, d = 4 "
+            r"and the tokens D = 3: expected \(1, 3, 4\)",
         ),
         ({"O": torch.zeros(1, 5)}, r"W_O has shape \(1, 5\): expected \(1, 4\)"),
         (

@@ -31,8 +31,8 @@ class Ledger(list[Entry]):
     def __str__(self) -> str:
         width = max((len(entry.claim.id) for entry in self), default=0)
         lines = [
-            f"{entry.claim.id:{width}}  {entry.claim.verdict:18}  {'yes' if entry.evidence.supports else 'NO '}"
-            f"        {entry.claim.paper}, {entry.claim.number}"
+            f"{entry.claim.id:{width}}  {entry.claim.verdict:18}  "
+            f"{'yes' if entry.evidence.supports else 'NO '}        {source(entry.claim)}"
             for entry in self
         ]
         return "\n".join([f"{'claim':{width}}  {'verdict':18}  supported  source", *lines])
@@ -54,6 +54,20 @@ def run(claims: list[Claim] | None = None) -> Ledger:
     return Ledger(Entry(claim, claim.run()) for claim in bar)
 
 
+#: Papers by the key that claims and the bibliography use.
+PAPERS = {
+    "song2024": "Song et al. 2024",
+    "wu2023": "Wu et al. 2023",
+    "vasudeva2024": "Vasudeva et al. 2024",
+    "kim2024": "Kim and Suzuki 2024",
+}
+
+
+def source(claim: Claim) -> str:
+    """Whose statement it is, and its number there."""
+    return f"{PAPERS.get(claim.paper, claim.paper)}, {claim.number}"
+
+
 def slug(verdict: str) -> str:
     """The verdict as a CSS class."""
     return "verdict-" + str(verdict).replace(" ", "-")
@@ -73,7 +87,7 @@ def _row(entry: Entry) -> str:
         f'<a class="descent-claim-id" href="#{claim.id}">{claim.id}</a> '
         f'<span class="descent-verdict {slug(claim.verdict)}">{verdict}</span></p>'
         f"<p>{_mathematics(claim.statement)}</p>"
-        f'<p class="descent-claim-source">{html.escape(claim.paper)}, {html.escape(claim.number)}. {_chapter(claim)}</p>'
+        f'<p class="descent-claim-source">{html.escape(source(claim))}. {_chapter(claim)}</p>'
         f"<dl>{numbers}</dl></section>"
     )
 

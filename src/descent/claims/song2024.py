@@ -1,4 +1,4 @@
-"""Claims of Song, Han, Zhang, Ding, Hong 2024, *Unraveling the Gradient Descent Dynamics of Transformers*."""
+"""Claims of Song et al. 2024, *Unraveling the Gradient Descent Dynamics of Transformers*."""
 
 import torch
 from torch import Tensor
@@ -52,7 +52,8 @@ def first_residual(layer: Attention, problem: Problem, weights: AttentionWeights
     number="Theorem 1",
     statement=r"One head, $W_V$ trained alone, $\operatorname{rank} B_0 = Nn$: with "
     r"$\alpha = \|W_O\|^2\sigma_{\min}^2(B_0)$ and $\eta \le 1/\lambda_{\max}(G)$, "
-    r"$f_t \le (1-\eta\alpha)^{2t} f_0$, hence the printed $(1-\eta\alpha)^t f_0$; the constant is attained.",
+    r"$f_t \le (1-\eta\alpha)^{2t} f_0$, hence the printed $(1-\eta\alpha)^t f_0$; "
+    r"the constant is attained.",
     verdict=Verdict.HOLDS,
     chapter=VALUES,
     mutations={"a rate 2 % too fast": {"rate": 1.02}, "one embedding dimension too few": {"D": 11}},
@@ -99,8 +100,8 @@ def theorem_1(rate: float = 1.0, D: int = 48) -> Evidence:
     paper=PAPER,
     number="Theorem 1, several heads",
     statement=r"With two or more heads that each read their own values, the printed rate "
-    r"$\alpha = \|W_O\|^2\sigma_{\min}^2(B_0)$ is too fast. It holds with $\min_h \|w_O^h\|^2$ in place of "
-    r"$\|W_O\|^2$, and as printed if $W_V$ is a full $HD \times Hd$ matrix.",
+    r"$\alpha = \|W_O\|^2\sigma_{\min}^2(B_0)$ is too fast. It holds with $\min_h \|w_O^h\|^2$ "
+    r"in place of $\|W_O\|^2$, and as printed if $W_V$ is a full $HD \times Hd$ matrix.",
     verdict=Verdict.COUNTEREXAMPLE,
     chapter=VALUES,
     mutations={
@@ -111,7 +112,7 @@ def theorem_1(rate: float = 1.0, D: int = 48) -> Evidence:
 def theorem_1_heads(
     norms: tuple = ((1.0, 0.05), (1.0, 1.0), (1.0, 1.0, 1.0)), correct=torch.amin
 ) -> Evidence:
-    """N = n = D = d = 2, heads of the given norms, labels along G's bottom eigenvector, 32 draws each."""
+    """N = n = D = d = 2, heads of the given norms, the slowest labels, 32 draws each."""
     problem = problems.gaussian(N=2, n=2, D=2, seed=0)
     printed, corrected, full = [], [], []
     for sizes in norms:
@@ -147,7 +148,7 @@ def theorem_1_heads(
 
 
 def excess(ratio: Tensor, rate: Tensor, power: int = 1) -> float:
-    """Largest of loss ratio (T + 1, runs) over the bound ``rate ** (power * t)``, where that is visible."""
+    """Largest loss ratio (T + 1, runs) over ``rate ** (power * t)``, where that is visible."""
     bound = rate.clamp_min(0) ** (power * torch.arange(len(ratio), dtype=rate.dtype)[:, None])
     return float((ratio / bound)[bound > VISIBLE].max())
 
@@ -175,8 +176,8 @@ def full_matrix_losses(
     "song2024-rank-threshold",
     paper=PAPER,
     number="Remark 1",
-    statement=r"$B_0$ has full row rank only if $HD \ge Nn$; for generic tokens and weights its rank is "
-    r"$\min(HD, Nn)$ exactly. A token repeated within its sequence takes one off the $Nn$.",
+    statement=r"$B_0$ has full row rank only if $HD \ge Nn$; for generic tokens and weights its "
+    r"rank is $\min(HD, Nn)$ exactly. A token repeated within its sequence takes one off the $Nn$.",
     verdict=Verdict.HOLDS,
     chapter=VALUES,
     mutations={"a repeated token taken for a generic one": {"repeated": True}},
@@ -201,8 +202,8 @@ def rank_threshold(repeated: bool = False) -> Evidence:
 
 #: (N, n, D, H) below, at and above HD = Nn, with one head and with several.
 SHAPES = (
-    (4, 3, 11, 1), (4, 3, 12, 1), (4, 3, 13, 1), (4, 3, 48, 1), (4, 3, 5, 2), (4, 3, 6, 2), (4, 3, 4, 3),
-    (4, 3, 3, 5), (2, 6, 7, 1), (6, 2, 7, 2),
+    (4, 3, 11, 1), (4, 3, 12, 1), (4, 3, 13, 1), (4, 3, 48, 1), (4, 3, 5, 2),
+    (4, 3, 6, 2), (4, 3, 4, 3), (4, 3, 3, 5), (2, 6, 7, 1), (6, 2, 7, 2),
 )  # fmt: skip
 
 
@@ -218,7 +219,7 @@ def repeat_token(problem: Problem) -> Problem:
     paper=PAPER,
     number="Remark 1, converse",
     statement=r"Where $\operatorname{rank} B_0 < Nn$, training $W_V$ stops at "
-    r"$\tfrac12\|(I - BB^+)\,r_0\|^2$, the part of the first residual that no value matrix reaches.",
+    r"$\tfrac12\|(I - BB^+)\,r_0\|^2$, the part of the first residual that no values reach.",
     verdict=Verdict.HOLDS,
     chapter=VALUES,
     mutations={"one reachable direction forgotten": {"forgotten": 1}},

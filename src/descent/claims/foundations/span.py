@@ -10,8 +10,8 @@ from .._record import Evidence, Verdict, claim
     "span-lemma",
     paper="Descent",
     number="Lemma",
-    statement=r"Gradient descent on $W_Q, W_K, W_V$ has the same losses on the tokens expressed in an "
-    r"orthonormal basis of their span, and the weights lift back exactly.",
+    statement=r"Gradient descent on $W_Q, W_K, W_V$ has the same losses on the tokens expressed "
+    r"in an orthonormal basis of their span, and the weights lift back exactly.",
     verdict=Verdict.HOLDS,
     chapter="song2024/values",
     mutations={"a basis one vector short of the span": {"missing": 1}},
