@@ -1,0 +1,60 @@
+"""What a chapter promises its readers, checked on its source."""
+
+import pathlib
+import re
+
+import pytest
+
+BOOK = pathlib.Path(__file__).parents[1] / "book"
+CHAPTERS = {str(p.relative_to(BOOK)): p.read_text() for p in sorted(BOOK.rglob("*.md"))}
+CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+LINES_OF_A_CHAPTER = 600
+LINES_OF_A_CELL = 15  # those that a reader sees without asking
+WIDTH_OF_CODE = 72  # what a column shows, and a phone nearly
+
+
+def complaints(source: str) -> list[str]:
+    """Where a chapter's source breaks its promises."""
+    found = []
+    if (length := source.count("\n")) > LINES_OF_A_CHAPTER:
+        found.append(f"{length} lines: split the chapter at {LINES_OF_A_CHAPTER}")
+    for cell in CELL.findall(source):
+        options, lines = _split(cell)
+        if "hide-input" not in options and len(lines) > LINES_OF_A_CELL:
+            found.append(f"{len(lines)} lines in the cell that begins {lines[0]!r}: show the idea")
+        found += [f"{len(line)} columns: {line}" for line in lines if len(line) > WIDTH_OF_CODE]
+    return found
+
+
+def _split(cell: str) -> tuple[str, list[str]]:
+    lines = cell.strip("\n").split("\n")
+    options = [line for line in lines if line.startswith(":")]
+    return " ".join(options), [line for line in lines[len(options) :] if line.strip()]
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_chapter_is_short_and_its_cells_are_readable(name):
+    assert complaints(CHAPTERS[name]) == []
+
+
+def cell(*lines, options=""):
+    return "\n".join(["```{code-cell} ipython3", *([options] if options else []), *lines, "```", ""])
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("\n" * 601, "601 lines: split"),
+        (cell(*["x = 1"] * 16), "16 lines in the cell that begins 'x = 1'"),
+        (cell("x" * 73), "73 columns"),
+        (cell("x" * 73, options=":tags: [hide-input]"), "73 columns"),
+    ],
+)
+def test_a_broken_promise_is_noticed(source, complaint):
+    (found,) = complaints(source)
+    assert found.startswith(complaint)
+
+
+def test_a_hidden_cell_may_be_long():
+    assert complaints(cell(*["x = 1"] * 30, options=":tags: [hide-input]")) == []
