@@ -39,7 +39,9 @@ def test_a_chapter_is_short_and_its_cells_are_readable(name):
 
 
 def cell(*lines, options=""):
-    return "\n".join(["```{code-cell} ipython3", *([options] if options else []), *lines, "```", ""])
+    return "\n".join(
+        ["```{code-cell} ipython3", *([options] if options else []), *lines, "```", ""]
+    )
 
 
 @pytest.mark.parametrize(

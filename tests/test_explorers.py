@@ -1,0 +1,86 @@
+"""The explorers of the built pages show what torch computes: fresh runs at points of the grids."""
+
+import itertools
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from descent.explore._controls import controls_from
+from descent.explore._grid import significant
+
+BOOK = Path(__file__).parents[1] / "book"
+CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(?::[^\n]*\n)*(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES = [
+    str(page.relative_to(BOOK).with_suffix(""))
+    for page in sorted(BOOK.rglob("*.md"))
+    if re.search(r"^explore\(", page.read_text(), re.MULTILINE)
+]
+
+
+def explorers(name):
+    """Run the page's cells and return the arguments of each call of explore."""
+    calls, cells = [], CELL.findall((BOOK / f"{name}.md").read_text())
+    last = max(k for k, cell in enumerate(cells) if re.search(r"^explore\(", cell, re.MULTILINE))
+    scope = {"__name__": "__main__"}
+    for cell in cells[: last + 1]:
+        scope["explore"] = lambda run, **options: calls.append((run, options))
+        body = re.sub(r"^(from descent import .*)\bexplore, ", r"\1", cell, flags=re.MULTILINE)
+        exec(compile(body, f"{name}.md", "exec"), scope)
+    return calls
+
+
+def stored(site, name):
+    """The grids that stand in the built page."""
+    page = (site / f"{name}.html").read_text()
+    return [
+        json.loads(d)
+        for d in re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)
+    ]
+
+
+def differences(data, place, picture):
+    """How the stored picture at this place of the grid differs from a fresh one."""
+    found = []
+    curves = data["pictures"][place]["curves"]
+    if len(curves) != len(picture.curves):
+        return [f"{len(curves)} curves stored, {len(picture.curves)} computed"]
+    for (_, x, ys), curve in zip(curves, picture.curves, strict=True):
+        fresh = dict(zip(significant(curve.x), curve.y, strict=True))
+        for at, y in zip(data["xs"][x], ys, strict=True):
+            # 4 digits are stored; what is below 1e-12 may be rounding of the run itself
+            if y is not None and not np.isclose(y, fresh[at], rtol=1e-3, atol=1e-12):
+                found.append(f"{curve.label} at {at}: stored {y}, computed {fresh[at]}")
+    return found
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def page(request, site):
+    calls = explorers(request.param)
+    grids = stored(site, request.param)
+    assert len(calls) == len(grids) > 0
+    return list(zip(calls, grids, strict=True))
+
+
+def grid(options):
+    names = [k for k in options if k not in ("alt", "caption", "start", "labels")]
+    controls = controls_from({k: options[k] for k in names}, {}, {})
+    return [
+        dict(zip(names, v, strict=True)) for v in itertools.product(*(c.values for c in controls))
+    ]
+
+
+def test_the_pictures_of_a_page_are_those_of_a_fresh_run(page):
+    for (run, options), data in page:
+        points = grid(options)
+        assert len(points) == len(data["pictures"])
+        for place in np.random.default_rng(0).choice(len(points), 4, replace=False):
+            assert differences(data, place, run(**points[place])) == []
+
+
+def test_a_picture_of_another_point_is_told_apart(page):
+    for (run, options), data in page:
+        points = grid(options)
+        assert differences(data, 0, run(**points[-1]))
