@@ -86,6 +86,69 @@ def test_gram_is_the_tangent_kernel_of_the_values(instance):
     assert relative_gap(layer.gram(weights, problem), J @ J.mT) < 1e-12
 
 
+# Rows and columns of S depend on one another here, as in no kernel of the library.
+BALANCED = kernels.Kernel(
+    "balanced",
+    "dot",
+    lambda C: torch.softmax(C, -1) * torch.softmax(C, -2),
+    kernels._autograd_pullback(lambda C: torch.softmax(C, -1) * torch.softmax(C, -2)),
+)
+
+
+def autograd_jacobian(function, W):
+    """The derivative of ``function`` at W as one matrix, outputs by entries of W."""
+    return torch.func.jacrev(lambda W: function(W).flatten())(W).flatten(1)
+
+
+@given(instances(kernels=("softmax", "gaussian", BALANCED)), st.sampled_from("QKV"))
+def test_jacobian_equals_autograd(instance, W):
+    layer, problem, weights = instance
+    expected = autograd_jacobian(
+        lambda M: layer.predict(weights._replace(**{W: M}), problem), getattr(weights, W)
+    )
+    found = layer.jacobian(weights, problem, W)[W]
+    assert found.shape == (problem.N * problem.n, layer.H, problem.D, layer.d)
+    assert relative_gap(found.flatten(1), expected) < 1e-12
+
+
+@given(instances(kernels=("softmax", "gaussian", BALANCED)))
+def test_attention_jacobian_equals_autograd(instance):
+    layer, problem, weights = instance
+    found = layer.attention_jacobian(weights, problem)
+    for h in range(layer.H):
+
+        def attention(Q, h=h):
+            whole = weights.Q.index_copy(0, torch.tensor([h]), Q[None])
+            return layer.forward(weights._replace(Q=whole), problem).S[h]
+
+        assert relative_gap(found[h], autograd_jacobian(attention, weights.Q[h])) < 1e-12
+
+
+@given(instances(runs=st.just(3)), st.sampled_from(["V", "Q", "QK", "QKV"]))
+def test_tangent_kernel_is_the_jacobian_times_itself(instance, train):
+    layer, problem, weights = instance
+    kernel = layer.ntk(weights, problem, train)
+    for r in range(3):
+        one = type(weights)(*(W[r] for W in weights))
+        J = torch.cat(
+            [
+                autograd_jacobian(
+                    lambda M, W=W, one=one: layer.predict(one._replace(**{W: M}), problem),
+                    getattr(one, W),
+                )
+                for W in train
+            ],
+            -1,
+        )
+        assert relative_gap(kernel[r], J @ J.mT) < 1e-12
+
+
+@given(instances(runs=st.just(2)))
+def test_tangent_kernel_of_the_values_is_gram(instance):
+    layer, problem, weights = instance
+    assert relative_gap(layer.ntk(weights, problem, "V"), layer.gram(weights, problem)) < 1e-13
+
+
 @settings(max_examples=12)
 @given(instances(), st.sampled_from(["V", "QK", "QKV"]))
 def test_smoothness_is_the_hessians_largest_eigenvalue(instance, train):

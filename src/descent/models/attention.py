@@ -176,6 +176,64 @@ class Attention:
         )
         return (B @ B.mT).sum(-3)
 
+    # -- derivatives of the output and of the attention matrix ---------------------------------
+
+    def jacobian(
+        self, weights: AttentionWeights, problem: Problem, train: str = "QKV"
+    ) -> dict[str, Float[Tensor, "*r m H D d"]]:
+        """Derivative of every output with respect to every entry of the matrices in ``train``.
+
+        Returns a dict with one array (..., m, H, D, d) per letter, ``m = N n`` outputs.
+        Introduced in :doc:`/foundations/rank`.
+        """
+        pass_ = self.forward(weights, problem)
+        jacobians = {}
+        if "V" in train:
+            # output k of sequence i moves with row k of B_h, times w_O
+            B = self.features(weights, problem)
+            jacobians["V"] = B[..., None] * weights.O[..., None, None, :]
+        if "Q" in train or "K" in train:
+            # output k is row k of S times u: its cotangent of S is e_k u^T
+            k = torch.eye(problem.n).to(problem.X)
+            cotangents = k[:, :, None] * pass_.u[..., None, None, :]
+            jacobians |= self._through_scores(pass_, problem, cotangents)
+        return {W: jacobians[W].movedim(-4, -3) for W in train}
+
+    def attention_jacobian(
+        self, weights: AttentionWeights, problem: Problem
+    ) -> Float[Tensor, "*r H Nnn Dd"]:
+        """Derivative of all N n^2 entries of each head's S with respect to its own W_Q.
+
+        Introduced in :doc:`/foundations/rank`.
+        """
+        pass_ = self.forward(weights, problem)
+        entries = torch.eye(problem.n**2).to(problem.X).unflatten(-1, (problem.n, problem.n))
+        cotangents = entries.expand(*pass_.S.shape[:-2], *entries.shape)
+        return self._through_scores(pass_, problem, cotangents)["Q"].flatten(-2)
+
+    def _through_scores(
+        self, pass_: Forward, problem: Problem, dS: Float[Tensor, "*r H N p n n"]
+    ) -> dict[str, Float[Tensor, "*r H Np D d"]]:
+        """Gradients for W_Q and W_K of p functions of each sequence, given their dS."""
+        Q, K, C, S = (A.unsqueeze(-3) for A in (pass_.Q, pass_.K, pass_.C, pass_.S))
+        dC = self.kernel.pullback(C.expand_as(dS), S.expand_as(dS), dS)
+        X = problem.X[..., None, :, None, :, :].mT
+        pulled = zip("QK", self.kernel.scores_pullback(Q, K, dC), strict=True)
+        return {W: (X @ grad).flatten(-4, -3) for W, grad in pulled}
+
+    def ntk(
+        self, weights: AttentionWeights, problem: Problem, train: str = "QKV"
+    ) -> Float[Tensor, "*r m m"]:
+        r"""The tangent kernel :math:`\Theta = J J^\top` of the outputs, J over ``train`` alone.
+
+        Gradient flow moves the residual by :math:`\dot r = -\Theta r`. For ``train="V"`` it is
+        `gram`. Introduced in :doc:`/foundations/rank`.
+        """
+        flat = [J.flatten(-3) for J in self.jacobian(weights, problem, train).values()]
+        return sum(J @ J.mT for J in flat)
+
+    # -- what gradient descent asks for ---------------------------------------------------------
+
     def objective(
         self, weights: AttentionWeights, problem: Problem, train: str
     ) -> Callable[[dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]:
