@@ -7,6 +7,7 @@ descent (`descend`), figures (`plots`, `explore`) and the ledger of theorems (`c
 from . import kernels, models, plots, problems, span, spectra, steps
 from .descend import DivergenceWarning, Trajectory, descend
 from .explore import explore
+from .optimise import optimise
 
 from . import claims  # isort: skip  the claims use all of the above
 
@@ -20,6 +21,7 @@ __all__ = [
     "explore",
     "kernels",
     "models",
+    "optimise",
     "plots",
     "problems",
     "span",

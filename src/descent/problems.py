@@ -112,7 +112,7 @@ def gaussian_in_span(
     Q^T W is drawn like W, with the variance that D asks for: `ambient` keeps D. Losses are then
     distributed as those of `gaussian`, exactly. With D < N n it is `gaussian`.
 
-    See :doc:`/song2024/values`.
+    See :doc:`/foundations/span`.
     """
     m, D = _validate.count("N", N) * _validate.count("n", n), _validate.count("D", D)
     if D < m:

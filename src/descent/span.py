@@ -6,7 +6,7 @@ thin factorisation :math:`X^\top = Q R`, replace the tokens by :math:`R^\top` an
 :math:`Q^\top W`: products :math:`XW = R^\top Q^\top W` agree at the start, and stay equal since
 :math:`Q^\top` times the update :math:`Q R G` is the update :math:`R G` of the small problem. ∎
 
-Introduced in :doc:`/song2024/values`, Lemma "Descent stays in the span of the tokens".
+Introduced in :doc:`/foundations/span`, Lemma "Descent stays in the span of the tokens".
 """
 
 from dataclasses import dataclass
