@@ -1,3 +1,4 @@
+import re
 import warnings
 
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import differentiable, instances, relative_gap
 
-from descent import DivergenceWarning, descend, problems, steps
+from descent import DivergenceWarning, _memory, descend, problems, spectra, steps
 from descent.models import Attention
 
 
@@ -245,3 +246,210 @@ class TestRules:
     def test_a_length_must_be_positive(self, eta):
         with pytest.raises(ValueError, match="eta must be positive and finite"):
             steps.normalised(eta)
+
+    def test_a_schedule_is_read_step_by_step_and_from_the_start_each_time(self):
+        layer, problem, weights = setting(runs=2)
+        rule = steps.schedule(lambda t: 0.02 / (1 + t))
+        run = descend(layer, problem, weights, step=rule, steps=3)
+        for _ in range(2):  # the rule is asked again, and must not have moved on
+            expected = weights
+            for eta in (0.02, 0.01, 0.02 / 3):
+                expected = descend(layer, problem, expected, step=eta, steps=1).weights
+            again = descend(layer, problem, weights, step=rule, steps=3)
+            assert relative_gap(again.weights.Q, expected.Q) < 1e-13
+            assert torch.equal(again.loss, run.loss)
+
+    def test_a_schedule_may_give_each_run_its_own_step(self):
+        layer, problem, weights = setting(runs=2)
+        each = torch.tensor([0.01, 0.02], dtype=torch.float64)
+        scheduled = descend(layer, problem, weights, step=steps.schedule(lambda t: each), steps=5)
+        assert torch.equal(
+            scheduled.loss, descend(layer, problem, weights, step=each, steps=5).loss
+        )
+
+    @pytest.mark.parametrize(
+        ("rule", "error", "message"),
+        [
+            (lambda: steps.schedule(0.1), TypeError, "eta must be a function of the step number"),
+            (
+                lambda: steps.schedule(lambda t: 0.01 - t),
+                ValueError,
+                "step must be positive and finite, got -0.99",
+            ),
+        ],
+        ids=["a number", "negative later"],
+    )
+    def test_a_schedule_that_is_none_is_named(self, rule, error, message):
+        with pytest.raises(error, match=message):
+            descend(*setting(), step=rule(), steps=3)
+
+
+class TestStopping:
+    def test_a_run_stops_at_its_target_and_stays_there(self):
+        layer, problem, weights = setting(runs=6)
+        free = descend(layer, problem, weights, train="V", steps=400)
+        run = descend(layer, problem, weights, train="V", steps=400, until=0.01)
+        reached = free.steps_to(0.01)
+        assert (reached > 0).any() and torch.equal(run.stopped_at, reached)
+        for r in range(6):
+            at = int(reached[r]) if reached[r] >= 0 else 400
+            assert torch.equal(run.loss[: at + 1, r], free.loss[: at + 1, r])
+            assert (run.loss[at:, r] == free.loss[at, r]).all()
+        assert relative_gap(layer.loss(run.weights, problem), run.loss[-1]) < 1e-12
+
+    def test_the_loop_ends_when_every_run_has_stopped(self):
+        run = descend(*setting(runs=2), train="V", steps=10**6, until=0.9)
+        assert (run.stopped_at > 0).all()  # a loop to the end would take minutes
+        assert torch.equal(run.loss[-1], run.loss.gather(0, run.stopped_at[None])[0])
+
+    def test_a_run_that_no_longer_falls_is_stopped(self):
+        # one token, one dimension: one equation, solved to rounding within a few steps of 1 / L
+        problem = problems.gaussian(N=1, n=1, D=1, seed=0)
+        layer = Attention(d=1)
+        weights = layer.init(problem, seed=0, runs=2)
+        L = layer.smoothness(weights, problem, "V")
+        step = torch.tensor([1.0, 1e-3], dtype=torch.float64) / L
+        run = descend(layer, problem, weights, train="V", step=step, steps=200, stall=20)
+        # f falls by (1 - 1e-3)^2 each step in the second run, which is far more than a millionth
+        assert 20 <= run.stopped_at[0] < 30 and run.stopped_at[1] == -1
+
+    def test_slow_progress_adds_up(self):
+        # each step falls by 2e-7 of the loss: a millionth in five steps, never in three
+        problem = problems.gaussian(N=1, n=1, D=1, seed=0)
+        layer = Attention(d=1)
+        weights = layer.init(problem, seed=0)
+        step = 1e-7 / layer.smoothness(weights, problem, "V")
+        options = {"train": "V", "step": step, "steps": 30}
+        assert descend(layer, problem, weights, **options, stall=10).stopped_at == -1
+        assert descend(layer, problem, weights, **options, stall=3).stopped_at == 3
+
+    def test_divergence_is_not_a_stop(self):
+        with pytest.warns(DivergenceWarning):
+            run = descend(*setting(runs=2), train="V", step=1e6, steps=300, until=0.5, stall=5)
+        assert run.diverged.all() and (run.stopped_at == -1).all() and run.loss[-1].isnan().all()
+
+
+class TestWatching:
+    def watched(self, D=20, **options):
+        layer, problem, weights = setting(runs=3, D=D)
+        usual = ("weights", "attention", "sigma_min", "gradient_norm")
+        run = descend(
+            layer, problem, weights, step=0.01, steps=20, watch=usual, at=(20, 0, 7), **options
+        )
+        return layer, problem, weights, run
+
+    @pytest.mark.parametrize("reduce", [True, False])
+    @pytest.mark.parametrize("D", [4, 20])
+    def test_what_is_seen_is_what_the_weights_of_that_step_give(self, reduce, D):
+        layer, problem, weights, run = self.watched(D, reduce=reduce)
+        assert run.at == (0, 7, 20)
+        for i, t in enumerate(run.at):
+            now = weights
+            if t:
+                now = descend(layer, problem, weights, step=0.01, steps=t, reduce=reduce).weights
+            loss, gradient = layer.loss_and_gradient(now, problem)
+            norm = torch.stack([g.square().sum((-3, -2, -1)) for g in gradient.values()]).sum(0)
+            sigma = spectra.sigma_min(spectra.beside(layer.features(now, problem)))
+            seen = run.watched
+            assert relative_gap(seen["weights"].Q[i], now.Q) < 1e-12
+            assert relative_gap(seen["attention"][i], layer.forward(now, problem).S) < 1e-12
+            assert relative_gap(seen["gradient_norm"][i], norm.sqrt()) < 1e-11
+            assert relative_gap(seen["sigma_min"][i], sigma) < 1e-11
+            assert relative_gap(run.loss[t], loss) < 1e-12
+
+    def test_a_function_of_ones_own_sees_the_full_weights(self):
+        layer, problem, weights = setting(runs=3, D=20)
+        run = descend(
+            layer, problem, weights, step=0.01, steps=4, watch={"size": lambda w: w.Q.shape[-2]}, at=[4]
+        )
+        assert run.watched["size"].tolist() == [20]
+
+    def test_what_was_seen_does_not_move_with_the_weights(self):
+        layer, problem, weights = setting(runs=3, D=4)
+        run = descend(
+            layer, problem, weights, step=0.01, steps=4, watch={"Q": lambda w: w.Q}, at=[0, 4]
+        )
+        assert torch.equal(run.watched["Q"][0], weights.Q)
+        assert not torch.equal(run.watched["Q"][1], weights.Q)
+
+    def test_after_the_last_run_has_stopped_the_view_stays(self):
+        run = descend(
+            *setting(runs=2), train="V", steps=10**6, until=0.9, watch="gradient_norm", at=[5, 10**6]
+        )
+        assert run.watched["gradient_norm"].shape == (2, 2)
+
+    @pytest.mark.parametrize(
+        ("options", "error", "message"),
+        [
+            ({"watch": "loss", "at": [1]}, ValueError, "unknown watch 'loss': expected one of 'wei"),
+            ({"watch": {"a": 1}, "at": [1]}, TypeError, r"watch\['a'\] must be a function"),
+            ({"watch": "weights"}, ValueError, "watch and at go together"),
+            ({"at": [1]}, ValueError, "watch and at go together"),
+            ({"watch": "weights", "at": [51]}, ValueError, "at asks for step 51, but there are 50"),
+            ({"watch": "weights", "at": [-1]}, ValueError, "at must be at least 0, got -1"),
+            ({"until": 0}, ValueError, "until must be positive and finite, got 0"),
+            ({"stall": 0}, ValueError, "stall must be at least 1, got 0"),
+            ({"every": 0}, ValueError, "every must be at least 1, got 0"),
+        ],
+        ids=str,
+    )
+    def test_bad_questions_are_named(self, options, error, message):
+        with pytest.raises(error, match=message):
+            descend(*setting(), **{"steps": 50} | options)
+
+
+def test_losses_can_be_recorded_every_so_often():
+    layer, problem, weights = setting(runs=3)
+    full = descend(layer, problem, weights, train="V", steps=103)
+    thin = descend(layer, problem, weights, train="V", steps=103, every=10)
+    assert torch.equal(thin.loss, full.loss[::10]) and thin.loss.shape == (11, 3)
+    assert torch.equal(thin.weights.V, full.weights.V)
+    assert (thin.steps_to(0.5) >= full.steps_to(0.5)).all()
+    assert (thin.steps_to(0.5) % 10 == 0).all()
+
+
+class TestMemory:
+    def test_runs_that_do_not_fit_are_refused_with_the_number_that_does(self, monkeypatch):
+        monkeypatch.setattr(_memory, "free", lambda device: 10**6)
+        with pytest.raises(MemoryError, match=r"4 runs need about .* GB, but 0.001 GB are free on cpu"):
+            descend(*setting(), steps=10**5)
+
+    @pytest.mark.parametrize("reduce", [True, False])
+    def test_the_number_that_fits_does_fit(self, monkeypatch, reduce):
+        monkeypatch.setattr(_memory, "free", lambda device: 10**6)
+        with pytest.raises(MemoryError) as refused:
+            descend(*setting(runs=500), steps=100, reduce=reduce)
+        fits = int(re.search(r"(\d+) runs fit at once", str(refused.value))[1])
+        assert 1 < fits < 500
+        descend(*setting(runs=fits), step=1e-3, steps=100, reduce=reduce)
+        with pytest.raises(MemoryError):
+            descend(*setting(runs=fits + 1), step=1e-3, steps=100, reduce=reduce)
+
+    def test_a_containers_limit_counts(self, monkeypatch, tmp_path):
+        for name, amount in (("max", 3_000), ("current", 1_000)):
+            (tmp_path / f"memory.{name}").write_text(f"{amount}\n")
+        monkeypatch.setattr(_memory, "CONTAINER", tmp_path)
+        assert _memory.free(torch.device("cpu")) == 2_000
+
+    def test_where_nothing_is_known_nothing_is_refused(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(_memory, "CONTAINER", tmp_path)
+        monkeypatch.setattr(_memory, "MACHINE", tmp_path / "none")
+        assert _memory.free(torch.device("cpu")) is None
+        _memory.require(10**9, 10**9, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_treatment_of_denormal_numbers_is_put_back(before):
+    tiny = torch.tensor(1e-308, dtype=torch.float64)
+    inside = []
+
+    def rule(loss, square):
+        inside.append(bool(tiny * 0.1 == 0))
+        return torch.full_like(loss, 0.01)
+
+    torch.set_flush_denormal(before)
+    try:
+        descend(*setting(), step=rule, steps=1)
+        assert inside == [True] and bool(tiny * 0.1 == 0) == before
+    finally:
+        torch.set_flush_denormal(False)

@@ -50,7 +50,7 @@ class Watch:
             raise ValueError("watch and at go together: say what to watch and at which steps")
         if self.at and self.at[-1] > steps:
             raise ValueError(f"at asks for step {self.at[-1]}, but there are {steps} steps")
-        self.functions = dict(watch)
+        self.functions, self.wanted = dict(watch), frozenset(self.at)
         self.seen: dict[str, list] = {name: [] for name in watch}
 
     def bind(self, model, problem, train: str, lift: Callable[[NamedTuple], NamedTuple]) -> None:
@@ -68,7 +68,7 @@ class Watch:
 
     def look(self, t: int, weights: Callable[[], NamedTuple]) -> None:
         """Record step t, if it is one of those asked for."""
-        if t in self.at:
+        if t in self.wanted:
             now = weights()
             for name, view in self.views.items():
                 self.seen[name].append(view(now))

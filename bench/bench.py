@@ -1,0 +1,248 @@
+"""``make bench``: what a step costs, against other ways to take it, on this machine.
+
+All measurements of one table are taken in turn, round after round, and their median is what is
+written: a moment in which something else runs falls on all. Ratios within one run of this script
+are what counts; times are those of this machine at that hour. Writes src/descent/bench.json, which
+the appendix "Run times" draws.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import rivals
+import torch
+from tqdm import tqdm
+
+from descent import descend, models, problems, span
+
+OUTPUT = Path(__file__).parent.parent / "src" / "descent" / "bench.json"
+SHAPE = {"N": 8, "n": 4}
+HEADS = {"H": 2, "d": 8}
+RUNS = 32
+SECONDS = 0.5  # that one measurement should take
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--rounds", type=int, default=7, help="measurements of each figure")
+    arguments.add_argument("--output", type=Path, default=OUTPUT, help="the JSON file to write")
+    options = arguments.parse_args()
+    warnings.simplefilter("error")
+    os.environ["DESCENT_BOOK"] = "1"  # no progress bars within ours
+    result = {"machine": machine()}
+    result["rivals"] = [against(D, options.rounds) for D in (32, 512, 4096)]
+    result["dimension"] = over_dimension(options.rounds)
+    result["runs"] = over_runs(options.rounds)
+    result["peak"] = share_of_peak(options.rounds)
+    result["memory"] = [peak_memory(D, runs) for D, runs in ((32, 32), (32, 4096), (4096, 32))]
+    result["machine"]["load_after"] = os.getloadavg()[0]
+    options.output.write_text(json.dumps(result, indent=1) + "\n")
+    print(report(result), f"\nwritten to {options.output}")
+
+
+def machine() -> dict:
+    """What the figures were taken on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "load_before": os.getloadavg()[0],
+    }
+
+
+# -- measuring ------------------------------------------------------------------------------------
+
+
+def instance(D: int, runs: int = RUNS, draw=problems.gaussian, shape=SHAPE, heads=HEADS):
+    problem = draw(**shape, D=D, seed=0)
+    layer = models.Attention("softmax", **heads)
+    return layer, problem, layer.init(problem, runs=runs, seed=1)
+
+
+def engine(layer, problem, weights):
+    """`descend`, the reduction to the span and the way back included."""
+    eta = rivals.step_size(problem)
+    return lambda steps: descend(layer, problem, weights, step=eta, steps=steps).loss[-1]
+
+
+def clock(train, steps: int) -> float:
+    began = time.perf_counter()
+    train(steps)
+    return time.perf_counter() - began
+
+
+def enough(train) -> int:
+    """A number of steps that takes about `SECONDS`, found after a first call that may compile."""
+    train(2)
+    steps = 2
+    while (took := clock(train, steps)) < SECONDS / 4:
+        steps *= 2
+    return max(2, int(steps * SECONDS / took))
+
+
+def in_turn(name: str, candidates: dict, rounds: int) -> dict[str, list[float]]:
+    """Seconds a step of each candidate in each round; a round takes all of them in turn.
+
+    Set-up is left out: it is what one step takes, less a step.
+    """
+    steps = {key: enough(train) for key, train in candidates.items()}
+    for key, train in candidates.items():  # compiled for the lengths that will be timed
+        train(1), train(steps[key])
+    taken = {key: [] for key in candidates}
+    for _ in tqdm(range(rounds), desc=name, file=sys.stderr):
+        for key, train in candidates.items():
+            once, many = clock(train, 1), clock(train, steps[key])
+            taken[key].append(max(many - once, 0.2 * many) / (steps[key] - 1))
+    return taken
+
+
+def rate(runs: int, seconds: list[float]) -> dict:
+    """Run-steps a second: the median of the rounds, and the smallest and the largest."""
+    rates = sorted(runs / s for s in seconds)
+    return {"median": statistics.median(rates), "low": rates[0], "high": rates[-1]}
+
+
+# -- the tables -----------------------------------------------------------------------------------
+
+
+def against(D: int, rounds: int) -> dict:
+    """Run-steps a second of `descend` and its rivals, all on one problem, and the ratios."""
+    layer, problem, weights = instance(D)
+    reduction = span.reduce(problem)
+    small = (layer, reduction.problem, reduction.restrict(weights))
+    candidates = {
+        "descend": engine(layer, problem, weights),
+        "autograd loop": rivals.autograd_loop(layer, problem, weights),
+        "vmap(grad)": rivals.vmapped(layer, problem, weights),
+        "jax": rivals.jitted(layer, problem, weights),
+        "jax, reduced": rivals.jitted(*small),
+    }
+    must_agree({key: train(20) for key, train in candidates.items()})
+    taken = in_turn(f"D = {D}", candidates, rounds)
+    ours = taken["descend"]
+    ratios = {
+        key: statistics.median(theirs / own for theirs, own in zip(taken[key], ours, strict=True))
+        for key in taken
+        if key != "descend"
+    }
+    return {"D": D, "rates": {key: rate(RUNS, s) for key, s in taken.items()}, "ratios": ratios}
+
+
+def must_agree(losses: dict) -> None:
+    """All candidates must have come to the same losses: else they do not do the same thing."""
+    ours = losses["descend"]
+    for key, theirs in losses.items():
+        # of lists torch makes float32 unless told
+        theirs = torch.as_tensor(theirs, dtype=ours.dtype)
+        gap = float((theirs - ours).abs().max() / ours.abs().max())
+        if gap > 1e-9:
+            raise SystemExit(f"bench: {key} is off by {gap:.1e} after 20 steps")
+
+
+def over_dimension(rounds: int) -> list[dict]:
+    """Run-steps a second at D from 64 to a million, problems drawn in the span."""
+    sizes = [64, 1_000, 10_000, 100_000, 1_000_000]
+    candidates = {D: engine(*instance(D, draw=problems.gaussian_in_span)) for D in sizes}
+    taken = in_turn("dimensions", candidates, rounds)
+    return [{"D": D, **rate(RUNS, taken[D])} for D in sizes]
+
+
+def over_runs(rounds: int) -> list[dict]:
+    """Run-steps a second of 1 to 4096 runs at once."""
+    counts = [1, 4, 16, 32, 64, 256, 1024, 4096]
+    candidates = {runs: engine(*instance(32, runs)) for runs in counts}
+    taken = in_turn("runs", candidates, rounds)
+    return [{"runs": runs, **rate(runs, taken[runs])} for runs in counts]
+
+
+def share_of_peak(rounds: int) -> list[dict]:
+    """Floating-point operations a second of a step, in units of one large matrix product."""
+    sizes = {8: RUNS, 128: RUNS, 512: RUNS}
+    candidates = {
+        N: engine(*instance(4 * N, runs, problems.gaussian_in_span, {"N": N, "n": 4}))
+        for N, runs in sizes.items()
+    }
+    A = torch.ones(1024, 1024, dtype=torch.float64)
+    candidates["product"] = lambda steps: [A @ A for _ in range(steps)]
+    taken = in_turn("share of peak", candidates, rounds)
+    peak = 2 * 1024**3 / statistics.median(taken.pop("product"))
+    return [
+        {
+            "N": N,
+            "tokens": 4 * N,
+            "operations": operations(N, sizes[N]),
+            "share": operations(N, sizes[N]) / statistics.median(seconds) / peak,
+            "gigaflops_of_a_product": peak / 1e9,
+        }
+        for N, seconds in taken.items()
+    ]
+
+
+def operations(N: int, runs: int) -> float:
+    """Of one step: the product in token space, and three sums over queries, keys and features."""
+    n, H, d = 4, HEADS["H"], HEADS["d"]
+    product = 2 * (N * n) ** 2 * (2 * H * d + H)
+    sums = 3 * 2 * N * n * n * H * d
+    return runs * (product + sums)
+
+
+CHILD = """
+import resource, sys
+sys.path.insert(0, {here!r})
+import bench
+train = bench.engine(*bench.instance({D}, {runs}))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+train(100)
+print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def peak_memory(D: int, runs: int) -> dict:
+    """Megabytes that a process holds at most, and before `descend` began (weights included)."""
+    code = CHILD.format(here=str(Path(__file__).parent), D=D, runs=runs)
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    unit = 1024 if sys.platform == "linux" else 1  # ru_maxrss: kilobytes, on a Mac bytes
+    before, after = (int(x) * unit / 1e6 for x in answer.split())
+    return {"D": D, "runs": runs, "before": before, "peak": after}
+
+
+# -- what is printed ------------------------------------------------------------------------------
+
+
+def report(result: dict) -> str:
+    lines = [f"{key}: {value}" for key, value in result["machine"].items()]
+    for table in result["rivals"]:
+        lines.append(f"\nD = {table['D']}: run-steps a second, median (low to high), and ratio")
+        for key, r in table["rates"].items():
+            ratio = f"{table['ratios'][key]:8.1f}x" if key in table["ratios"] else ""
+            lines.append(f"  {key:14} {r['median']:10.0f} ({r['low']:.0f} to {r['high']:.0f}) {ratio}")
+    for axis, name in (("dimension", "D"), ("runs", "runs")):
+        lines.append(f"\nrun-steps a second over {name}")
+        lines += [
+            f"  {row[name]:10} {row['median']:10.0f} ({row['low']:.0f} to {row['high']:.0f})"
+            for row in result[axis]
+        ]
+    lines.append(f"\nshare of a matrix product's {result['peak'][0]['gigaflops_of_a_product']:.0f} Gflop/s")
+    lines += [f"  {row['tokens']:6} tokens {row['share']:8.1%}" for row in result["peak"]]
+    lines.append("\npeak memory, MB")
+    lines += [
+        f"  D = {row['D']:5} runs = {row['runs']:5}: {row['peak']:.0f}, {row['before']:.0f} before"
+        for row in result["memory"]
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
