@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from descent import problems
+from descent import claims, models, problems, span
 from descent.problems import Problem
 
 
@@ -99,3 +99,54 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch):
     with pytest.raises(ValueError, match="torch sees no GPU: use device='auto' or 'cpu'"):
         problems.gaussian(N=1, n=1, D=1, seed=0, device="cuda")
     assert problems.gaussian(N=1, n=1, D=1, seed=0, device="auto").X.device.type == "cpu"
+
+
+class TestDrawingInTheSpan:
+    def test_the_gram_matrix_has_the_moments_of_a_wishart_matrix(self):
+        D, draws = 9, 4000
+        tokens = torch.stack(
+            [problems.gaussian_in_span(2, 2, D, seed).tokens for seed in range(draws)]
+        )
+        gram = tokens @ tokens.mT
+        diagonal = torch.eye(4, dtype=torch.bool)
+        mean, variance = gram.mean(0), gram.var(0)
+        # E = D I, Var = 2 D on the diagonal and D off it; five standard errors over 16 entries
+        assert (mean - D * torch.eye(4)).abs().max() < 5 * (2 * D / draws) ** 0.5
+        expected = torch.where(diagonal, 2.0 * D, 1.0 * D)
+        # the fourth moment of chi^2_9 makes the variance's own standard error 2.9 / sqrt(draws)
+        assert ((variance / expected - 1).abs() < 5 * 2.9 / draws**0.5).all()
+
+    def test_losses_have_the_distribution_of_the_explicit_draw(self):
+        evidence = claims.get("bartlett").run()  # Kolmogorov and Smirnov's test, fixed seeds
+        assert evidence.supports and "p_loss_after_ten_steps" in evidence.numbers
+
+    def test_a_billion_dimensions_are_twelve_numbers_a_token(self):
+        problem = problems.gaussian_in_span(N=4, n=3, D=10**9, seed=0)
+        assert problem.X.shape == (4, 3, 12) and problem.ambient == 10**9
+        # squared lengths are 10^9 up to a relative sqrt(2 / 10^9)
+        length = problem.tokens.square().sum(-1) / 1e9
+        assert (length - 1).abs().max() < 5 * (2e-9) ** 0.5
+        layer = models.Attention(d=100)
+        assert float(layer.init(problem, seed=0).Q.std()) == pytest.approx(10**-4.5, rel=0.1)
+
+    def test_below_the_number_of_tokens_nothing_is_to_be_saved(self):
+        drawn, usual = (f(2, 3, 5, seed=1) for f in (problems.gaussian_in_span, problems.gaussian))
+        assert torch.equal(drawn.X, usual.X) and drawn.ambient == 5
+        assert problems.gaussian_in_span(2, 3, 6, seed=1).D == 6
+
+    def test_a_seed_is_a_problem(self):
+        one, again, other = (problems.gaussian_in_span(2, 2, 50, seed=s) for s in (1, 1, 2))
+        assert torch.equal(one.X, again.X) and torch.equal(one.y, again.y)
+        assert not torch.equal(one.X, other.X)
+
+    def test_the_dimension_survives_a_change_of_precision_and_a_reduction(self):
+        problem = problems.gaussian_in_span(2, 2, 50, seed=1, dtype=torch.float32)
+        assert problem.X.dtype == torch.float32
+        assert problem.to(torch.float64).ambient == 50
+        assert span.reduce(problems.gaussian(2, 2, 50, seed=1)).problem.ambient == 50
+
+    def test_a_dimension_below_one_is_named(self):
+        with pytest.raises(ValueError, match="D must be at least 1, got 0"):
+            problems.gaussian_in_span(2, 2, 0, seed=0)
+        with pytest.raises(ValueError, match="ambient must be at least 1, got 0"):
+            Problem(torch.ones(1, 1, 1), torch.ones(1, 1), 0)
