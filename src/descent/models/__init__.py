@@ -1,5 +1,7 @@
 """The models of the four papers, each a set of pure functions of a weights container."""
 
+from . import elementary
 from .attention import Attention, AttentionWeights
+from .elementary import LeastSquares
 
-__all__ = ["Attention", "AttentionWeights"]
+__all__ = ["Attention", "AttentionWeights", "LeastSquares", "elementary"]

@@ -1,0 +1,145 @@
+r"""Small losses of a vector of parameters, to look at gradient descent itself.
+
+Every loss of this book is half the square of a residual, and so are these: with
+:math:`f(\theta) = \tfrac12\|r(\theta)\|^2` and the Jacobian :math:`J = \partial r/\partial\theta`,
+the gradient is :math:`J^\top r`, hence :math:`\|\nabla f\|^2 \ge \sigma_{\min}(J)^2\, 2f`.
+Introduced in :doc:`/foundations/descent`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .. import _validate, spectra
+from .. import steps as rules
+from ..problems import Problem
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    r"""The loss :math:`f(\theta) = \tfrac12\|r(\theta)\|^2` of any differentiable residual.
+
+    Parameters
+    ----------
+    residual : maps parameters (..., p) to residuals (..., m), each run by itself.
+    """
+
+    residual: Callable[[Float[Tensor, "*r p"]], Float[Tensor, "*r m"]]
+
+    def loss(self, theta: Float[Tensor, "*r p"]) -> Float[Tensor, "*r"]:
+        """Half the squared residual of every run."""
+        return self.residual(theta).square().sum(-1) / 2
+
+    def loss_and_gradient(
+        self, theta: Float[Tensor, "*r p"]
+    ) -> tuple[Float[Tensor, "*r"], Float[Tensor, "*r p"]]:
+        r"""The loss, and its gradient :math:`J^\top r`."""
+        r, pull = torch.func.vjp(self.residual, theta)
+        return r.square().sum(-1) / 2, pull(r)[0]
+
+    def jacobian(self, theta: Float[Tensor, "*r p"]) -> Float[Tensor, "*r m p"]:
+        r"""The Jacobian :math:`J = \partial r/\partial\theta` of every run."""
+        r, pull = torch.func.vjp(self.residual, theta)
+        one_hot = torch.eye(r.shape[-1], dtype=r.dtype, device=r.device)
+        one_hot = one_hot.reshape(-1, *(1,) * (r.ndim - 1), r.shape[-1]).expand(-1, *r.shape)
+        return torch.func.vmap(pull)(one_hot)[0].movedim(0, -2)
+
+    def hessian(self, theta: Float[Tensor, "*r p"]) -> Float[Tensor, "*r p p"]:
+        """All second derivatives, p products with the Hessian: for small p."""
+        one_hot = torch.eye(theta.shape[-1], dtype=theta.dtype, device=theta.device)
+        rows = [
+            torch.func.jvp(lambda x: self.loss_and_gradient(x)[1], (theta,), (e.expand_as(theta),))
+            for e in one_hot
+        ]
+        return torch.stack([row for _, row in rows], -2)
+
+    def smoothness(self, theta: Float[Tensor, "*r p"]) -> Float[Tensor, "*r"]:
+        """Largest absolute eigenvalue of the Hessian at ``theta``: the L of the step 1/L there."""
+
+        def objective(point: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+            loss, gradient = self.loss_and_gradient(point["theta"])
+            return loss, {"theta": gradient}
+
+        return spectra.top_hessian_eigenvalue(objective, {"theta": theta}, theta.ndim - 1)
+
+    def path(
+        self,
+        theta: Float[Tensor, "*r p"],
+        *,
+        step: float | str | Tensor | rules.Rule = "1/L",
+        steps: int = 1000,
+    ) -> Float[Tensor, "steps *r p"]:
+        r"""Every iterate of gradient descent, (steps + 1, ..., p).
+
+        `descend` trains layers and keeps the losses; this keeps the whole path of a small problem,
+        so that its length and the curvature along it can be looked at. ``step`` is as there, and
+        a path that diverges is returned as it is.
+        """
+        _validate.count("steps", steps)
+        rule = rules.resolve(step, lambda: self.smoothness(theta))
+        iterates = [_validate.finite("theta", theta, "choose another start")]
+        for _ in range(steps):
+            loss, gradient = self.loss_and_gradient(theta)
+            theta = theta - rule(loss, gradient.square().sum(-1))[..., None] * gradient
+            iterates.append(theta)
+        return torch.stack(iterates)
+
+
+def linear(A: Float[Tensor, "m p"], y: Float[Tensor, " m"]) -> LeastSquares:
+    r"""Linear least squares, :math:`r(\theta) = A\theta - y`: the Jacobian is A everywhere."""
+    _validate.shape("y", y, (A.shape[-2],), f"A has {A.shape[-2]} rows")
+    return LeastSquares(lambda theta: theta @ A.mT - y)
+
+
+def factorisation(M: Float[Tensor, "*r a b"], k: int) -> LeastSquares:
+    r"""Matrix factorisation, :math:`r(U, V) = \mathrm{vec}(UV^\top - M)`.
+
+    ``theta`` (..., (a + b) k) holds U (a, k) and then V (b, k), row by row. The squared singular
+    values of the Jacobian are the sums of an eigenvalue of :math:`UU^\top` and one of
+    :math:`VV^\top`.
+    """
+    (a, b), k = M.shape[-2:], _validate.count("k", k)
+
+    def residual(theta: Tensor) -> Tensor:
+        U = theta[..., : a * k].unflatten(-1, (a, k))
+        V = theta[..., a * k :].unflatten(-1, (b, k))
+        return (U @ V.mT - M).flatten(-2)
+
+    return LeastSquares(residual)
+
+
+def network(
+    X: Float[Tensor, "m q"], y: Float[Tensor, " m"], a: Float[Tensor, " k"]
+) -> LeastSquares:
+    r"""One hidden layer with fixed output weights: :math:`r_i = \sum_j a_j\tanh(w_j\cdot x_i) - y_i`.
+
+    ``theta`` (..., k q) holds the rows :math:`w_j`. The Jacobian is Lipschitz with the constant
+    :math:`\frac{4}{3\sqrt3}\max_j|a_j|\,\max_i\|x_i\|\,\|X\|_2` in the spectral norm.
+    """
+    _validate.shape("y", y, (X.shape[-2],), f"X has {X.shape[-2]} rows")
+    units = (a.shape[-1], X.shape[-1])
+    return LeastSquares(lambda theta: a @ torch.tanh(theta.unflatten(-1, units) @ X.mT) - y)
+
+
+def flattened(
+    model, problem: Problem, weights: NamedTuple, train: str = "QKV"
+) -> tuple[LeastSquares, Float[Tensor, "*r p"]]:
+    """A layer's loss as a function of one vector, its trained matrices behind each other.
+
+    Returns the loss and the vector that ``weights`` are; matrices not in ``train`` stay as they are.
+    """
+    batch = model.loss(weights, problem).ndim
+    moving = {W: getattr(weights, W) for W in train}
+    shapes = [W.shape[batch:] for W in moving.values()]
+
+    def residual(theta: Tensor) -> Tensor:
+        parts = theta.split([shape.numel() for shape in shapes], -1)
+        placed = [W.unflatten(-1, shape) for W, shape in zip(parts, shapes, strict=True)]
+        full = weights._replace(**dict(zip(moving, placed, strict=True)))
+        return (model.predict(full, problem) - problem.y).flatten(-2)
+
+    return LeastSquares(residual), torch.cat([W.flatten(batch) for W in moving.values()], -1)
