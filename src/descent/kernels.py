@@ -9,7 +9,7 @@ and then turns the scores into the attention matrix :math:`S` by its ``value``. 
 takes :math:`\partial f/\partial S` back to :math:`\partial f/\partial C`. Nothing else in the
 library knows which kernel it is working with.
 
-Introduced in :doc:`/song2024/values`.
+Introduced in :doc:`/foundations/kernels`.
 """
 
 from collections.abc import Callable

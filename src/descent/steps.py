@@ -2,7 +2,7 @@ r"""Step-size rules.
 
 A rule is a function of the loss (...,) and the squared gradient norm (...,) of each run, and
 returns that run's step. A number is the constant step; ``"1/L"`` takes L from the model's own
-`smoothness` at the start. Introduced in :doc:`/song2024/values`.
+`smoothness` at the start. Introduced in :doc:`/foundations/descent`.
 """
 
 from collections.abc import Callable
