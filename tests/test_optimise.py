@@ -13,9 +13,7 @@ from descent.optimise import optimise
 def test_plain_sgd_is_gradient_descent(instance, train):
     layer, problem, weights = instance
     ours = descend(layer, problem, weights, train=train, step=1e-3, steps=20)
-    loss, last = optimise(
-        layer, problem, weights, torch.optim.SGD, train=train, steps=20, lr=1e-3
-    )
+    loss, last = optimise(layer, problem, weights, torch.optim.SGD, train=train, steps=20, lr=1e-3)
     assert relative_gap(loss, ours.loss) < 1e-12
     assert all(relative_gap(a, b) < 1e-12 for a, b in zip(last, ours.weights, strict=True))
 

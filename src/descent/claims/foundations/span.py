@@ -113,9 +113,9 @@ def rules(layer: Attention) -> dict:
     "span-rules",
     paper="Descent",
     number="Theorem",
-    statement=r"Every rule that commutes with isometries of token space has the same losses in the span of the tokens: "
-    r"momentum, Nesterov's momentum, weight decay, batches of sequences, normalised and Polyak steps, orthogonalised "
-    r"gradients.",
+    statement=r"Every rule that commutes with isometries of token space has the same losses in "
+    r"the span of the tokens: momentum, Nesterov's momentum, weight decay, batches of sequences, "
+    r"normalised and Polyak steps, orthogonalised gradients.",
     verdict=Verdict.HOLDS,
     chapter=CHAPTER,
     mutations={
@@ -147,9 +147,9 @@ def span_rules(also: dict | None = None) -> Evidence:
     "span-weight-decay",
     paper="Descent",
     number="Theorem, weight decay",
-    statement=r"With weight decay $\lambda$ and step $\eta$ the part of $W$ outside the span of the tokens shrinks by "
-    r"$1-\eta\lambda$ a step, whatever the loss does: "
-    r"$W_t = Q\widetilde W_t + (1-\eta\lambda)^t (I - QQ^\top) W_0$.",
+    statement=r"With weight decay $\lambda$ and step $\eta$ the part of $W$ outside the span of "
+    r"the tokens shrinks by $1-\eta\lambda$ a step, whatever the loss does: $W_t = Q\widetilde "
+    r"W_t + (1-\eta\lambda)^t (I - QQ^\top) W_0$.",
     verdict=Verdict.HOLDS,
     chapter=CHAPTER,
     mutations={
@@ -198,8 +198,9 @@ def span_weight_decay(shrink: bool = True, missing: int = 0) -> Evidence:
     "span-adam-fails",
     paper="Descent",
     number="Theorem, what does not survive",
-    statement=r"Adam moves the weights out of the span of the tokens, has other losses there, and other losses when "
-    r"tokens and weights are rotated together; gradient descent does none of this.",
+    statement=r"Adam moves the weights out of the span of the tokens, has other losses there, "
+    r"and other losses when tokens and weights are rotated together; gradient descent does none "
+    r"of this.",
     verdict=Verdict.HOLDS,
     chapter=CHAPTER,
     mutations={
@@ -261,9 +262,10 @@ def median_gap(a: Tensor, b: Tensor) -> float:
     "span-rounding",
     paper="Descent",
     number="Remark",
-    statement=r"The losses are equal in exact arithmetic. In floating point they agree to rounding at small steps; at "
-    r"steps where training is chaotic rounding grows until they differ by a visible share of the first loss, as "
-    r"they do after a change of the weights in their last digit.",
+    statement=r"The losses are equal in exact arithmetic. In floating point they agree to "
+    r"rounding at small steps; at steps where training is chaotic rounding grows until they "
+    r"differ by a visible share of the first loss, as they do after a change of the weights in "
+    r"their last digit.",
     verdict=Verdict.HOLDS,
     chapter=CHAPTER,
     mutations={
@@ -272,7 +274,7 @@ def median_gap(a: Tensor, b: Tensor) -> float:
     },
 )
 def span_rounding(calm: float = 0.005, large: float = 0.05) -> Evidence:
-    """Gaussian kernel, 16 runs of 300 steps: in D = 64, in the span, and from a start moved by 1e-15."""
+    """Gaussian kernel, 16 runs of 300 steps in D = 64, in the span, from a nudged start."""
     layer, problem = Attention("gaussian", H=2, d=4), problems.gaussian(N=4, n=3, D=64, seed=0)
     weights = layer.init(problem, runs=16, seed=1)
     moved = weights._replace(V=weights.V * (1 + 1e-15))
