@@ -9,7 +9,7 @@ and then turns the scores into the attention matrix :math:`S` by its ``value``. 
 takes :math:`\partial f/\partial S` back to :math:`\partial f/\partial C`. Nothing else in the
 library knows which kernel it is working with.
 
-Introduced in :doc:`/foundations/kernels`.
+Introduced in :doc:`/foundations/kernels`; the pullbacks are derived in :doc:`/foundations/gradients`.
 """
 
 from collections.abc import Callable
@@ -61,8 +61,9 @@ class Kernel:
 
 
 def _softmax_pullback(C: Scores, S: Scores, dS: Scores) -> Scores:
-    # (diag(s) - s s^T) dS row by row, without forming the Jacobian
-    weighted = S * dS
+    # (diag(s) - s s^T) dS row by row, without forming the Jacobian. It kills constants, so the mean
+    # may go first: without that, a row whose largest weight is nearly one would lose all its digits.
+    weighted = S * (dS - (S * dS).sum(-1, keepdim=True))
     return weighted - S * weighted.sum(-1, keepdim=True)
 
 
