@@ -4,7 +4,7 @@ The book's own code: attention layers with closed-form gradients (`models`), bat
 descent (`descend`), figures (`plots`, `explore`) and the ledger of theorems (`claims`).
 """
 
-from . import kernels, models, plots, problems, span, spectra, steps
+from . import exact, kernels, models, plots, problems, span, spectra, steps, symbolic
 from .descend import DivergenceWarning, Trajectory, descend
 from .explore import explore
 from .optimise import optimise
@@ -18,6 +18,7 @@ __all__ = [
     "Trajectory",
     "claims",
     "descend",
+    "exact",
     "explore",
     "kernels",
     "models",
@@ -27,4 +28,5 @@ __all__ = [
     "span",
     "spectra",
     "steps",
+    "symbolic",
 ]

@@ -6,7 +6,7 @@ r"""One attention layer, as in Song et al. 2024, section 3: H heads, one real ou
 
 The values enter only through the *read-out* :math:`u^h = X W_V^h w_O^h`, one number a token, since
 the output weights are fixed: the closed forms below never build an ``n x d`` value matrix.
-Introduced in :doc:`/song2024/values`; derived with SymPy in the same chapter.
+Introduced in :doc:`/song2024/values`; the gradients are derived in :doc:`/foundations/gradients`.
 """
 
 from collections.abc import Callable
