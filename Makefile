@@ -9,7 +9,7 @@ PY := .venv/bin/python
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help environment book test notebooks serve clean
+.PHONY: help environment book test notebooks bench serve clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,6 +28,11 @@ test: book  ## everything that must hold: library, claims, notebooks, pages in a
 
 notebooks: environment  ## regenerate notebooks/ from book/
 	@$(PY) tools/notebooks.py
+
+# JAX is one of those compared with. It goes to a folder of its own, so that .venv stays what is tested.
+bench: environment  ## time the engine against other ways, write src/descent/bench.json (minutes)
+	@test -d _build/bench/jax || $(PY) -m pip install -q --target _build/bench -c requirements.txt -r bench/requirements.txt
+	@PYTHONPATH=_build/bench $(PY) bench/bench.py
 
 serve: book  ## look at the book at http://localhost:8000 (PORT=... for another)
 	@$(PY) -m http.server $(PORT) --bind localhost --directory _build/html

@@ -27,7 +27,7 @@ OUTPUT = Path(__file__).parent.parent / "src" / "descent" / "bench.json"
 SHAPE = {"N": 8, "n": 4}
 HEADS = {"H": 2, "d": 8}
 RUNS = 32
-SECONDS = 0.5  # that one measurement should take
+SECONDS = 0.4  # that one measurement should take
 
 
 def main() -> None:
@@ -38,14 +38,12 @@ def main() -> None:
     warnings.simplefilter("error")
     os.environ["DESCENT_BOOK"] = "1"  # no progress bars within ours
     result = {"machine": machine()}
-    result["rivals"] = [against(D, options.rounds) for D in (32, 512, 4096)]
-    result["dimension"] = over_dimension(options.rounds)
-    result["runs"] = over_runs(options.rounds)
-    result["peak"] = share_of_peak(options.rounds)
-    result["memory"] = [peak_memory(D, runs) for D, runs in ((32, 32), (32, 4096), (4096, 32))]
+    for name, measure in TABLES.items():
+        result[name] = measure(options.rounds)
+        print(PRINTED[name](result[name]), flush=True)
     result["machine"]["load_after"] = os.getloadavg()[0]
     options.output.write_text(json.dumps(result, indent=1) + "\n")
-    print(report(result), f"\nwritten to {options.output}")
+    print(f"\n{result['machine']}\nwritten to {options.output}")
 
 
 def machine() -> dict:
@@ -54,7 +52,7 @@ def machine() -> dict:
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
         "processor": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -84,12 +82,14 @@ def clock(train, steps: int) -> float:
 
 
 def enough(train) -> int:
-    """A number of steps that takes about `SECONDS`, found after a first call that may compile."""
-    train(2)
-    steps = 2
-    while (took := clock(train, steps)) < SECONDS / 4:
-        steps *= 2
-    return max(2, int(steps * SECONDS / took))
+    """A number of steps that takes about `SECONDS`, setting up not counted."""
+    train(1)  # a first call may compile
+    once, steps = clock(train, 1), 8
+    while True:
+        train(steps)
+        if (took := clock(train, steps) - once) > SECONDS / 16:
+            return max(2, int(steps * SECONDS / took))
+        steps *= 8
 
 
 def in_turn(name: str, candidates: dict, rounds: int) -> dict[str, list[float]]:
@@ -98,13 +98,13 @@ def in_turn(name: str, candidates: dict, rounds: int) -> dict[str, list[float]]:
     Set-up is left out: it is what one step takes, less a step.
     """
     steps = {key: enough(train) for key, train in candidates.items()}
-    for key, train in candidates.items():  # compiled for the lengths that will be timed
-        train(1), train(steps[key])
+    for key, train in candidates.items():
+        train(steps[key])  # compiled for the length that will be timed
     taken = {key: [] for key in candidates}
     for _ in tqdm(range(rounds), desc=name, file=sys.stderr):
         for key, train in candidates.items():
             once, many = clock(train, 1), clock(train, steps[key])
-            taken[key].append(max(many - once, 0.2 * many) / (steps[key] - 1))
+            taken[key].append((many - once) / (steps[key] - 1))
     return taken
 
 
@@ -115,6 +115,11 @@ def rate(runs: int, seconds: list[float]) -> dict:
 
 
 # -- the tables -----------------------------------------------------------------------------------
+
+
+def rivalry(rounds: int) -> list[dict]:
+    """`descend` against all rivals at three dimensions."""
+    return [against(D, rounds) for D in (32, 512, 4096)]
 
 
 def against(D: int, rounds: int) -> dict:
@@ -169,7 +174,7 @@ def over_runs(rounds: int) -> list[dict]:
 
 def share_of_peak(rounds: int) -> list[dict]:
     """Floating-point operations a second of a step, in units of one large matrix product."""
-    sizes = {8: RUNS, 128: RUNS, 512: RUNS}
+    sizes = {8: RUNS, 64: RUNS, 256: RUNS}
     candidates = {
         N: engine(*instance(4 * N, runs, problems.gaussian_in_span, {"N": N, "n": 4}))
         for N, runs in sizes.items()
@@ -209,6 +214,11 @@ print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+def memory(rounds: int) -> list[dict]:
+    """Peak memory of the usual batch, of many runs, and of wide tokens."""
+    return [peak_memory(D, runs) for D, runs in ((32, RUNS), (32, 4096), (4096, RUNS))]
+
+
 def peak_memory(D: int, runs: int) -> dict:
     """Megabytes that a process holds at most, and before `descend` began (weights included)."""
     code = CHILD.format(here=str(Path(__file__).parent), D=D, runs=runs)
@@ -221,28 +231,55 @@ def peak_memory(D: int, runs: int) -> dict:
 # -- what is printed ------------------------------------------------------------------------------
 
 
-def report(result: dict) -> str:
-    lines = [f"{key}: {value}" for key, value in result["machine"].items()]
-    for table in result["rivals"]:
+def print_rivals(tables: list[dict]) -> str:
+    lines = []
+    for table in tables:
         lines.append(f"\nD = {table['D']}: run-steps a second, median (low to high), and ratio")
         for key, r in table["rates"].items():
             ratio = f"{table['ratios'][key]:8.1f}x" if key in table["ratios"] else ""
-            lines.append(f"  {key:14} {r['median']:10.0f} ({r['low']:.0f} to {r['high']:.0f}) {ratio}")
-    for axis, name in (("dimension", "D"), ("runs", "runs")):
-        lines.append(f"\nrun-steps a second over {name}")
-        lines += [
-            f"  {row[name]:10} {row['median']:10.0f} ({row['low']:.0f} to {row['high']:.0f})"
-            for row in result[axis]
-        ]
-    lines.append(f"\nshare of a matrix product's {result['peak'][0]['gigaflops_of_a_product']:.0f} Gflop/s")
-    lines += [f"  {row['tokens']:6} tokens {row['share']:8.1%}" for row in result["peak"]]
-    lines.append("\npeak memory, MB")
-    lines += [
-        f"  D = {row['D']:5} runs = {row['runs']:5}: {row['peak']:.0f}, {row['before']:.0f} before"
-        for row in result["memory"]
-    ]
+            lines.append(f"  {key:14} {spread(r)} {ratio}")
     return "\n".join(lines)
 
+
+def print_rates(axis: str):
+    return lambda rows: "\n".join(
+        [f"\nrun-steps a second over {axis}"] + [f"  {row[axis]:10} {spread(row)}" for row in rows]
+    )
+
+
+def spread(r: dict) -> str:
+    return f"{r['median']:10.0f} ({r['low']:.0f} to {r['high']:.0f})"
+
+
+def print_peak(rows: list[dict]) -> str:
+    peak = f"\nshare of a matrix product's {rows[0]['gigaflops_of_a_product']:.0f} Gflop/s"
+    return "\n".join([peak] + [f"  {row['tokens']:6} tokens {row['share']:8.1%}" for row in rows])
+
+
+def print_memory(rows: list[dict]) -> str:
+    return "\n".join(
+        ["\npeak memory, MB"]
+        + [
+            f"  D = {r['D']:5} runs = {r['runs']:5}: {r['peak']:.0f}, {r['before']:.0f} before"
+            for r in rows
+        ]
+    )
+
+
+TABLES = {
+    "rivals": rivalry,
+    "dimension": over_dimension,
+    "runs": over_runs,
+    "peak": share_of_peak,
+    "memory": memory,
+}
+PRINTED = {
+    "rivals": print_rivals,
+    "dimension": print_rates("D"),
+    "runs": print_rates("runs"),
+    "peak": print_peak,
+    "memory": print_memory,
+}
 
 if __name__ == "__main__":
     main()

@@ -360,7 +360,13 @@ class TestWatching:
     def test_a_function_of_ones_own_sees_the_full_weights(self):
         layer, problem, weights = setting(runs=3, D=20)
         run = descend(
-            layer, problem, weights, step=0.01, steps=4, watch={"size": lambda w: w.Q.shape[-2]}, at=[4]
+            layer,
+            problem,
+            weights,
+            step=0.01,
+            steps=4,
+            watch={"size": lambda w: w.Q.shape[-2]},
+            at=[4],
         )
         assert run.watched["size"].tolist() == [20]
 
@@ -374,14 +380,23 @@ class TestWatching:
 
     def test_after_the_last_run_has_stopped_the_view_stays(self):
         run = descend(
-            *setting(runs=2), train="V", steps=10**6, until=0.9, watch="gradient_norm", at=[5, 10**6]
+            *setting(runs=2),
+            train="V",
+            steps=10**6,
+            until=0.9,
+            watch="gradient_norm",
+            at=[5, 10**6],
         )
         assert run.watched["gradient_norm"].shape == (2, 2)
 
     @pytest.mark.parametrize(
         ("options", "error", "message"),
         [
-            ({"watch": "loss", "at": [1]}, ValueError, "unknown watch 'loss': expected one of 'wei"),
+            (
+                {"watch": "loss", "at": [1]},
+                ValueError,
+                "unknown watch 'loss': expected one of 'wei",
+            ),
             ({"watch": {"a": 1}, "at": [1]}, TypeError, r"watch\['a'\] must be a function"),
             ({"watch": "weights"}, ValueError, "watch and at go together"),
             ({"at": [1]}, ValueError, "watch and at go together"),
@@ -411,7 +426,9 @@ def test_losses_can_be_recorded_every_so_often():
 class TestMemory:
     def test_runs_that_do_not_fit_are_refused_with_the_number_that_does(self, monkeypatch):
         monkeypatch.setattr(_memory, "free", lambda device: 10**6)
-        with pytest.raises(MemoryError, match=r"4 runs need about .* GB, but 0.001 GB are free on cpu"):
+        with pytest.raises(
+            MemoryError, match=r"4 runs need about .* GB, but 0.001 GB are free on cpu"
+        ):
             descend(*setting(), steps=10**5)
 
     @pytest.mark.parametrize("reduce", [True, False])

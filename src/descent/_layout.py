@@ -29,7 +29,7 @@ from .problems import Problem
 #: From this many entries (tokens of a sequence times features) on, matrix products are faster.
 SMALL = 256
 #: Bytes that the largest array of a block may have on a processor.
-BLOCK = 2**22
+BLOCK = 2**21
 
 
 def course(model, weights: NamedTuple, problem: Problem, train: str, compact: bool, losses: int):

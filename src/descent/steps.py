@@ -27,12 +27,16 @@ def constant(eta: float | Tensor) -> Rule:
     if not bool((torch.isfinite(eta) & (eta > 0)).all()):
         raise ValueError(f"step must be positive and finite, got {eta.tolist()}: try step='1/L'")
 
+    number = None if eta.ndim else float(eta)
+
     def rule(loss: Tensor, square: Tensor) -> Tensor:
         if eta.ndim and eta.shape != loss.shape:
             raise ValueError(
                 f"step has shape {tuple(eta.shape)}, but there are runs of shape "
                 f"{tuple(loss.shape)}: give one number, or one for every run"
             )
+        if not eta.ndim:
+            return torch.full_like(loss, number)  # made on the device: nothing to copy there
         return eta.to(loss).expand_as(loss)
 
     rule.uses_gradient = False

@@ -1,0 +1,60 @@
+import importlib
+import json
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import torch
+
+import descent
+
+FOLDER = Path(__file__).parent.parent / "bench"
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """The script, without what it needs JAX for."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")  # as it sets it, and put back afterwards
+    return importlib.import_module("bench")
+
+
+def test_the_rivals_take_the_steps_that_we_take(bench):
+    layer, problem, weights = bench.instance(6, runs=2)
+    ours = bench.engine(layer, problem, weights)(5)
+    losses = {"descend": ours}
+    for rival in (bench.rivals.autograd_loop, bench.rivals.vmapped):
+        losses[rival.__name__] = rival(layer, problem, weights)(5)
+    bench.must_agree(losses)
+
+
+def test_a_rival_that_does_something_else_stops_the_bench(bench):
+    ours = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    with pytest.raises(SystemExit, match="bench: cheat is off by 5.0e-01 after 20 steps"):
+        bench.must_agree({"descend": ours, "cheat": [1.0, 3.0]})
+
+
+def test_setting_up_is_not_counted_as_steps(bench, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: now[0])
+
+    def train(steps):  # a second to begin with, a hundredth for a step
+        now[0] += 1 + 0.01 * steps
+
+    [seconds] = bench.in_turn("test", {"it": train}, rounds=1)["it"]
+    assert seconds == pytest.approx(0.01)
+
+
+def test_a_rate_is_the_median_of_its_rounds(bench):
+    assert bench.rate(10, [1.0, 0.5, 100.0]) == {"median": 10.0, "low": 0.1, "high": 20.0}
+
+
+def test_the_times_that_the_book_shows_are_complete():
+    kept = json.loads((resources.files(descent) / "bench.json").read_text())
+    assert set(kept) == {"machine", "rivals", "dimension", "runs", "peak", "memory"}
+    assert [table["D"] for table in kept["rivals"]] == [32, 512, 4096]
+    for table in kept["rivals"]:
+        assert set(table["rates"]) == {"descend", *table["ratios"]}
+        assert {"autograd loop", "vmap(grad)", "jax", "jax, reduced"} == set(table["ratios"])
+    assert [row["D"] for row in kept["dimension"]][-1] == 10**6
+    assert [row["runs"] for row in kept["runs"]][-1] == 4096
