@@ -18,6 +18,7 @@ does not know. Both offer `descend` the same: ``propose`` a step and give the lo
 it for some runs, the ``square`` of the gradient's length, and the ``weights``.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -275,7 +276,13 @@ class Innermost:
             C -= Q.square().sum(-2)[:, :, None] / 2
             C -= K.square().sum(-2)[:, None] / 2
         C *= self.layer.d**-0.5
-        return C, _turned(self.layer.kernel.value(_turned(C))).contiguous()
+        return C, self._in_place(self.layer.kernel.value, C)
+
+    def _in_place(self, function: Callable, *arrays: Tensor) -> Tensor:
+        """A kernel's function of arrays (N, n queries, n keys, H, runs), in that order."""
+        if self.layer.kernel.takes_dim:
+            return function(*arrays, dim=2)
+        return _turned(function(*map(_turned, arrays))).contiguous()
 
     def _pull_back(self, at: dict, C: Tensor, S: Tensor, residual: Tensor, u: Tensor) -> None:
         """The gradient with respect to ``image``, into ``pulled``: Lemmas 1 and 6 of Song et al."""
@@ -284,8 +291,7 @@ class Innermost:
         if self.train == "V":
             return
         kernel = self.layer.kernel
-        dC = _turned(kernel.pullback(_turned(C), _turned(S), _turned(residual * u)))
-        dC = dC * self.layer.d**-0.5
+        dC = self._in_place(kernel.pullback, C, S, residual * u) * self.layer.d**-0.5
         for W, other, keys in (("Q", "K", 2), ("K", "Q", 1)):
             if W in self.train:
                 # a query's gradient is a sum over keys, a key's a sum over queries

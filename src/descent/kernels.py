@@ -9,7 +9,8 @@ and then turns the scores into the attention matrix :math:`S` by its ``value``. 
 takes :math:`\partial f/\partial S` back to :math:`\partial f/\partial C`. Nothing else in the
 library knows which kernel it is working with.
 
-Introduced in :doc:`/foundations/kernels`; the pullbacks are derived in :doc:`/foundations/gradients`.
+Introduced in :doc:`/foundations/kernels`; the pullbacks are derived in
+:doc:`/foundations/gradients`.
 """
 
 from collections.abc import Callable
@@ -30,12 +31,17 @@ torch.exp(torch.zeros(1, dtype=torch.float64))
 
 @dataclass(frozen=True)
 class Kernel:
-    """An attention kernel: a score, its value ``C -> S`` and pullback ``(C, S, dS) -> dC``."""
+    """An attention kernel: a score, its value ``C -> S`` and pullback ``(C, S, dS) -> dC``.
+
+    With ``takes_dim`` both also take ``dim=``, the axis of the keys where that is not the last:
+    sums over an axis are then taken where the scores lie in memory.
+    """
 
     name: str
     score: str
     value: Callable[[Scores], Scores]
     pullback: Callable[[Scores, Scores, Scores], Scores]
+    takes_dim: bool = False
 
     def scores(self, Q: Float[Tensor, "*b n d"], K: Float[Tensor, "*b n d"]) -> Scores:
         """Score every query (..., n, d) against every key (..., n, d)."""
@@ -60,20 +66,20 @@ class Kernel:
         return dQ / Q.shape[-1] ** 0.5, dK / Q.shape[-1] ** 0.5
 
 
-def _softmax_pullback(C: Scores, S: Scores, dS: Scores) -> Scores:
-    # (diag(s) - s s^T) dS row by row, without forming the Jacobian. It kills constants, so the mean
-    # may go first: without that, a row whose largest weight is nearly one would lose all its digits.
-    weighted = S * (dS - (S * dS).sum(-1, keepdim=True))
-    return weighted - S * weighted.sum(-1, keepdim=True)
-
-
-def _softmax(C: Scores) -> Scores:
+def _softmax(C: Scores, dim: int = -1) -> Scores:
     # torch.softmax copies scores whose rows are not contiguous, and the engine's never are
-    E = torch.exp(C - C.amax(-1, keepdim=True))
-    return E / E.sum(-1, keepdim=True)
+    E = torch.exp(C - C.amax(dim, keepdim=True))
+    return E / E.sum(dim, keepdim=True)
 
 
-softmax = Kernel("softmax", "dot", _softmax, _softmax_pullback)
+def _softmax_pullback(C: Scores, S: Scores, dS: Scores, dim: int = -1) -> Scores:
+    # (diag(s) - s s^T) dS row by row, without forming the Jacobian. It kills constants, so the mean
+    # may go first: without that, a row whose largest weight is nearly one would lose its digits.
+    weighted = S * (dS - (S * dS).sum(dim, keepdim=True))
+    return weighted - S * weighted.sum(dim, keepdim=True)
+
+
+softmax = Kernel("softmax", "dot", _softmax, _softmax_pullback, takes_dim=True)
 r"""Row-wise softmax of :math:`q\cdot k/\sqrt d` (Song et al. 2024, Eq. 3): rows sum to one."""
 
 gaussian = Kernel("gaussian", "distance", torch.exp, lambda C, S, dS: S * dS)
