@@ -31,9 +31,11 @@ def pins():
     return dict(entry.split("==") for entry in entries if entry)
 
 
-def floors():
-    """The library's own requirements as distribution -> lowest version."""
-    return dict(entry.split(">=") for entry in PROJECT["project"]["dependencies"])
+def floors(extra=None):
+    """The library's own requirements, or an extra's, as distribution -> lowest version."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    entries = extras[extra] if extra else PROJECT["project"]["dependencies"]
+    return dict(entry.split(">=") for entry in entries)
 
 
 def numbers(version):
@@ -102,7 +104,7 @@ def test_the_library_asks_for_floors_only():
 
 
 def test_the_book_is_built_above_the_librarys_floors():
-    for distribution, floor in floors().items():
+    for distribution, floor in (floors() | floors("cluster")).items():
         assert numbers(pins()[distribution]) >= numbers(floor), distribution
 
 

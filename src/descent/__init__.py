@@ -8,6 +8,7 @@ from . import exact, kernels, models, plots, problems, span, spectra, steps, sym
 from .descend import DivergenceWarning, Trajectory, descend
 from .explore import explore
 from .optimise import optimise
+from .sweep import sweep
 
 from . import claims  # isort: skip  the claims use all of the above
 
@@ -29,4 +30,5 @@ __all__ = [
     "spectra",
     "steps",
     "symbolic",
+    "sweep",
 ]

@@ -1,0 +1,148 @@
+"""The table of a sweep on disk: parts while it runs, one Parquet file when it is done.
+
+A part is written beside its place and then renamed into it, and so is the table. A rename happens
+or does not, so whatever kills the process and whenever, what is there is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ._grid import Grid, Task
+from ._task import steps_to
+
+KEY = b"descent.sweep"
+TEXT = ("kernel", "train", "step")
+WHOLE = ("N", "n", "D", "d", "H", "steps", "seed", "start", "diverged_at", "rank")
+COLUMNS = ("N", "n", "D", "d", "H", "kernel", "train", "steps", "scale", "step", "seed", "start")
+RESULTS = ("eta", "first_loss", "last_loss", "diverged_at")
+
+
+def schema(grid: Grid) -> pa.Schema:
+    """Name and type of each column; the grid goes along as metadata."""
+    counts = [steps_to(x) for x in grid.thresholds]
+    names = [*COLUMNS, *RESULTS, *counts, "rank", "kappa"]
+    types = {
+        **dict.fromkeys(names, pa.float64()),
+        **dict.fromkeys(TEXT, pa.string()),
+        **dict.fromkeys([*WHOLE, *counts], pa.int64()),
+    }
+    return pa.schema([(name, types[name]) for name in names], {KEY: grid.record().encode()})
+
+
+def table(grid: Grid, columns: dict[str, list]) -> pa.Table:
+    """The rows of a task as a table; steps are written out, since some of them are rules."""
+    steps = [step if isinstance(step, str) else repr(step) for step in columns["step"]]
+    return pa.Table.from_pydict({**columns, "step": steps}, schema=schema(grid))
+
+
+class Memory:
+    """Where a sweep without a file keeps its rows."""
+
+    def __init__(self, grid: Grid):
+        self.grid, self.parts = grid, {}
+
+    def missing(self) -> list[Task]:
+        return self.grid.tasks
+
+    def add(self, task: Task, columns: dict[str, list]) -> None:
+        self.parts[task.index] = table(self.grid, columns)
+
+    def finish(self) -> pa.Table:
+        return pa.concat_tables(self.parts[task.index] for task in self.grid.tasks)
+
+
+class Store:
+    """The file ``out`` of a sweep and, until that is there, the folder of its parts.
+
+    Raises
+    ------
+    ValueError : if something else is in either place; nothing is ever overwritten.
+    """
+
+    def __init__(self, out: str | os.PathLike, grid: Grid):
+        self.grid, self.out = grid, Path(out)
+        self.folder = self.out.with_name(self.out.name + ".parts")
+        if self.out.suffix != ".parquet":
+            raise ValueError(f"out must end in .parquet, got {str(self.out)!r}")
+        if not self.out.parent.is_dir():
+            raise ValueError(f"out is in {self.out.parent}, which is no folder: create it first")
+        if self.out.exists():
+            self._check(self.out, _grid_of(self.out))
+        elif self.folder.exists():
+            self._check(self.folder, self._begun())
+
+    def missing(self) -> list[Task]:
+        """The tasks that are still to do; makes the folder that keeps the others."""
+        if self.out.exists():
+            shutil.rmtree(self.folder, ignore_errors=True)  # killed between table and tidying up
+            return []
+        self.folder.mkdir(exist_ok=True)
+        _write(self.folder / "grid.json", lambda path: path.write_text(self.grid.record()))
+        return [task for task in self.grid.tasks if not self._part(task).exists()]
+
+    def add(self, task: Task, columns: dict[str, list]) -> None:
+        """Keep the rows of a task, for good."""
+        rows = table(self.grid, columns)
+        _write(self._part(task), lambda path: pq.write_table(rows, path))
+
+    def finish(self) -> pa.Table:
+        """Make one table of the parts, if that is not done yet, and return it."""
+        if not self.out.exists():
+            parts = [pq.read_table(self._part(task)) for task in self.grid.tasks]
+            # one row group, whatever the parts: the bytes depend on the rows alone
+            whole = pa.concat_tables(parts).combine_chunks()
+            _write(self.out, lambda path: pq.write_table(whole, path))
+            shutil.rmtree(self.folder)
+        return pq.read_table(self.out)
+
+    def _part(self, task: Task) -> Path:
+        return self.folder / f"{task.index:06d}.parquet"
+
+    def _begun(self) -> str:
+        """The grid of the parts that are there."""
+        note = self.folder / "grid.json"
+        if note.exists():
+            return note.read_text()
+        if any(not path.name.endswith(".tmp") for path in self.folder.iterdir()):
+            raise ValueError(f"{self.folder} is no sweep's: choose another out, or remove it")
+        return self.grid.record()  # killed before the first line
+
+    def _check(self, path: Path, found: str) -> None:
+        if found == self.grid.record():
+            return
+        old, new = json.loads(found), json.loads(self.grid.record())
+        axes = [axis for axis in new["axes"] if old["axes"].get(axis) != new["axes"][axis]]
+        axes += [name for name in ("thresholds", "until") if old.get(name) != new[name]]
+        raise ValueError(
+            f"{path} holds a sweep over another grid ({', '.join(axes)} differ): "
+            "to resume, give that grid; to replace it, remove it; or choose another out"
+        )
+
+
+def _grid_of(path: Path) -> str:
+    """The grid that a finished table was made from."""
+    remedy = "it is left as it is: choose another out, or remove it"
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowInvalid):
+        raise ValueError(f"{path} is no readable Parquet table (half written?); {remedy}") from None
+    if KEY not in metadata:
+        raise ValueError(f"{path} was not written by a sweep; {remedy}")
+    return metadata[KEY].decode()
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside ``path``, then rename: no reader ever sees half a file."""
+    beside = path.with_name(path.name + ".tmp")
+    write(beside)
+    with beside.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(beside, path)

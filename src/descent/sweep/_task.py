@@ -1,0 +1,115 @@
+"""One task of a sweep: draw its runs, train them side by side, describe each in a row."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import problems, span, spectra, steps
+from ..descend import DivergenceWarning, Trajectory, descend
+from ..models import Attention
+from ..problems import Problem
+from ._grid import WITHIN, Task
+
+
+def run_task(task: Task) -> dict[str, list]:
+    """Train the runs of a task; return the columns of their rows.
+
+    It depends on nothing but the task: each run has its own seeds, and one thread does the sums,
+    in an order that no other machine's number of cores can change.
+    """
+    torch.set_num_threads(1)
+    try:
+        return _columns(task)
+    except ValueError as error:
+        raise ValueError(f"in the cell {task}: {error}") from error
+
+
+def _columns(task: Task) -> dict[str, list]:
+    cell = task.cell
+    model = Attention(cell["kernel"], H=cell["H"], d=cell["d"])
+    problem, weights = draw(model, task)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DivergenceWarning)  # the table says it, run by run
+        run = descend(
+            model,
+            problem,
+            weights,
+            train=cell["train"],
+            step=_step(task),
+            steps=cell["steps"],
+            **_stop(task),
+        )
+    same = {axis: [value] * len(task.runs) for axis, value in cell.items()}
+    each = dict(zip(WITHIN, map(list, zip(*task.runs, strict=True)), strict=True))
+    return {**same, **each, **_results(task, run), **_conditioning(model, problem, weights, task)}
+
+
+def draw(model: Attention, task: Task) -> tuple[Problem, NamedTuple]:
+    """The problems and starting points of a task's runs, in the span of each run's tokens."""
+    drawn = [_instance(model, task.cell, *run) for run in task.runs]
+    X, y = (torch.stack([getattr(problem, part) for problem, _ in drawn]) for part in "Xy")
+    weights = zip(*(weights for _, weights in drawn), strict=True)
+    return Problem(X, y), drawn[0][1]._make(map(torch.stack, weights))
+
+
+def _instance(model: Attention, cell: dict, scale: float, step, seed: int, start: int):
+    """One run's problem and weights: the same in every cell that has its shape."""
+    problem = problems.gaussian(cell["N"], cell["n"], cell["D"], seed)
+    weights = model.init(problem, seed=start_seed(seed, start), scale=scale)
+    if problem.N * problem.n >= problem.D:
+        return problem, weights
+    small = span.reduce(problem, model.acts_on_tokens)
+    return small.problem, small.restrict(weights)
+
+
+def start_seed(seed: int, start: int) -> int:
+    """The seed of the weights: far from every seed of a problem, lest the two share a stream."""
+    return int(np.random.SeedSequence((seed, start)).generate_state(1)[0])
+
+
+def _step(task: Task):
+    given = [run[WITHIN.index("step")] for run in task.runs]
+    if isinstance(given[0], str):
+        return steps.polyak() if given[0] == "polyak" else given[0]
+    return torch.tensor(given, dtype=torch.float64)
+
+
+def _stop(task: Task) -> dict:
+    return {} if task.until is None else {"until": task.until}
+
+
+def _results(task: Task, run: Trajectory) -> dict[str, list]:
+    last = run.loss[-1]
+    return {
+        "eta": run.eta.tolist(),
+        "first_loss": run.loss[0].tolist(),
+        "last_loss": _known(last, torch.isfinite(last)),
+        "diverged_at": _known(run.diverged_at, run.diverged),
+        **{steps_to(x): _known(run.steps_to(x), run.steps_to(x) >= 0) for x in task.thresholds},
+    }
+
+
+def _conditioning(model: Attention, problem: Problem, weights: NamedTuple, task: Task) -> dict:
+    """Rank of the features and condition number of the Gram matrix, which rule training V alone."""
+    if task.cell["train"] != "V":
+        return {name: [None] * len(task.runs) for name in ("rank", "kappa")}
+    rank = spectra.rank(spectra.beside(model.features(weights, problem)))
+    values = torch.linalg.eigvalsh(model.gram(weights, problem))
+    full = rank == problem.N * problem.n
+    return {"rank": rank.tolist(), "kappa": _known(values[:, -1] / values[:, 0], full)}
+
+
+def _known(values: Tensor, known: Tensor) -> list:
+    """The values, None where there is none."""
+    pairs = zip(values.tolist(), known.tolist(), strict=True)
+    return [value if is_known else None for value, is_known in pairs]
+
+
+def steps_to(fraction: float) -> str:
+    """The column that counts the steps to a fraction of the first loss: steps_to_0.01."""
+    return f"steps_to_{fraction:g}"
