@@ -1,10 +1,11 @@
-"""The command line: ``python -m descent ledger`` and ``python -m descent check ID``."""
+"""The command line: ``python -m descent ledger``, ``check ID``, ``sweep`` and ``plot``."""
 
 import argparse
 import json
 import sys
 
 from . import claims
+from .sweep._cli import add_commands
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,6 +16,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"descent: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as interrupt:
+        print(f"descent: {interrupt or 'interrupted'}", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -26,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="run one claim; exit 1 if its evidence is against it")
     check.add_argument("id", help="for instance song2024-theorem-1")
     check.set_defaults(command=_check)
+    add_commands(commands)
     return parser
 
 

@@ -11,8 +11,9 @@ that a reader moves (:func:`descent.explore.explore`).
 """
 
 from descent.plots._draw import draw, style
+from descent.plots._phase import phase
 from descent.plots._picture import Curve, Picture
 from descent.plots._svg import Figure, figure
 from descent.plots._text import number
 
-__all__ = ["Curve", "Figure", "Picture", "draw", "figure", "number", "style"]
+__all__ = ["Curve", "Figure", "Picture", "draw", "figure", "number", "phase", "style"]

@@ -142,8 +142,7 @@ def _value(axis: str, value):
     if hasattr(value, "item"):  # a number of numpy or torch
         value = value.item()
     if axis == "kernel":
-        kernels.get(value)
-        return value
+        return kernels.get(value).name
     if axis == "train":
         return _train(value)
     if axis == "step":
@@ -170,5 +169,5 @@ def _step(value):
 
 def _fraction(name: str, value: float) -> float:
     if not 0 < _validate.positive(name, value) < 1:
-        raise ValueError(f"{name} must lie between 0 and 1, a fraction of the first loss, got {value}")
+        raise ValueError(f"{name} must lie between 0 and 1 (a part of the first loss), got {value}")
     return float(value)

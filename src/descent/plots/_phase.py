@@ -1,0 +1,160 @@
+"""Phase diagrams: where in a grid of runs descent converges, as small multiples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from descent.plots._draw import COLOURS, DASHES, INK, style
+from descent.plots._text import number
+
+if TYPE_CHECKING:
+    import pandas
+
+NEEDED = ("N", "n", "D", "H", "kernel", "train", "steps")
+FRAME = {"edgecolor": INK, "linewidth": 0.3}
+
+
+def phase(
+    table: pandas.DataFrame,
+    *,
+    fraction: float = 0.01,
+    show: Literal["success", "speed"] = "success",
+) -> Figure:
+    """Draw a sweep's runs over Nn and D, a panel for each kernel and set of trained matrices.
+
+    A cell pools all runs with its Nn, D, kernel and trained matrices; select rows beforehand to
+    keep other axes apart. The darker a cell the better its runs do, in the kernel's own colour: no
+    scale of hues is needed, and the ground may be light or dark. Where all runs have the same
+    number of heads, a dashed line marks HD = Nn, the rank that training V needs.
+
+    Parameters
+    ----------
+    table : what `descent.sweep` returns, with a column ``steps_to_<fraction>``.
+    fraction : a run has converged when its loss is at most this fraction of its first loss.
+    show : ``"success"``, the share of runs that converge; or ``"speed"``, the median number of
+        steps that this takes, on a logarithmic scale.
+
+    Raises
+    ------
+    ValueError : if a column is missing or there is no run.
+    """
+    column = f"steps_to_{fraction:g}"
+    _check(table, column, show)
+    runs = table.assign(Nn=table["N"] * table["n"], hit=table[column])
+    kernels, trains = runs["kernel"].unique(), runs["train"].unique()
+    with style():
+        figure = Figure(figsize=(1.2 + 1.35 * max(3, len(trains)), 0.9 + 1.55 * len(kernels)))
+        figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)
+        rows, key = figure.subfigures(2, 1, height_ratios=[1.55 * len(kernels) + 0.4, 0.5])
+        axes = rows.subplots(len(kernels), len(trains), sharex=True, sharey=True, squeeze=False)
+        for (row, kernel), (k, train) in _product(kernels, trains):
+            panel = runs[(runs["kernel"] == kernel) & (runs["train"] == train)]
+            _panel(axes[row, k], panel, COLOURS.get(kernel, COLOURS["second"]), show)
+            axes[row, k].set_title(f"{kernel}, ${train}$" if k == 0 else f"${train}$")
+        _frame(axes, runs)
+        _key(key.subplots(), fraction, int(runs["steps"].max()), show)
+    return figure
+
+
+def _check(table: pandas.DataFrame, column: str, show: str) -> None:
+    if show not in ("success", "speed"):
+        raise ValueError(f"show must be one of 'success', 'speed', got {show!r}")
+    missing = [name for name in (*NEEDED, column) if name not in table]
+    if missing:
+        counted = [name.removeprefix("steps_to_") for name in table if "steps_to_" in str(name)]
+        hint = f": fraction may be {' or '.join(counted)}" if missing == [column] else ""
+        raise ValueError(f"table has no column {', '.join(missing)}{hint or ', it is no sweep'}")
+    if table.empty:
+        raise ValueError("table holds no run: select other rows")
+
+
+def _product(kernels, trains):
+    return [(a, b) for a in enumerate(kernels) for b in enumerate(trains)]
+
+
+def _panel(ax: Axes, panel: pandas.DataFrame, colour: str, show: str) -> None:
+    x, y = (np.sort(panel[name].unique()) for name in ("Nn", "D"))
+    left, low = (dict(zip(v, zip(*edges(v), strict=True), strict=True)) for v in (x, y))
+    for (Nn, D), cell in panel.groupby(["Nn", "D"]):
+        (x0, x1), (y0, y1) = left[Nn], low[D]
+        _square(ax, (x0, y0), x1 - x0, y1 - y0, colour, strength(cell, show))
+
+
+def _square(ax: Axes, corner, width, height, colour: str, alpha: float) -> None:
+    # two shapes: the frame is to stay where the filling is faint
+    ax.add_patch(Rectangle(corner, width, height, facecolor=colour, linewidth=0, alpha=alpha))
+    ax.add_patch(Rectangle(corner, width, height, facecolor="none", alpha=0.35, **FRAME))
+
+
+def strength(cell: pandas.DataFrame, show: str) -> float:
+    """How dark a cell is, from 0 (no run converges, or half of them do not) to 1."""
+    if show == "success":
+        return float(cell["hit"].notna().mean())
+    median = cell["hit"].fillna(np.inf).median()
+    return float(np.clip(1 - np.log(max(median, 1)) / np.log(cell["steps"].max()), 0, 1))
+
+
+def edges(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper edge of the cell of each value, half-way to its neighbours on a log scale."""
+    logs = np.log(values.astype(float))
+    if len(logs) == 1:
+        return values / 2**0.5, values * 2**0.5
+    middle = (logs[1:] + logs[:-1]) / 2
+    ends = 2 * logs[0] - middle[0], 2 * logs[-1] - middle[-1]
+    every = np.exp([ends[0], *middle, ends[1]])
+    return every[:-1], every[1:]
+
+
+def _frame(axes: np.ndarray, runs: pandas.DataFrame) -> None:
+    x, y = (np.sort(runs[name].unique()) for name in ("Nn", "D"))
+    for ax in axes.flat:
+        ax.set(xscale="log", yscale="log")
+        ax.set(xlim=(edges(x)[0][0], edges(x)[1][-1]), ylim=(edges(y)[0][0], edges(y)[1][-1]))
+        ax.grid(False)
+        ax.spines[:].set_visible(False)
+        ax.tick_params(length=0)
+        for axis, values in ((ax.xaxis, x), (ax.yaxis, y)):
+            axis.set_major_locator(FixedLocator(_sparse(values)))
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(lambda value, _: number(value))
+        if runs["H"].nunique() == 1:
+            edge = x[[0, -1]] * np.array([0.5, 2])
+            ax.plot(edge, edge / runs["H"].iloc[0], color=INK, linestyle=DASHES, linewidth=1.3)
+    for ax in axes[-1]:
+        ax.set_xlabel("labels $Nn$")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("dimension $D$")
+
+
+def _sparse(values: np.ndarray, apart: float = 1.9) -> list[float]:
+    """The values that leave room for each other's labels on a log scale."""
+    kept: list[float] = []
+    for value in values:
+        if not kept or value >= apart * kept[-1]:
+            kept.append(float(value))
+    return kept
+
+
+def _key(ax: Axes, fraction: float, steps: int, show: str) -> None:
+    """A strip that says what darkness means."""
+    shades = np.linspace(0, 1, 5)
+    for k, alpha in enumerate(shades):
+        _square(ax, (k, 0), 1, 1, INK, alpha)
+    if show == "success":
+        labels = [f"{share:.0%}" for share in shades]
+        words = f"of the runs get to {number(fraction)} of their first loss in {steps} steps"
+    else:
+        labels = [number(round(steps ** (1 - alpha))) for alpha in shades]
+        words = f"steps to {number(fraction)} of the first loss (median)"
+    ax.set_xticks(np.arange(5) + 0.5, labels)
+    ax.set(xlim=(0, 16), ylim=(0, 1), yticks=[])
+    ax.text(5.3, 0.5, words, va="center", fontsize=9)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)

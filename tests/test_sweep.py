@@ -1,0 +1,357 @@
+"""A grid becomes one table: every run once, the same bits, whatever interrupts it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import descent
+from descent.__main__ import main
+from descent.sweep import _run, _table
+from descent.sweep._grid import DEFAULTS, Grid, batch_size
+from descent.sweep._task import start_seed
+
+# V alone is the cheapest to train: its curvature takes no iteration
+SMALL = {"N": 2, "n": 2, "D": [3, 8], "d": 2, "steps": 30, "seed": range(3), "train": "V"}
+AXES = list(DEFAULTS)
+
+
+# ---- what is in the table ----------------------------------------------------------------------
+
+
+def test_every_combination_is_one_row():
+    axes = {**SMALL, "train": ["V", "QKV"]}
+    table = descent.sweep(**axes, kernel=["softmax", "gaussian"], scale=[1, 2], step=0.1)
+    assert len(table) == 2 * 2 * 2 * 3 * 2
+    assert not table.duplicated(AXES).any()
+    assert set(table["train"]) == {"V", "QKV"} and set(table["scale"]) == {1.0, 2.0}
+
+
+@pytest.mark.parametrize("D", [3, 8])
+@pytest.mark.parametrize("step", [0.05, "1/L"])
+def test_a_row_is_what_descend_finds(D, step):
+    options = {**SMALL, "D": D, "steps": 200}
+    table = descent.sweep(**options, step=step, thresholds=[0.5, 0.1])
+    for row in table.itertuples():
+        problem = descent.problems.gaussian(2, 2, D, row.seed)
+        layer = descent.models.Attention(d=2)
+        weights = layer.init(problem, seed=start_seed(row.seed, 0))
+        run = descent.descend(layer, problem, weights, train="V", step=step, steps=200)
+        assert row.first_loss == pytest.approx(float(run.loss[0]), rel=1e-9)
+        assert row.last_loss == pytest.approx(float(run.loss[-1]), rel=1e-6, abs=1e-20)
+        assert row.eta == pytest.approx(float(run.eta), rel=1e-9)
+        for fraction, column in ((0.5, "steps_to_0.5"), (0.1, "steps_to_0.1")):
+            reached = table.loc[row.Index, column]
+            assert (-1 if pd.isna(reached) else reached) == int(run.steps_to(fraction))
+
+
+def test_the_neighbours_of_a_run_do_not_change_it():
+    """Up to rounding: sums over a batch of another size may be taken in another order."""
+    alone = descent.sweep(**{**SMALL, "seed": 2}, step=0.05)
+    crowd = descent.sweep(**{**SMALL, "seed": range(40)}, step=[0.01, 0.05, "1/L"], scale=[1, 3])
+    same = crowd[(crowd["seed"] == 2) & (crowd["step"] == "0.05") & (crowd["scale"] == 1)]
+    for column in ("first_loss", "last_loss"):
+        assert same[column].tolist() == pytest.approx(alone[column].tolist(), rel=1e-10)
+
+
+def test_a_seed_is_a_problem_and_a_start_is_another_draw_of_its_weights():
+    table = descent.sweep(**{**SMALL, "D": 8}, start=range(2), kernel=["softmax", "gaussian"])
+    assert table.groupby("kernel")["first_loss"].nunique().tolist() == [6, 6]
+    assert start_seed(0, 0) != start_seed(0, 1) != start_seed(1, 0)
+    assert start_seed(3, 0) > 10**6, "or the weights would be the tokens of another seed's problem"
+
+
+def test_training_the_values_comes_with_rank_and_condition():
+    table = descent.sweep(**{**SMALL, "train": ["V", "Q"]}, step=0.1)
+    values = table[table["train"] == "V"]
+    assert (values["rank"] == values["D"].clip(upper=4)).all()
+    assert (values["kappa"].isna() == (values["D"] < 4)).all() and values["kappa"].min() > 1
+    assert table.loc[table["train"] == "Q", ["rank", "kappa"]].isna().all(axis=None)
+
+
+def test_a_run_that_diverges_says_where_and_leaves_the_others_alone():
+    table = descent.sweep(**{**SMALL, "D": 8, "steps": 300}, step=[0.05, 1e3])
+    lost = table["step"] == "1000.0"
+    assert table.loc[lost, "diverged_at"].gt(0).all() and table.loc[lost, "last_loss"].isna().all()
+    assert (
+        table.loc[~lost, "diverged_at"].isna().all() and table.loc[~lost, "last_loss"].ge(0).all()
+    )
+
+
+def test_large_grids_are_cut_into_batches_that_fit():
+    few, many = (Grid.of({**SMALL, "D": 8, "steps": s, "seed": range(600)}) for s in (10, 10**6))
+    assert [len(task.runs) for task in few.tasks] == [256, 256, 88]
+    assert len(many.tasks[0].runs) == batch_size(many.tasks[0].cell) < 10
+    assert sum(len(task.runs) for task in many.tasks) == 600
+
+
+def test_the_number_of_threads_is_given_back():
+    before = torch.get_num_threads()
+    descent.sweep(**SMALL)
+    assert torch.get_num_threads() == before
+
+
+# ---- interruptions -----------------------------------------------------------------------------
+
+
+def bytes_of(folder, **axes):
+    descent.sweep(folder / "whole.parquet", **{**SMALL, **axes})
+    return (folder / "whole.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("moment", ["start", "part", "table", "tidying"])
+def test_death_at_any_moment_loses_nothing(tmp_path, monkeypatch, moment):
+    """Stop at the four places where something is half done, by an error that nothing catches."""
+
+    class Killed(BaseException):
+        pass
+
+    def die(*args, **kwargs):
+        raise Killed
+
+    expected, out = bytes_of(tmp_path), tmp_path / "t.parquet"
+    with monkeypatch.context() as death:
+        replace, calls = os.replace, []
+
+        def last_words(source, target):
+            calls.append(Path(target).name)
+            if calls[-1] == {"start": "grid.json", "part": "000001.parquet"}.get(moment, out.name):
+                raise Killed
+            replace(source, target)
+
+        if moment == "tidying":
+            death.setattr(_table.shutil, "rmtree", die)
+        else:
+            death.setattr(_table.os, "replace", last_words)
+        with pytest.raises(Killed):
+            descent.sweep(out, **SMALL)
+    trained = []
+    run_task = _run.run_task
+    monkeypatch.setattr(_run, "run_task", lambda task: trained.append(task) or run_task(task))
+    descent.sweep(out, **SMALL)
+    assert out.read_bytes() == expected
+    assert len(trained) == {"start": 2, "part": 1, "table": 0, "tidying": 0}[moment]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.parquet", "whole.parquet"]
+
+
+def test_kill_9_in_the_middle_loses_nothing(tmp_path):
+    axes = {"D": list(range(3, 13)), "steps": 1000}
+    expected, out = bytes_of(tmp_path, **axes), tmp_path / "t.parquet"
+    code = f"import descent; descent.sweep({str(out)!r}, **{ {**SMALL, **axes} })"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    parts = tmp_path / "t.parquet.parts"
+    while process.poll() is None and len(list(parts.glob("*.parquet"))) < 3:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it was done before it could be killed"
+    kept = {part: part.stat().st_mtime_ns for part in parts.glob("*.parquet")}
+    assert 3 <= len(kept) < 10 and not out.exists()
+    grid = Grid.of({**SMALL, **axes})
+    assert len(_table.Store(out, grid).missing()) == 10 - len(kept)
+    descent.sweep(out, **{**SMALL, **axes})
+    assert out.read_bytes() == expected
+
+
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    run_task, done = _run.run_task, []
+
+    def once(task):
+        if done:
+            raise KeyboardInterrupt
+        done.append(task)
+        return run_task(task)
+
+    out = tmp_path / "t.parquet"
+    command = [
+        "sweep",
+        "--out",
+        str(out),
+        *"--N 2 --n 2 --D 3,8 --d 2 --steps 30 --train V".split(),
+    ]
+    monkeypatch.setattr(_run, "run_task", once)
+    assert main([*command, "--seed", "0..2"]) == 130
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message == (
+        f"descent: interrupted: 3 of 6 runs are kept in {out}.parts; "
+        "give the same command again to go on"
+    )
+    monkeypatch.setattr(_run, "run_task", run_task)
+    assert main([*command, "--seed", "0..2"]) == 0
+    assert out.read_bytes() == bytes_of(tmp_path)
+
+
+def test_a_finished_sweep_is_read_not_done_again(tmp_path, monkeypatch):
+    expected = bytes_of(tmp_path)
+    monkeypatch.setattr(_run, "run_task", None)
+    assert bytes_of(tmp_path) == expected
+
+
+# ---- what is refused ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("axes", "error", "message"),
+    [
+        ({"M": 3}, ValueError, "unknown axis 'M': expected one of 'N', 'n', 'D', 'd', 'H'"),
+        ({"D": []}, ValueError, "axis D is empty: give it at least one value, or leave it out"),
+        ({"D": 0}, ValueError, "D must be at least 1, got 0"),
+        ({"D": 2.5}, TypeError, "D must be an integer, got 2.5"),
+        ({"D": [4, 4]}, ValueError, "axis D holds 4 twice"),
+        ({"kernel": "relu"}, ValueError, "unknown kernel 'relu': expected one of 'softmax'"),
+        (
+            {"train": "W"},
+            ValueError,
+            "train must name some of Q, K, V, as in 'V' or 'QKV', got 'W'",
+        ),
+        ({"step": "fast"}, ValueError, "unknown step 'fast': expected one of '1/L', 'polyak'"),
+        ({"step": -1}, ValueError, "step must be positive and finite, got -1"),
+        ({"scale": 0}, ValueError, "scale must be positive and finite, got 0"),
+        ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
+        ({"thresholds": [2]}, ValueError, "thresholds must lie between 0 and 1"),
+        ({"until": 1.5}, ValueError, "until must lie between 0 and 1"),
+        ({"cluster": 7}, TypeError, "cluster must be 'local', a scheduler's address or a"),
+        ({"out": "t.csv"}, ValueError, "out must end in .parquet, got 't.csv'"),
+        ({"out": "no/t.parquet"}, ValueError, "out is in no, which is no folder: create it first"),
+    ],
+)
+def test_a_grid_that_does_not_fit_is_refused(axes, error, message):
+    with pytest.raises(error, match=message):
+        descent.sweep(**{**SMALL, **axes})
+
+
+def test_what_must_be_given_is_named():
+    with pytest.raises(ValueError, match="the grid lacks n, D: give each a value or a list"):
+        descent.sweep(N=2)
+
+
+def test_a_cell_that_cannot_be_trained_is_named():
+    with pytest.raises(ValueError, match=r"in the cell N=2, n=1, .*train=Q.*: step '1/L' needs"):
+        descent.sweep(N=2, n=1, D=3, train="Q")  # one token: softmax gives it all the weight
+
+
+def foreign(path):
+    pd.DataFrame({"D": [1, 2]}).to_parquet(path)
+
+
+def half(path):
+    descent.sweep(path, **SMALL)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (foreign, "was not written by a sweep; it is left as it is: choose another out, or remove"),
+        (half, r"is no readable Parquet table \(half written\?\); it is left as it is"),
+        (lambda path: path.write_text("my notes"), "is no readable Parquet table"),
+        (lambda path: path.mkdir(), "is no readable Parquet table"),
+        (
+            lambda path: descent.sweep(path, **{**SMALL, "D": [3, 9], "H": 2}),
+            r"another grid \(D, H differ\): to resume, give that grid; to replace it, remove",
+        ),
+    ],
+    ids=["foreign", "half", "text", "folder", "another"],
+)
+def test_what_stands_at_out_is_never_overwritten(tmp_path, make, message):
+    out = tmp_path / "t.parquet"
+    make(out)
+    before = out.read_bytes() if out.is_file() else None
+    with pytest.raises(ValueError, match=message):
+        descent.sweep(out, **SMALL)
+    assert before is None or out.read_bytes() == before
+
+
+def test_parts_of_another_sweep_or_of_none_are_left_alone(tmp_path):
+    parts = tmp_path / "t.parquet.parts"
+    parts.mkdir()
+    (parts / "letter.txt").write_text("dear")
+    with pytest.raises(ValueError, match="parts is no sweep's: choose another out, or remove it"):
+        descent.sweep(tmp_path / "t.parquet", **SMALL)
+    (parts / "letter.txt").unlink()
+    (parts / "grid.json").write_text(Grid.of({**SMALL, "d": 3}).record())
+    with pytest.raises(ValueError, match=r"holds a sweep over another grid \(d differ\)"):
+        descent.sweep(tmp_path / "t.parquet", **SMALL)
+
+
+# ---- the command line --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text(
+        "N: 2\nn: 2\nD: [3, 8]\nd: 2\nsteps: 30\ntrain: V\nseed: 0..2\nthresholds: [1e-2, 1e-3]\n"
+    )
+    return path
+
+
+def test_a_file_and_options_make_the_table_of_the_same_grid(tmp_path, file, capsys):
+    out = tmp_path / "t.parquet"
+    assert main(["sweep", str(file), "--D", "8", "--step", "1/L,0.1", "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}: 6 runs, 0 diverged\n"
+    expected = descent.sweep(**{**SMALL, "D": 8}, step=["1/L", 0.1], thresholds=[0.01, 0.001])
+    pd.testing.assert_frame_equal(pd.read_parquet(out), expected)
+    assert json.loads(pq.read_schema(out).metadata[_table.KEY])["axes"]["D"] == [8]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("N: 2\nn: 2\nD: 3\nM: 1", "unknown axis 'M'"),
+        ("N: 2\nn: 2\nD: []", "axis D is empty"),
+        ("N: 2\nn: 2\nD: 2.5", "D must be an integer, got 2.5"),
+        ("N: 2\nn: [", "is no YAML: see its line 2"),
+        ("just words", "must hold axes, such as 'D: [2, 4, 8]', one a line"),
+        (None, "cannot be read: FileNotFoundError"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_in_one_line(tmp_path, file, capsys, content, message):
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    assert main(["sweep", str(file), "--out", str(tmp_path / "t.parquet")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("descent: ") and message in error and error.count("\n") == 1
+
+
+def test_a_table_becomes_a_picture(tmp_path, capsys):
+    table = tmp_path / "whole.parquet"
+    bytes_of(tmp_path, kernel=["softmax", "gaussian"])
+    assert main(["plot", str(table), "--where", "D=8"]) == 0
+    assert (tmp_path / "whole.svg").read_text().startswith("<?xml")
+    assert main(["plot", str(table), str(tmp_path / "p.png"), "--show", "speed"]) == 0
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing.parquet"], "table nothing.parquet cannot be read (FileNotFoundError)"),
+        (["{table}", "p.gif"], "picture must end in .svg, .png, .pdf, got 'p.gif'"),
+        (
+            ["{table}", "--fraction", "0.5"],
+            "no column steps_to_0.5: fraction may be 0.01 or 0.0001",
+        ),
+        (["{table}", "--show", "rate"], "show must be one of 'success', 'speed', got 'rate'"),
+        (["{table}", "--where", "M=1"], "where must be AXIS=VALUE with a column's name, got 'M=1'"),
+        (["{table}", "--where", "D=7"], "table holds no run: select other rows"),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_is_refused_in_one_line(
+    tmp_path, capsys, monkeypatch, arguments, message
+):
+    bytes_of(tmp_path)
+    capsys.readouterr()
+    monkeypatch.chdir(tmp_path)
+    assert main(["plot", *(a.format(table="whole.parquet") for a in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1

@@ -1,0 +1,150 @@
+"""A Dask cluster makes the same table, even if it loses a worker, and a dead address is told."""
+
+import os
+import signal
+import socket
+import time
+
+import pytest
+
+import descent
+from descent.__main__ import main
+from descent.sweep import _cluster, _run
+from descent.sweep._grid import Grid
+from descent.sweep._task import run_task
+
+distributed = pytest.importorskip("distributed")
+
+GRID = {"N": 2, "n": 2, "D": [3, 4, 5, 6], "d": 2, "seed": range(3), "step": 0.01, "steps": 400}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """The table as one process makes it, byte by byte."""
+    out = tmp_path_factory.mktemp("alone") / "t.parquet"
+    descent.sweep(out, **GRID, train=["V", "QKV"])
+    return out.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def client():
+    """Two worker processes, each with a nanny that starts it again."""
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None
+    ) as cluster:
+        with distributed.Client(cluster) as client:
+            yield client
+
+
+def test_two_processes_of_which_one_is_killed_make_the_same_table(
+    tmp_path, client, expected, monkeypatch
+):
+    """The kill comes when the first result is there and the rest is on its way."""
+    pids, finished = client.run(os.getpid), []
+    run_on = _cluster.run_on
+
+    def with_a_death(client, tasks):
+        for result in run_on(client, tasks):
+            if not finished:
+                victim, tasks_of = next((w, t) for w, t in client.processing().items() if t)
+                assert tasks_of, "it has something to lose"
+                os.kill(pids[victim], signal.SIGKILL)
+            finished.append(result[0].index)
+            yield result
+
+    monkeypatch.setattr(_cluster, "run_on", with_a_death)
+    monkeypatch.setattr(_cluster, "run_task", slowly)
+    out = tmp_path / "t.parquet"
+    descent.sweep(out, cluster=client, **GRID, train=["V", "QKV"])
+    assert out.read_bytes() == expected
+    assert sorted(finished) == list(range(8)), "each task once"
+    assert set(client.run(os.getpid).values()) != set(pids.values()), "the killed one was replaced"
+
+
+def slowly(task):
+    """So that both workers are at work when one dies."""
+    time.sleep(0.2)
+    return run_task(task)
+
+
+def test_an_address_will_do_and_what_is_done_is_not_done_again(
+    tmp_path, client, expected, monkeypatch
+):
+    out, sent = tmp_path / "t.parquet", []
+    store = _table_of(out)
+    for task in store.missing()[:5]:
+        store.add(task, run_task(task))
+    run_on = _cluster.run_on
+    monkeypatch.setattr(
+        _cluster, "run_on", lambda client, tasks: sent.extend(tasks) or run_on(client, tasks)
+    )
+    address = client.scheduler.address
+    descent.sweep(out, cluster=address, **GRID, train=["V", "QKV"])
+    assert [task.index for task in sent] == [5, 6, 7]
+    assert out.read_bytes() == expected
+
+
+def _table_of(out):
+    from descent.sweep._table import Store
+
+    return Store(out, Grid.of({**GRID, "train": ["V", "QKV"]}))
+
+
+def test_what_fails_on_a_worker_is_told_here(client):
+    with pytest.raises(ValueError, match="in the cell N=2, n=1, .*: step '1/L' needs curvature"):
+        descent.sweep(N=2, n=1, D=3, train="Q", cluster=client)
+    assert not client.futures, "nothing is left on the cluster"
+
+
+@pytest.fixture(params=["nobody", "somebody"])
+def deaf(request):
+    """An address where nobody listens, and one where somebody does who is no scheduler."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if request.param == "somebody":
+            listener.listen()
+        yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_an_address_that_does_not_answer_is_told_in_one_line(tmp_path, deaf, capsys, monkeypatch):
+    assert _cluster.PATIENCE < 10
+    monkeypatch.setattr(_cluster, "PATIENCE", 1)
+    command = "sweep --N 2 --n 2 --D 3 --out".split()
+    start = time.monotonic()
+    assert main([*command, str(tmp_path / "t.parquet"), "--cluster", deaf]) == 2
+    assert time.monotonic() - start < 6, "the patience of one second, and some for the machine"
+    error = capsys.readouterr().err.strip()
+    assert error.startswith(f"descent: cluster: no Dask scheduler answers at '{deaf}'")
+    assert error.endswith("start one with `dask scheduler`, which prints its address")
+    assert "\n" not in error
+
+
+def test_local_starts_workers_and_stops_them(monkeypatch):
+    seen = []
+
+    def note(client, tasks):
+        seen.append(client)
+        return ((task, run_task(task)) for task in tasks)
+
+    monkeypatch.setattr(_cluster, "run_on", note)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    descent.sweep(N=2, n=2, D=3, step=0.1, steps=5, cluster="local")
+    assert seen[0].status == "closed"
+
+
+def test_without_dask_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "distributed", None)
+    with pytest.raises(ValueError, match=r"cluster needs dask: .*'descent-book\[cluster\]'"):
+        descent.sweep(N=2, n=2, D=3, cluster="local")
+
+
+def test_one_thread_does_the_sums_everywhere(monkeypatch):
+    """Else the last bits would depend on the number of cores."""
+    import torch
+
+    threads = []
+    monkeypatch.setattr(
+        _run, "run_task", lambda task: (run_task(task), threads.append(torch.get_num_threads()))[0]
+    )
+    descent.sweep(**GRID, train="V")
+    assert set(threads) == {1}
