@@ -116,11 +116,12 @@ def test_binder_has_all_that_the_library_needs():
     assert "--no-deps" in (ROOT / ".binder/postBuild").read_text()
 
 
-def test_the_drawing_code_is_part_of_the_package():
+def test_the_drawing_code_and_the_tables_are_part_of_the_package():
     pattern = PROJECT["tool"]["setuptools"]["package-data"]["descent"]
     package = ROOT / "src" / "descent"
     packaged = {file for glob in pattern for file in package.glob(glob)}
-    assert {f for f in package.rglob("*") if f.suffix in (".js", ".css")} <= packaged
+    kinds = (".js", ".css", ".yaml", ".parquet")
+    assert {f for f in package.rglob("*") if f.suffix in kinds} <= packaged
 
 
 # ---------------------------------------------------------------- the environment script

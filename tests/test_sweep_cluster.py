@@ -30,7 +30,7 @@ def expected(tmp_path_factory):
 def client():
     """Two worker processes, each with a nanny that starts it again."""
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None
+        n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0"
     ) as cluster:
         with distributed.Client(cluster) as client:
             yield client

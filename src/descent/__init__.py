@@ -4,7 +4,7 @@ The book's own code: attention layers with closed-form gradients (`models`), bat
 descent (`descend`), figures (`plots`, `explore`) and the ledger of theorems (`claims`).
 """
 
-from . import exact, kernels, models, plots, problems, span, spectra, steps, symbolic
+from . import exact, kernels, models, plots, problems, span, spectra, steps, symbolic, tables
 from .descend import DivergenceWarning, Trajectory, descend
 from .explore import explore
 from .optimise import optimise
@@ -31,4 +31,5 @@ __all__ = [
     "steps",
     "symbolic",
     "sweep",
+    "tables",
 ]

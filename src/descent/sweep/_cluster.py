@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from ._grid import Task
@@ -25,7 +27,7 @@ def connected(cluster) -> Iterator:
         yield cluster
     elif cluster == "local":
         # a process for each core: the tasks are single-threaded
-        with LocalCluster(threads_per_worker=1, dashboard_address=None) as local:
+        with LocalCluster(threads_per_worker=1, dashboard_address="127.0.0.1:0") as local:
             with Client(local) as client:
                 yield client
     elif isinstance(cluster, str):
@@ -39,13 +41,33 @@ def connected(cluster) -> Iterator:
 
 
 def _answering(Client, address: str):
-    try:
-        return Client(address, timeout=PATIENCE)
-    except (OSError, TimeoutError, ValueError, TypeError) as error:
+    # Dask's own time limit does not reach the handshake: with somebody who listens and stays
+    # silent it waits for ever. In a thread, since a notebook has an event loop of its own.
+    with ThreadPoolExecutor(1) as thread:
+        kind = thread.submit(asyncio.run, _kind(address)).result()
+    if kind != "Scheduler":
         raise ValueError(
-            f"cluster: no Dask scheduler answers at {address!r} "
-            f"({type(error).__name__}): start one with `dask scheduler`, which prints its address"
-        ) from None
+            f"cluster: no Dask scheduler answers at {address!r} ({kind}): "
+            "start one with `dask scheduler`, which prints its address"
+        )
+    return Client(address, timeout=PATIENCE)
+
+
+async def _kind(address: str) -> str:
+    """What answers at an address: "Scheduler", or what went wrong."""
+    from distributed import Security
+    from distributed.core import rpc
+
+    arguments = Security().get_connection_args("client")
+    try:
+        async with asyncio.timeout(PATIENCE):
+            there = rpc(address, timeout=PATIENCE, connection_args=arguments)
+            try:
+                return (await there.identity())["type"]
+            finally:
+                await there.close_rpc()
+    except (Exception, asyncio.CancelledError) as error:  # whatever it is, it is no scheduler
+        return "silent" if isinstance(error, TimeoutError) else type(error).__name__
 
 
 def run_on(client, tasks: list[Task]) -> Iterator[tuple[Task, dict]]:

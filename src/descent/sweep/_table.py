@@ -91,7 +91,7 @@ class Store:
     def add(self, task: Task, columns: dict[str, list]) -> None:
         """Keep the rows of a task, for good."""
         rows = table(self.grid, columns)
-        _write(self._part(task), lambda path: pq.write_table(rows, path))
+        _write(self._part(task), lambda path: pq.write_table(rows, path, compression="zstd"))
 
     def finish(self) -> pa.Table:
         """Make one table of the parts, if that is not done yet, and return it."""
@@ -99,7 +99,7 @@ class Store:
             parts = [pq.read_table(self._part(task)) for task in self.grid.tasks]
             # one row group, whatever the parts: the bytes depend on the rows alone
             whole = pa.concat_tables(parts).combine_chunks()
-            _write(self.out, lambda path: pq.write_table(whole, path))
+            _write(self.out, lambda path: pq.write_table(whole, path, compression="zstd"))
             shutil.rmtree(self.folder)
         return pq.read_table(self.out)
 
