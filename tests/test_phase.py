@@ -29,7 +29,7 @@ def panels(drawing):
 
 
 def filled(ax):
-    """(x, y) of a cell's corner -> (colour, darkness)."""
+    """(x, y) of a cell's corner -> (colour, fullness)."""
     return {
         tuple(np.round(p.get_xy(), 6)): (to_hex(p.get_facecolor()), p.get_alpha())
         for p in ax.patches
@@ -49,10 +49,10 @@ def test_there_is_a_panel_for_each_kernel_and_set_in_the_kernels_colour():
     assert colours == [{COLOURS["softmax"]}] * 2 + [{COLOURS["gaussian"]}] * 2
 
 
-def test_a_cell_is_as_dark_as_its_share_of_runs():
+def test_a_cell_is_as_full_as_its_share_of_runs():
     for ax in panels(phase(table())):
-        rows = sorted((y, darkness) for (_, y), (_, darkness) in filled(ax).items())
-        assert [darkness for _, darkness in rows] == [0.25, 0.25, 0.5, 0.5, 1, 1]
+        rows = sorted((y, fullness) for (_, y), (_, fullness) in filled(ax).items())
+        assert [fullness for _, fullness in rows] == [0.25, 0.25, 0.5, 0.5, 1, 1]
 
 
 def test_speed_counts_a_run_that_never_arrives_as_infinitely_slow():

@@ -29,8 +29,8 @@ def phase(
     """Draw a sweep's runs over Nn and D, a panel for each kernel and set of trained matrices.
 
     A cell pools all runs with its Nn, D, kernel and trained matrices; select rows beforehand to
-    keep other axes apart. The darker a cell the better its runs do, in the kernel's own colour: no
-    scale of hues is needed, and the ground may be light or dark. Where all runs have the same
+    keep other axes apart. The fuller a cell's colour the better its runs do; it is the kernel's own
+    and shows through to the ground, which may be light or dark. Where all runs have the same
     number of heads, a dashed line marks HD = Nn, the rank that training V needs.
 
     Parameters
@@ -93,7 +93,7 @@ def _square(ax: Axes, corner, width, height, colour: str, alpha: float) -> None:
 
 
 def strength(cell: pandas.DataFrame, show: str) -> float:
-    """How dark a cell is, from 0 (no run converges, or half of them do not) to 1."""
+    """How full a cell's colour is: 0 where no run converges (or not half of them), at most 1."""
     if show == "success":
         return float(cell["hit"].notna().mean())
     median = cell["hit"].fillna(np.inf).median()
@@ -142,12 +142,12 @@ def _sparse(values: np.ndarray, apart: float = 1.9) -> list[float]:
 
 
 def _key(ax: Axes, fraction: float, steps: int, show: str) -> None:
-    """A strip that says what darkness means."""
+    """A strip that says what a full colour means."""
     shades = np.linspace(0, 1, 5)
     for k, alpha in enumerate(shades):
         _square(ax, (k, 0), 1, 1, INK, alpha)
     if show == "success":
-        labels = [f"{share:.0%}" for share in shades]
+        labels = ["0", "", "50 %", "", "100 %"]
         words = f"of the runs get to {number(fraction)} of their first loss in {steps} steps"
     else:
         labels = [number(round(steps ** (1 - alpha))) for alpha in shades]
