@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -102,7 +102,8 @@ def _done(tasks: list[Task], cluster) -> Iterator[Iterator[tuple[Task, dict]]]:
         else:
             from ._cluster import connected, run_on
 
-            with connected(cluster) as client:
-                yield run_on(client, tasks)
+            # closed before the client is: what was not begun is called off
+            with connected(cluster) as client, closing(run_on(client, tasks)) as results:
+                yield results
     finally:
         torch.set_num_threads(threads)
