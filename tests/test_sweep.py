@@ -41,7 +41,7 @@ def test_a_row_is_what_descend_finds(D, step):
     options = {**SMALL, "D": D, "steps": 200}
     table = descent.sweep(**options, step=step, thresholds=[0.5, 0.1])
     for row in table.itertuples():
-        problem = descent.problems.gaussian(2, 2, D, row.seed)
+        problem = descent.problems.gaussian_in_span(2, 2, D, row.seed)
         layer = descent.models.Attention(d=2)
         weights = layer.init(problem, seed=start_seed(row.seed, 0))
         run = descent.descend(layer, problem, weights, train="V", step=step, steps=200)
@@ -84,6 +84,17 @@ def test_a_run_that_diverges_says_where_and_leaves_the_others_alone():
     assert (
         table.loc[~lost, "diverged_at"].isna().all() and table.loc[~lost, "last_loss"].ge(0).all()
     )
+
+
+def test_until_stops_a_run_at_that_part_of_its_first_loss():
+    table = descent.sweep(**{**SMALL, "D": 64, "steps": 500}, until=0.1, thresholds=[0.1, 0.01])
+    ratio = table["last_loss"] / table["first_loss"]
+    assert ratio.between(1e-3, 0.1).all() and table["steps_to_0.1"].lt(500).all()
+
+
+def test_a_billion_dimensions_cost_what_few_do():
+    table = descent.sweep(**{**SMALL, "D": 10**9}, step="1/L")
+    assert (table["rank"] == 4).all() and table["kappa"].max() < 1e6
 
 
 def test_large_grids_are_cut_into_batches_that_fit():

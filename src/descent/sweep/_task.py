@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import problems, span, spectra, steps
+from .. import problems, spectra, steps
 from ..descend import DivergenceWarning, Trajectory, descend
 from ..models import Attention
 from ..problems import Problem
@@ -58,13 +58,12 @@ def draw(model: Attention, task: Task) -> tuple[Problem, NamedTuple]:
 
 
 def _instance(model: Attention, cell: dict, scale: float, step, seed: int, start: int):
-    """One run's problem and weights: the same in every cell that has its shape."""
-    problem = problems.gaussian(cell["N"], cell["n"], cell["D"], seed)
-    weights = model.init(problem, seed=start_seed(seed, start), scale=scale)
-    if problem.N * problem.n >= problem.D:
-        return problem, weights
-    small = span.reduce(problem, model.acts_on_tokens)
-    return small.problem, small.restrict(weights)
+    """One run's problem and weights, drawn in the span of its tokens: the cost forgets D.
+
+    They are the same in every cell of that shape, whatever the kernel and what is trained.
+    """
+    problem = problems.gaussian_in_span(cell["N"], cell["n"], cell["D"], seed)
+    return problem, model.init(problem, seed=start_seed(seed, start), scale=scale)
 
 
 def start_seed(seed: int, start: int) -> int:
