@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +14,12 @@ from ._task import run_task
 
 #: Seconds that an address has to answer.
 PATIENCE = 8
+#: A process for each core, since the tasks are single-threaded, and no word when Ctrl-C ends them.
+LOCAL = {
+    "threads_per_worker": 1,
+    "dashboard_address": "127.0.0.1:0",
+    "silence_logs": logging.ERROR,
+}
 
 
 @contextmanager
@@ -26,9 +34,9 @@ def connected(cluster) -> Iterator:
     if isinstance(cluster, Client):
         yield cluster
     elif cluster == "local":
-        # a process for each core: the tasks are single-threaded
-        with LocalCluster(threads_per_worker=1, dashboard_address="127.0.0.1:0") as local:
+        with LocalCluster(**LOCAL) as local:
             with Client(local) as client:
+                client.run(_leave_ctrl_c_to_the_sweep)
                 yield client
     elif isinstance(cluster, str):
         with _answering(Client, cluster) as client:
@@ -38,6 +46,11 @@ def connected(cluster) -> Iterator:
             f"cluster must be 'local', a scheduler's address or a dask.distributed.Client, "
             f"got {cluster!r}"
         )
+
+
+def _leave_ctrl_c_to_the_sweep() -> None:
+    # a terminal sends it to every process that was started from it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _answering(Client, address: str):
