@@ -29,7 +29,10 @@ WORDS = (
     r"\\(?:text|textbf|textit|mathrm|operatorname|mathsf|mathit)\*?\s*(?:\{[^{}]*\}|\\?[A-Za-z])"
 )
 SCRIPT = r"[_^]\s*(?:\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}|\\[A-Za-z]+|[^\\\s])"
-FACE = r"\\(mathbb|mathbf|mathcal|mathfrak|boldsymbol)\s*\{?\s*(\\?[A-Za-z0-9]+?)\s*(?:\}|(?![A-Za-z0-9])|(?<=[A-Za-z0-9]))"
+FACE = (
+    r"\\(mathbb|mathbf|mathcal|mathfrak|boldsymbol)"
+    r"\s*\{?\s*(\\?[A-Za-z0-9]+?)\s*(?:\}|(?![A-Za-z0-9])|(?<=[A-Za-z0-9]))"
+)
 
 
 def formulas(text):

@@ -4,15 +4,18 @@ The book's own code: attention layers with closed-form gradients (`models`), bat
 descent (`descend`), figures (`plots`, `explore`) and the ledger of theorems (`claims`).
 """
 
-from . import exact, kernels, models, plots, problems, span, spectra, steps, symbolic, tables
+import importlib
+
+from . import kernels, models, plots, problems, span, spectra, steps, tables
 from .descend import DivergenceWarning, Trajectory, descend
 from .explore import explore
 from .optimise import optimise
 from .sweep import sweep
 
-from . import claims  # isort: skip  the claims use all of the above
-
 __version__ = "0.1.0"
+
+#: SymPy, mpmath and SciPy's statistics take a second or two: only who asks for these waits.
+_ON_DEMAND = ("claims", "exact", "symbolic")
 
 __all__ = [
     "DivergenceWarning",
@@ -29,7 +32,13 @@ __all__ = [
     "span",
     "spectra",
     "steps",
-    "symbolic",
     "sweep",
+    "symbolic",
     "tables",
 ]
+
+
+def __getattr__(name: str):
+    if name in _ON_DEMAND:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module 'descent' has no attribute {name!r}")

@@ -122,8 +122,9 @@ def _at(expression: sp.MatrixExpr, values: dict) -> sp.Matrix:
 def matrix_form(kernel: str) -> dict[str, sp.MatrixExpr]:
     r"""The gradient of one sequence and one head, in stages, with n, D and d left symbolic.
 
-    ``"S"``: :math:`A = \partial f/\partial S` from the residual r. ``"C"``: :math:`\Gamma = \partial f/\partial C` from
-    A. ``"Q"``, ``"K"``, ``"V"``: the gradients, from :math:`\Gamma`, S and the residual r.
+    ``"S"``: :math:`A = \partial f/\partial S` from the residual r. ``"C"``:
+    :math:`\Gamma = \partial f/\partial C` from A. ``"Q"``, ``"K"``, ``"V"``: the gradients, from
+    :math:`\Gamma`, S and the residual r.
     """
     _validate.one_of("kernel", kernel, KERNELS)
     # each stage: pair the derivative so far, held fixed, with what it is a derivative by
