@@ -92,7 +92,7 @@ def clock(train, steps: int) -> float:
 def enough(train) -> int:
     """A number of steps that takes about `SECONDS`, setting up not counted."""
     train(1)  # a first call may compile
-    once, steps = clock(train, 1), 8
+    once, steps = clock(train, 1), 3
     while True:
         train(steps)
         if (took := clock(train, steps) - once) > SECONDS / 16:
@@ -142,7 +142,7 @@ def against(D: int, rounds: int) -> dict:
         "jax": rivals.jitted(layer, problem, weights),
         "jax, reduced": rivals.jitted(*small),
     }
-    must_agree({key: train(20) for key, train in candidates.items()})
+    must_agree({key: train(5) for key, train in candidates.items()})
     taken = in_turn(f"D = {D}", candidates, rounds)
     ours = taken["descend"]
     ratios = {
@@ -161,7 +161,7 @@ def must_agree(losses: dict) -> None:
         theirs = torch.as_tensor(theirs, dtype=ours.dtype)
         gap = float((theirs - ours).abs().max() / ours.abs().max())
         if gap > 1e-9:
-            raise SystemExit(f"bench: {key} is off by {gap:.1e} after 20 steps")
+            raise SystemExit(f"bench: {key} is off by {gap:.1e} after 5 steps")
 
 
 def over_dimension(rounds: int) -> list[dict]:
