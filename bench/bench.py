@@ -212,14 +212,20 @@ def operations(N: int, runs: int) -> float:
 
 
 CHILD = """
-import resource, sys
+import sys
 sys.path.insert(0, {here!r})
 import bench
 train = bench.engine(*bench.instance({D}, {runs}))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = bench.high_water()
 train(100)
-print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(before, bench.high_water())
 """
+
+
+def high_water() -> float:
+    """Megabytes that this process has held at most; ru_maxrss would count its parent's too."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
 
 
 def memory(rounds: int) -> list[dict]:
@@ -231,8 +237,7 @@ def peak_memory(D: int, runs: int) -> dict:
     """Megabytes that a process holds at most, and before `descend` began (weights included)."""
     code = CHILD.format(here=str(Path(__file__).parent), D=D, runs=runs)
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
-    unit = 1024 if sys.platform == "linux" else 1  # ru_maxrss: kilobytes, on a Mac bytes
-    before, after = (int(x) * unit / 1e6 for x in answer.split())
+    before, after = map(float, answer.split())
     return {"D": D, "runs": runs, "before": before, "peak": after}
 
 
