@@ -1,49 +1,17 @@
-"""Claims of Song et al. 2024, *Unraveling the Gradient Descent Dynamics of Transformers*."""
+"""Claims of the chapter on training the values."""
 
 import torch
 from torch import Tensor
 
-from .. import problems, spectra
-from ..descend import descend
-from ..models import Attention, AttentionWeights
-from ..models.attention import least_squares
-from ..problems import Problem
-from ._record import Evidence, Verdict, claim
+from ... import problems, spectra
+from ...descend import descend
+from ...models import Attention, AttentionWeights
+from ...models.attention import least_squares
+from ...problems import Problem
+from .._record import Evidence, Verdict, claim
+from ._shared import PAPER, VISIBLE, along_bottom, excess, first_residual, predicted_loss
 
-PAPER = "song2024"
 VALUES = "song2024/values"
-
-#: A residual is known to about 1e-16, its square relative to a bound b to about 1e-16 / sqrt(b):
-#: bounds below this share of the first loss cannot be told from rounding at a tolerance of 1e-6.
-VISIBLE = 1e-16
-
-
-def along_bottom(layer: Attention, problem: Problem, weights: AttentionWeights) -> Problem:
-    """The same tokens, with labels that put the first residual on G's bottom eigenvector.
-
-    The bound of Theorem 1 is attained there: the slowest start that the weights allow.
-    """
-    slowest = torch.linalg.eigh(layer.gram(weights, problem))[1][..., 0]
-    return Problem(
-        problem.X.expand(*slowest.shape[:-1], *problem.X.shape),
-        layer.predict(weights, problem) - slowest.unflatten(-1, (problem.N, problem.n)),
-    )
-
-
-def predicted_loss(G: Tensor, residual: Tensor, eta: Tensor, steps: int) -> Tensor:
-    r"""The loss of :math:`r_{t+1} = (I - \eta G) r_t` in closed form, (steps + 1, runs).
-
-    G (runs, m, m), first residual (runs, m), eta (runs,).
-    """
-    values, vectors = torch.linalg.eigh(G)
-    coordinates = (vectors.mT @ residual[..., None]).squeeze(-1)
-    t = torch.arange(steps + 1, dtype=G.dtype)[:, None, None]
-    return ((1 - eta[:, None] * values) ** (2 * t) * coordinates.square()).sum(-1) / 2
-
-
-def first_residual(layer: Attention, problem: Problem, weights: AttentionWeights) -> Tensor:
-    """The stacked residual (..., m) before training."""
-    return (layer.predict(weights, problem) - problem.y).flatten(-2)
 
 
 @claim(
@@ -145,12 +113,6 @@ def theorem_1_heads(
             "runs": 32 * len(norms),
         },
     )
-
-
-def excess(ratio: Tensor, rate: Tensor, power: int = 1) -> float:
-    """Largest loss ratio (T + 1, runs) over ``rate ** (power * t)``, where that is visible."""
-    bound = rate.clamp_min(0) ** (power * torch.arange(len(ratio), dtype=rate.dtype)[:, None])
-    return float((ratio / bound)[bound > VISIBLE].max())
 
 
 def full_matrix_losses(

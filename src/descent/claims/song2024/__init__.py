@@ -1,0 +1,9 @@
+"""Claims of Song et al. 2024, *Unraveling the Gradient Descent Dynamics of Transformers*.
+
+One file a chapter.
+"""
+
+from . import initialisation, joint, values  # noqa: F401  entering their claims is what they are for
+from .conditions import condition_8, smallness, terms
+
+__all__ = ["condition_8", "smallness", "terms"]

@@ -1,0 +1,190 @@
+"""Claims of the chapter on where to start."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ... import problems, spectra
+from ...descend import descend
+from ...models import Attention, AttentionWeights
+from ...problems import Problem
+from .._record import Evidence, Verdict, claim
+from ._shared import PAPER
+from .conditions import NU, condition_8, smallness, terms
+from .joint import gentle
+
+INITIALISATION = "song2024/initialisation"
+
+
+def at_scales(
+    weights: AttentionWeights,
+    *,
+    QK: float | Tensor = 1.0,
+    V: float | Tensor = 1.0,
+    O: float | Tensor = 1.0,  # noqa: E741
+) -> AttentionWeights:
+    """The same draws (runs, ...) times given numbers; those of shape (points) lead, a start each.
+
+    ``QK`` multiplies both W_Q and W_K.
+    """
+    sizes = torch.broadcast_tensors(*(torch.as_tensor(s, dtype=torch.float64) for s in (QK, V, O)))
+    scores, values, output = (s.reshape(*s.shape, 1, 1, 1) for s in sizes)
+    return AttentionWeights(
+        scores[..., None] * weights.Q,
+        scores[..., None] * weights.K,
+        values[..., None] * weights.V,
+        output * weights.O,
+    )
+
+
+class Outcome(NamedTuple):
+    """What a start promises and what came of it, (points, runs)."""
+
+    sigma: Tensor  #: sigma_min(B_0)
+    excess: Tensor  #: left over right side of condition (8)
+    loss: Tensor  #: f_T / f_0
+
+
+def outcome(layer: Attention, problem: Problem, weights: AttentionWeights, steps: int) -> Outcome:
+    """Train all three matrices from every start at 1/(2L)."""
+    step = 0.5 / layer.smoothness(weights, problem, "QKV")
+    run = descend(layer, problem, weights, step=step, steps=steps, every=steps)
+    return Outcome(
+        terms(layer, problem, weights).sigma,
+        condition_8(layer, problem, weights) / NU,
+        run.loss[-1] / run.loss[0],
+    )
+
+
+@claim(
+    "song2024-initialisation-small",
+    paper=PAPER,
+    number="Remark 3, small weights",
+    statement=r"For $n \ge 2$, $\sigma_{\min}(B_0) \le \|X\|^3\|W_Q\|\|W_K\|/(2\sqrt d)$ with "
+    r"softmax and $n\|X\|^3(\|W_Q\|^2+\|W_K\|^2)/\sqrt d$ with the Gaussian kernel: it falls as "
+    r"the square of the scale of queries and keys.",
+    verdict=Verdict.HOLDS,
+    chapter=INITIALISATION,
+    mutations={
+        "the cube of the scale": {"power": 3},
+        "a thousandth of the bound": {"factor": 1e-3},
+    },
+)
+def small(power: int = 2, factor: float = 1.0) -> Evidence:
+    """Both kernels, 64 draws, scales from 0.0001 to 10."""
+    problem = problems.gaussian(N=4, n=3, D=48, seed=0)
+    scales = torch.tensor([1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0], dtype=torch.float64)
+    over, slopes = 0.0, []
+    for kernel in ("softmax", "gaussian"):
+        layer = Attention(kernel, H=1, d=8)
+        weights = at_scales(layer.init(problem, runs=64, seed=1), QK=scales)
+        at = terms(layer, problem, weights)
+        q, k = at.q[..., 0], at.k[..., 0]
+        sizes = {"softmax": q * k / 2, "gaussian": problem.n * (q**2 + k**2)}
+        bound = factor * at.X**3 * sizes[kernel] / layer.d**0.5
+        over = max(over, float((at.sigma / bound).max()))
+        slopes.append(torch.log10(at.sigma[1] / at.sigma[0]))
+    slopes = torch.stack(slopes)
+    return Evidence(
+        {
+            "the bound holds": over < 1,
+            "ten times the scale is a hundred times sigma_min": float((slopes - power).abs().max())
+            < 0.05,
+        },
+        {
+            "largest_share_of_the_bound": over,
+            "least_slope": float(slopes.min()),
+            "largest_slope": float(slopes.max()),
+            "draws": 128,
+        },
+    )
+
+
+@claim(
+    "song2024-initialisation-tied",
+    paper=PAPER,
+    number="Remark 3, tied queries and keys",
+    statement=r"With $W_Q = W_K$ scaled up and distinct projected tokens, Gaussian attention tends "
+    r"to the identity and $\sigma_{\min}(B_0)$ to $\sigma_{\min}(X)$; the chapter's condition is "
+    r"then met from $W_V = 0$ by a $\|W_O\|$ that depends on the tokens and labels alone.",
+    verdict=Verdict.HOLDS,
+    chapter=INITIALISATION,
+    mutations={"queries and keys drawn apart": {"tied": False}},
+)
+def tied(tied: bool = True) -> Evidence:
+    """N = 4, n = 3, D = 48: scale 10, 64 draws; then W_O as the condition asks, and a run."""
+    problem, layer = problems.gaussian(N=4, n=3, D=48, seed=0), Attention("gaussian", H=1, d=8)
+    weights = at_scales(layer.init(problem, runs=64, seed=1), QK=10.0, V=0.0)
+    weights = weights._replace(K=weights.Q if tied else weights.K)
+    sigma, tokens = terms(layer, problem, weights).sigma, spectra.sigma_min(problem.tokens)
+    error = float((sigma / tokens - 1).abs().max())
+    if error > 0.1:  # sigma_min underflows, and no W_O is large enough
+        return Evidence({"sigma_min is that of the tokens": False}, {"largest_error": error})
+    weights = gentle(layer, problem, weights)
+    norms = torch.linalg.vector_norm(weights.O, dim=(-2, -1))
+    run = descend(layer, problem, weights, steps=300)
+    return Evidence(
+        {
+            "sigma_min is that of the tokens": error < 1e-3,
+            "the condition is met": float(smallness(layer, problem, weights).max()) <= 1,
+            "every draw needs the same W_O": float(norms.max() / norms.min()) < 1.01,
+            "every run converges": float((run.loss[-1] / run.loss[0]).max()) < 1e-6,
+        },
+        {
+            "largest_error": error,
+            "norm_of_W_O": float(norms.max()),
+            "largest_final_loss": float((run.loss[-1] / run.loss[0]).max()),
+            "runs": 64,
+        },
+    )
+
+
+@claim(
+    "song2024-initialisation-map",
+    paper=PAPER,
+    number="Remark 3, the map",
+    statement=r"From $W_V = 0$, over three decades of the scale of $W_Q, W_K$ and two of $W_O$, "
+    r"condition (8) fails by ten orders or more everywhere. Yet at the usual scale of $W_O$ "
+    r"softmax descent succeeds whenever queries and keys are of the usual scale or smaller; what "
+    r"fails is large queries and keys, the Gaussian kernel most of all.",
+    verdict=Verdict.HOLDS,
+    chapter=INITIALISATION,
+    mutations={
+        "W_O far off the map": {"output": 1e14},
+        "the usual queries too large": {"usual": 10.0},
+    },
+)
+def initialisation_map(output: float = 1.0, usual: float = 1.0) -> Evidence:
+    """N = 4, n = 3, D = 48, d = 8: twelve starts of 16 draws each, both kernels, 1000 steps."""
+    problem = problems.gaussian(N=4, n=3, D=48, seed=0)
+    QK, O = torch.meshgrid(  # noqa: E741
+        torch.tensor([0.01, 0.1, usual, 10.0], dtype=torch.float64),
+        output * torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64),
+        indexing="ij",
+    )
+    seen = {}
+    for kernel in ("softmax", "gaussian"):
+        layer = Attention(kernel, H=1, d=8)
+        weights = at_scales(layer.init(problem, runs=16, seed=1), QK=QK, V=0.0, O=O)
+        seen[kernel] = outcome(layer, problem, weights, steps=1000)
+    least = min(float(found.excess.min()) for found in seen.values())
+    success = {k: (found.loss < 1e-4).double().mean(-1) for k, found in seen.items()}
+    return Evidence(
+        {
+            "(8) fails by ten orders everywhere": least > 1e10,
+            "softmax succeeds at the usual scale and below": float(success["softmax"][:3, 1].min())
+            > 0.7,
+            "large queries and keys fail with softmax": float(success["softmax"][3].max()) < 0.3,
+            "and with the Gaussian kernel": float(success["gaussian"][3].max()) == 0,
+        },
+        {
+            "least_excess_over_8": least,
+            "softmax_success_at_usual_scale": float(success["softmax"][2, 1]),
+            "gaussian_success_at_usual_scale": float(success["gaussian"][2, 1]),
+            "softmax_success_small": float(success["softmax"][0, 1]),
+            "softmax_success_large": float(success["softmax"][3, 1]),
+            "gaussian_success_large": float(success["gaussian"][3, 1]),
+            "runs": 384,
+        },
+    )
