@@ -61,7 +61,7 @@ def outcome(layer: Attention, problem: Problem, weights: AttentionWeights, steps
     "song2024-initialisation-small",
     paper=PAPER,
     number="Remark 3, small weights",
-    statement=r"For $n \ge 2$, $\sigma_{\min}(B_0) \le \|X\|^3\|W_Q\|\|W_K\|/(2\sqrt d)$ with "
+    statement=r"For $n \ge 2$, $\sigma_{\min}(B_0) \le \|X\|^3\|W_Q\|\|W_K\|/\sqrt{2d}$ with "
     r"softmax and $n\|X\|^3(\|W_Q\|^2+\|W_K\|^2)/\sqrt d$ with the Gaussian kernel: it falls as "
     r"the square of the scale of queries and keys.",
     verdict=Verdict.HOLDS,
@@ -81,7 +81,7 @@ def small(power: int = 2, factor: float = 1.0) -> Evidence:
         weights = at_scales(layer.init(problem, runs=64, seed=1), QK=scales)
         at = terms(layer, problem, weights)
         q, k = at.q[..., 0], at.k[..., 0]
-        sizes = {"softmax": q * k / 2, "gaussian": problem.n * (q**2 + k**2)}
+        sizes = {"softmax": q * k / 2**0.5, "gaussian": problem.n * (q**2 + k**2)}
         bound = factor * at.X**3 * sizes[kernel] / layer.d**0.5
         over = max(over, float((at.sigma / bound).max()))
         slopes.append(torch.log10(at.sigma[1] / at.sigma[0]))
