@@ -1,0 +1,115 @@
+r"""Two-dimensional slices of the loss, as in Li et al. 2018 and Song et al. 2024, section 5.2.
+
+A slice is :math:`(\alpha, \beta) \mapsto f(W_Q + \alpha\,\Delta_Q,\ W_K + \beta\,\Delta_K)` on a
+square grid around trained weights. Introduced in :doc:`/song2024/landscape`.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from . import _validate
+from .models import Attention, AttentionWeights
+from .problems import Problem
+
+
+class Directions(NamedTuple):
+    """One direction for the queries and one for the keys, each (*r, H, D, d)."""
+
+    Q: Float[Tensor, "*r H D d"]
+    K: Float[Tensor, "*r H D d"]
+
+
+def directions(weights: AttentionWeights, seed: int, *, normalise: bool = True) -> Directions:
+    """Draw the two directions with independent standard normal entries.
+
+    With ``normalise`` every column of a direction gets the length of the same column of the
+    weights (Li et al.'s filter normalisation: a column is what one coordinate of a query listens
+    to). Without, every column has length sqrt(D) or so, whatever the weights are. All runs get the
+    same draw, so that two trainings with one seed are cut along the same lines.
+    """
+    generator = torch.Generator().manual_seed(_validate.count("seed", seed, least=0))
+
+    def draw(W: Tensor) -> Tensor:
+        direction = torch.randn(*W.shape[-3:], generator=generator, dtype=torch.float64).to(W)
+        if not normalise:
+            return direction.expand_as(W)
+        lengths = [torch.linalg.vector_norm(A, dim=-2, keepdim=True) for A in (W, direction)]
+        return direction * lengths[0] / lengths[1]
+
+    return Directions(draw(weights.Q), draw(weights.K))
+
+
+def offsets(radius: float, points: int) -> Float[Tensor, "points"]:
+    """Evenly spaced from -radius to radius; an odd number, so that 0 is the middle one."""
+    _validate.positive("radius", radius)
+    if _validate.count("points", points, least=3) % 2 == 0:
+        raise ValueError(f"points must be odd, got {points}: the weights are the middle point")
+    return torch.linspace(-radius, radius, points, dtype=torch.float64)
+
+
+def surface(
+    layer: Attention,
+    problem: Problem,
+    weights: AttentionWeights,
+    along: Directions,
+    alpha: Float[Tensor, "a"],
+    beta: Float[Tensor, "b"],
+) -> Float[Tensor, "*r a b"]:
+    """The loss of every run at every point: alpha moves the queries, beta the keys.
+
+    Queries are computed for each alpha and keys for each beta, not for each pair.
+    """
+    batch = weights.O.ndim - 2
+
+    def spread(W: Tensor, steps: Tensor, direction: Tensor, axis: int) -> Tensor:
+        shape = [1, 1, 1, 1, 1]
+        shape[axis] = len(steps)
+        W, direction = (A.unsqueeze(batch).unsqueeze(batch) for A in (W, direction))
+        return W + steps.to(W).reshape(shape) * direction
+
+    still = (A.unsqueeze(batch).unsqueeze(batch) for A in (weights.V, weights.O))
+    moved = AttentionWeights(
+        spread(weights.Q, alpha, along.Q, 0), spread(weights.K, beta, along.K, 1), *still
+    )
+    return layer.loss(moved, problem)
+
+
+def minima(f: Float[Tensor, "*r a b"]) -> Int[Tensor, "*r"]:
+    """How many interior points of the grid lie strictly below all of their eight neighbours."""
+    centre = f[..., 1:-1, 1:-1]
+    lower = torch.ones_like(centre, dtype=torch.bool)
+    for i in range(3):
+        for j in range(3):
+            if (i, j) != (1, 1):
+                rows, columns = slice(i, f.shape[-2] - 2 + i), slice(j, f.shape[-1] - 2 + j)
+                lower &= centre < f[..., rows, columns]
+    return lower.sum((-2, -1))
+
+
+def curvature(f: Float[Tensor, "*r a a"], spacing: float) -> Float[Tensor, "*r"]:
+    """The larger eigenvalue of the Hessian of the slice at its middle, by central differences."""
+    m = f.shape[-1] // 2
+    near = f[..., m - 1 : m + 2, m - 1 : m + 2]
+    aa = near[..., 2, 1] - 2 * near[..., 1, 1] + near[..., 0, 1]
+    bb = near[..., 1, 2] - 2 * near[..., 1, 1] + near[..., 1, 0]
+    ab = (near[..., 2, 2] - near[..., 2, 0] - near[..., 0, 2] + near[..., 0, 0]) / 4
+    half = ((aa - bb).square() / 4 + ab.square()).sqrt()
+    return ((aa + bb) / 2 + half) / spacing**2
+
+
+def roughness(f: Float[Tensor, "*r a b"]) -> Float[Tensor, "*r"]:
+    """The share of the slice's variance that no quadratic in (alpha, beta) explains.
+
+    Zero for a bowl or a saddle, one for a surface that has nothing of either.
+    """
+    a, b = (torch.linspace(-1, 1, k, dtype=f.dtype) for k in f.shape[-2:])
+    A, B = torch.meshgrid(a, b, indexing="ij")
+    monomials = torch.stack([torch.ones_like(A), A, B, A * A, A * B, B * B], -1)
+    basis = torch.linalg.qr(monomials.flatten(0, 1))[0].to(f.device)
+    values = f.flatten(-2)
+    rest = values - (values @ basis) @ basis.mT
+    spread = values - values.mean(-1, keepdim=True)
+    return rest.square().sum(-1) / spread.square().sum(-1)

@@ -1,0 +1,17 @@
+"""What a number of successes says about a rate. Introduced in :doc:`/song2024/queries`."""
+
+from . import _validate
+
+
+def wilson(successes: int, runs: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval for a success rate, at 95 % unless ``z`` says otherwise.
+
+    Unlike the rate plus or minus z standard errors it is right near 0 and 1 too.
+    """
+    _validate.count("runs", runs)
+    if not 0 <= successes <= runs:
+        raise ValueError(f"successes must be between 0 and runs = {runs}, got {successes}")
+    rate, spread = successes / runs, z * z / runs
+    centre = (rate + spread / 2) / (1 + spread)
+    half = (spread * rate * (1 - rate) + spread * spread / 4) ** 0.5 / (1 + spread)
+    return centre - half, centre + half
