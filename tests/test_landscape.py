@@ -65,3 +65,23 @@ def test_roughness_is_zero_for_a_quadratic_and_grows_with_ripples():
 def test_an_even_number_of_points_is_refused():
     with pytest.raises(ValueError, match="points must be odd, got 50: the weights are"):
         landscape.offsets(0.5, 50)
+
+
+def test_the_label_of_an_interaction_depends_on_the_other_tokens():
+    problem = landscape.interaction(N=200, n=2, D=3, seed=0)
+    assert problem.y.abs().min() == 1 and 0.4 < (problem.y == 1).double().mean() < 0.6
+    # a linear function of the token alone has nothing to say about a sign that others decide
+    fit = torch.linalg.lstsq(problem.tokens, problem.y.flatten()[:, None]).solution
+    assert abs(float((problem.tokens @ fit).square().mean())) < 0.1
+
+
+def test_both_second_stages_begin_where_the_first_ends():
+    problem = landscape.interaction(N=3, n=2, D=4, seed=0)
+    stages = landscape.two_stages(problem, H=1, d=2, runs=2, seed=0, step=1e-9, steps=(3, 2))
+    for end in (stages.softmax, stages.gaussian, stages.alone):
+        assert torch.allclose(end.Q, stages.first.Q, atol=1e-6)
+    stages = landscape.two_stages(problem, H=1, d=2, runs=2, seed=0, step=0.05, steps=(30, 20))
+    soft = models.Attention("softmax", H=1, d=2)
+    assert (soft.loss(stages.softmax, problem) < soft.loss(stages.first, problem)).all()
+    gauss = models.Attention("gaussian", H=1, d=2)
+    assert (gauss.loss(stages.gaussian, problem) < gauss.loss(stages.first, problem)).all()

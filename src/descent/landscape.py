@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import _validate
+from .descend import descend
 from .models import Attention, AttentionWeights
-from .problems import Problem
+from .problems import Problem, gaussian
 
 
 class Directions(NamedTuple):
@@ -113,3 +114,43 @@ def roughness(f: Float[Tensor, "*r a b"]) -> Float[Tensor, "*r"]:
     rest = values - (values @ basis) @ basis.mT
     spread = values - values.mean(-1, keepdim=True)
     return rest.square().sum(-1) / spread.square().sum(-1)
+
+
+def interaction(N: int, n: int, D: int, seed: int) -> Problem:
+    r"""A task that needs attention: the label of a token depends on the others.
+
+    Standard normal tokens; :math:`y_{ik} = \operatorname{sign}\big((x_{ik}\cdot a)
+    (\bar x_i\cdot b)\big)`, with the mean token of the sequence and random vectors a, b.
+    """
+    problem = gaussian(N, n, D, seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    a, b = torch.randn(2, D, generator=generator, dtype=torch.float64)
+    return Problem(problem.X, ((problem.X @ a) * (problem.X.mean(1) @ b)[:, None]).sign())
+
+
+class TwoStages(NamedTuple):
+    """Weights of the protocol of Song et al., section 5.2, and of the control that it lacks."""
+
+    first: AttentionWeights
+    softmax: AttentionWeights
+    gaussian: AttentionWeights
+    alone: AttentionWeights
+
+
+def two_stages(
+    problem: Problem, *, H: int, d: int, runs: int, seed: int, step: float, steps: tuple[int, int]
+) -> TwoStages:
+    """Train all matrices with softmax, then go on with softmax or with the Gaussian.
+
+    ``first`` is where stage one ends; ``softmax`` and ``gaussian`` where stage two does; ``alone``
+    was trained with the Gaussian from the same start for as many steps as both stages together.
+    """
+    layers = {kernel: Attention(kernel, H=H, d=d) for kernel in ("softmax", "gaussian")}
+    start = layers["softmax"].init(problem, runs=runs, seed=seed)
+
+    def train(kernel: str, weights: AttentionWeights, count: int) -> AttentionWeights:
+        return descend(layers[kernel], problem, weights, step=step, steps=count).weights
+
+    first = train("softmax", start, steps[0])
+    seconds = (train(kernel, first, steps[1]) for kernel in layers)
+    return TwoStages(first, *seconds, train("gaussian", start, sum(steps)))
