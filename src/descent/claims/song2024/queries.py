@@ -5,14 +5,14 @@ import math
 import torch
 from torch import Tensor
 
-from .. import problems, queries, spectra
-from ..descend import descend
-from ..models import Attention, AttentionWeights
-from ..problems import Problem
-from ..statistics import wilson
-from ._record import Evidence, Verdict, claim
+from ... import problems, queries, spectra
+from ...descend import descend
+from ...models import Attention, AttentionWeights
+from ...problems import Problem
+from ...statistics import wilson
+from .._record import Evidence, Verdict, claim
+from ._shared import PAPER
 
-PAPER = "song2024"
 QUERIES = "song2024/queries"
 
 #: (N, n, D, d, H): with D >= Nn and d >= n, where the derivative of the scores has full row rank.

@@ -2,11 +2,11 @@
 
 import torch
 
-from .. import landscape
-from ..models import Attention
-from ._record import Evidence, Verdict, claim
+from ... import landscape
+from ...models import Attention
+from .._record import Evidence, Verdict, claim
+from ._shared import PAPER
 
-PAPER = "song2024"
 LANDSCAPE = "song2024/landscape"
 
 
