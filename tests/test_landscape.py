@@ -23,9 +23,7 @@ def test_the_surface_is_the_loss_at_moved_weights(kernel, runs):
     alpha, beta = landscape.offsets(1.0, 5), landscape.offsets(2.0, 3)
     f = landscape.surface(layer, problem, weights, along, alpha, beta)
     assert f.shape == (*weights.O.shape[:-2], 5, 3)
-    moved = weights._replace(
-        Q=weights.Q + alpha[4] * along.Q, K=weights.K + beta[0] * along.K
-    )
+    moved = weights._replace(Q=weights.Q + alpha[4] * along.Q, K=weights.K + beta[0] * along.K)
     assert torch.allclose(f[..., 4, 0], layer.loss(moved, problem), rtol=1e-12)
     assert torch.allclose(f[..., 2, 1], layer.loss(weights, problem), rtol=1e-12)
 

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -30,7 +32,8 @@ def test_the_gradient_is_at_least_what_each_constant_says(instance):
     slack = 1e-12 * (1 + float(loss)) * (1 + float(gradient["Q"].square().sum()))
     chain = [0, constants.mu, constants.rows, constants.tangent]
     chain.append(gradient["Q"].square().sum() / (2 * loss))
-    assert all(float(a) <= float(b) * (1 + 1e-9) + slack for a, b in zip(chain, chain[1:]))
+    pairs = itertools.pairwise(map(float, chain))
+    assert all(a <= b * (1 + 1e-9) + slack for a, b in pairs)
 
 
 @given(instances())

@@ -399,9 +399,7 @@ def generic_separation(flat: bool = False) -> Evidence:
         run = descend(layer, problem, weights, train="Q", step=1 / L, steps=1000, until=1e-6)
         rates[kernel] = (run.loss[-1] <= 1e-6 * run.loss[0]).sum(-1).tolist()
     intervals = {k: [wilson(s, 96) for s in found] for k, found in rates.items()}
-    overlap = [
-        a[0] <= b[1] and b[0] <= a[1] for a, b in zip(*intervals.values(), strict=True)
-    ]
+    overlap = [a[0] <= b[1] and b[0] <= a[1] for a, b in zip(*intervals.values(), strict=True)]
     return Evidence(
         {"the 95 % intervals overlap at both levels": all(overlap)},
         {
