@@ -67,7 +67,7 @@ def test_an_even_number_of_points_is_refused():
 
 def test_the_label_of_an_interaction_depends_on_the_other_tokens():
     problem = landscape.interaction(N=200, n=2, D=3, seed=0)
-    assert problem.y.abs().min() == 1 and 0.4 < (problem.y == 1).double().mean() < 0.6
+    assert set(problem.y.flatten().tolist()) == {-1, 1}
     # a linear function of the token alone has nothing to say about a sign that others decide
     fit = torch.linalg.lstsq(problem.tokens, problem.y.flatten()[:, None]).solution
     assert abs(float((problem.tokens @ fit).square().mean())) < 0.1
