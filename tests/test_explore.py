@@ -4,26 +4,16 @@ import contextlib
 import gzip
 import json
 import re
-import shutil
 from itertools import product
 
 import numpy as np
 import pytest
-from playwright.sync_api import sync_playwright
 
 from descent.explore import _page, explore
 from descent.explore._grid import POINTS, grid_data, thin
 from descent.plots import Curve, Picture
 from descent.plots._picture import describe
 
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 WORDS = {"alt": "A line that falls faster for a larger step.", "caption": "Loss $f_t$."}
 GRID = {"eta": [1e-5, 0.1, 0.5], "kernel": ["softmax", "gaussian"], "steps": [50, 100, 200]}
 START = {"eta": 0.1, "kernel": "softmax", "steps": 100}
@@ -207,16 +197,6 @@ def test_pictures_with_other_axes_are_refused(in_book):
 
 
 # ---- in the browser ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=ARGUMENTS
-        )
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
