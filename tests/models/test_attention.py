@@ -172,6 +172,15 @@ def test_smoothness_is_the_hessians_largest_eigenvalue(instance, train):
     assert 0.9 * top <= found <= top * (1 + 1e-9) + 1e-12
 
 
+@pytest.mark.parametrize("train", ["V", "QKV"])
+def test_smoothness_takes_weights_that_runs_share(train):
+    problem, layer = problems.gaussian(N=2, n=2, D=3, seed=0), Attention(d=4)
+    one = layer.init(problem, seed=1)
+    shared = type(one)(*(W.expand(3, *W.shape) for W in one))
+    found = layer.smoothness(shared, problem, train)
+    assert torch.allclose(found, layer.smoothness(one, problem, train).expand(3), rtol=1e-12)
+
+
 def test_weights_have_the_sizes_that_init_promises():
     problem = problems.gaussian(N=2, n=2, D=50, seed=0)
     weights = Attention(H=4, d=10).init(problem, runs=100, seed=1, scale=2.0)

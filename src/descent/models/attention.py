@@ -259,9 +259,9 @@ class Attention:
         from ..spectra import top_hessian_eigenvalue
 
         objective = self.objective(weights, problem, train)
-        return top_hessian_eigenvalue(
-            objective, {W: getattr(weights, W) for W in train}, weights.O.ndim - 2
-        )
+        # forward mode cannot write into a view that runs share (weights that were `expand`ed)
+        point = {W: getattr(weights, W).contiguous() for W in train}
+        return top_hessian_eigenvalue(objective, point, weights.O.ndim - 2)
 
 
 def least_squares(
