@@ -6,34 +6,19 @@ import gzip
 import hashlib
 import html
 import json
-from dataclasses import dataclass
 from importlib import resources
 
 from descent.explore._controls import Control
 from descent.explore._grid import grid_data, pictures, thinned
 from descent.plots import Picture, draw
 from descent.plots._picture import describe
-from descent.plots._svg import css, svg
+from descent.plots._svg import Figure, css, svg
 from descent.plots._text import markup, mathjax
 
 BUDGET = 100_000  # bytes after gzip, what a reader on a train is asked to load
 
 
-@dataclass(frozen=True)
-class Block:
-    """An explorer as HTML."""
-
-    html: str
-    alt: str
-
-    def _repr_html_(self) -> str:
-        return self.html
-
-    def __repr__(self) -> str:
-        return self.alt
-
-
-def page(run, controls: list[Control], alt: str, caption: str) -> Block:
+def page(run, controls: list[Control], alt: str, caption: str) -> Figure:
     """Run the whole grid and write it into one block of HTML."""
     drawn = pictures(run, controls)
     data = {"alt": alt, "counts": [len(c.values) for c in controls], **grid_data(drawn)}
@@ -49,7 +34,7 @@ def page(run, controls: list[Control], alt: str, caption: str) -> Block:
             f"the grid has {len(drawn)} pictures and takes {size} bytes compressed,"
             f" more than the {BUDGET} of a figure: give the controls fewer values"
         )
-    return Block(block, alt)
+    return Figure(block, alt)
 
 
 def _block(key, controls: list[Control], data: str, still: str, alt, caption, summary) -> str:

@@ -138,8 +138,9 @@ def full_matrix_losses(
     "song2024-rank-threshold",
     paper=PAPER,
     number="Remark 1",
-    statement=r"$B_0$ has full row rank only if $HD \ge Nn$; for generic tokens and weights its "
-    r"rank is $\min(HD, Nn)$ exactly. A token repeated within its sequence takes one off the $Nn$.",
+    statement=r"$B_0$ has full row rank only if $HD \ge Nn$; for generic tokens and weights and "
+    r"$n \ge 2$ its rank is $\min(HD, Nn)$ exactly. A token repeated within its sequence takes "
+    r"one off the $Nn$.",
     verdict=Verdict.HOLDS,
     chapter=VALUES,
     mutations={"a repeated token taken for a generic one": {"repeated": True}},
