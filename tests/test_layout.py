@@ -30,8 +30,9 @@ def one_step(layer, problem, weights, train, eta=0.01):
     """The loss, |gradient|^2, and the weights after a step, as the compact layout has them."""
     course = _layout.Blocks(layer, weights, problem, train)
     loss, square = course.loss, course.square()
-    course.propose(torch.full_like(loss, eta))
-    course.accept(torch.ones_like(loss, dtype=torch.bool))
+    course.pace(torch.full_like(loss, eta))
+    course.propose()
+    course.accept()
     return loss, square, course.weights()
 
 
@@ -106,7 +107,8 @@ def test_blocks_of_runs_are_the_runs(monkeypatch, rule):
     weights = layer.init(problem, runs=7, seed=1)
     # few steps: Polyak's bounces about, and multiplies an error each time
     whole = descend(layer, problem, weights, step=rule, steps=5)
-    monkeypatch.setattr(_layout, "BLOCK", 3 * _layout.largest(layer, problem))
+    monkeypatch.setattr(_layout, "BLOCK", 3 * _layout.read(layer, problem, "QKV"))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert _layout.Blocks(layer, weights, problem, "QKV").sizes == [3, 3, 1]
     blocks = descend(layer, problem, weights, step=rule, steps=5)
     assert relative_gap(blocks.loss, whole.loss) < 1e-12
@@ -152,7 +154,8 @@ def test_the_device_and_the_precision_are_the_problems(dtype):
     object.__setattr__(problem, "y", problem.y.to("meta"))
     course = _layout.Blocks(layer, weights, problem, "QKV")
     assert len(course.blocks) == 1
-    loss = course.propose(torch.full((4,), 0.1, device="meta", dtype=dtype))
+    course.pace(torch.full((4,), 0.1, device="meta", dtype=dtype))
+    loss = course.propose()
     course.accept(loss <= 1)
     seen = [loss, course.square(), *course.weights()]
     assert {(x.device.type, x.dtype) for x in seen} == {("meta", dtype)}

@@ -1,24 +1,30 @@
 r"""Where the numbers of many runs lie in memory: the one place that is written for speed.
 
 A step of a small layer is a dozen products of matrices with a handful of rows. What they cost is
-the calls, not the arithmetic, so `Innermost` makes a step of all runs few calls on long arrays:
+the calls and the way to memory, not the arithmetic, so `Innermost` makes a step of all runs few
+calls on long arrays:
 
-* Runs lie innermost: an array is (tokens, features, runs). Sums over keys or features are then
-  sums of long contiguous rows, and no product of tiny matrices is ever called.
+* Runs lie innermost: an array is (tokens, features, heads, runs). Sums over keys or features are
+  then sums of long contiguous rows, added up where they lie: no product of tiny matrices is ever
+  called, and no array of products is ever written.
 * What moves is kept in token space. Write W = W_0 + X^T Z. With G the gradient with respect to
   X W, the step W <- W - eta X^T G is Z <- Z - eta G, and X W = X W_0 + (X X^T) Z: one matrix
   product a step, for all matrices and all runs together. Where there are far more tokens than
   dimensions, W = W_0 + Z is the smaller array, and a step has two products.
-* The values enter only through the read-out u = X W_V w_O, one number a token. The gradient of
-  W_V is (...) w_O^T, so W_V moves along w_O, and one column a head stands for d.
-* Arrays are made once, and runs are taken in blocks that stay in a processor's cache.
+* What the layer reads of a matrix are columns c = W a: the read-out W_V w_O, and those of W_Q and
+  W_K over d^(1/4), so that their products are scores. The gradient with respect to W is g a^T, so
+  a step moves c by -eta |a|^2 g: a step size of its own for each column, and no other factor.
+* Arrays and the ways to look at them are made once, and runs are taken in blocks that stay in a
+  processor's cache.
 
 `Plain` is the textbook, each model's own ``objective`` and W <- W - eta dW, for whatever the other
-does not know. Both offer `descend` the same: ``propose`` a step and give the loss there, ``accept``
-it for some runs, the ``square`` of the gradient's length, and the ``weights``.
+does not know. Both offer `descend` the same: ``pace`` sets each run's step size, ``propose`` takes
+a step and gives the loss there, ``accept`` keeps it for some runs or for all; and there are the
+``square`` of the gradient's length, and the ``weights``.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -28,10 +34,10 @@ from . import _memory
 from .problems import Problem
 
 #: Above this many products of a query's and a key's entries, in one sequence and head, matrix
-#: products are faster than sums (measured: 4 tokens of 64 features and 8 of 16 are below it).
-SMALL = 1024
-#: Bytes that the largest array of a block may have on a processor.
-BLOCK = 2**21
+#: products are faster than sums (measured: for a single run from 2048 on, for eight hardly yet).
+SMALL = 4096
+#: Bytes that what a block's runs read of their weights may have on a processor, for each thread.
+BLOCK = 2**20
 
 
 def course(model, weights: NamedTuple, problem: Problem, train: str, compact: bool, losses: int):
@@ -66,18 +72,21 @@ class Plain:
         runs = model.loss(weights, problem).numel()
         return runs, 5 * sum(W.nbytes for W in weights) // runs
 
-    def propose(self, eta: Tensor) -> Tensor:
+    def pace(self, eta: Tensor) -> None:
+        self.eta = eta
+
+    def propose(self) -> Tensor:
         self.proposal = {
-            W: value - self._per_run(eta, value) * self.gradient[W]
+            W: value - self._per_run(self.eta, value) * self.gradient[W]
             for W, value in self.point.items()
         }
         self.loss, self.gradient = self.objective(self.proposal)
         return self.loss
 
-    def accept(self, moves: Tensor) -> None:
+    def accept(self, moves: Tensor | None = None) -> None:
         self.point = {
-            W: torch.where(self._per_run(moves, value), self.proposal[W], value)
-            for W, value in self.point.items()
+            W: value if moves is None else self._select(moves, value, self.point[W])
+            for W, value in self.proposal.items()
         }
 
     def square(self) -> Tensor:
@@ -86,6 +95,9 @@ class Plain:
 
     def weights(self) -> NamedTuple:
         return self.start._replace(**self.point)
+
+    def _select(self, moves: Tensor, new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(self._per_run(moves, new), new, old)
 
     @staticmethod
     def _per_run(value: Tensor, W: Tensor) -> Tensor:
@@ -97,9 +109,10 @@ class Blocks:
 
     def __init__(self, layer, weights: NamedTuple, problem: Problem, train: str):
         self.shape, flat = flatten(weights)
-        size = len(flat.O)
+        size = runs = len(flat.O)
         if problem.X.device.type == "cpu":
-            size = max(1, min(size, BLOCK // largest(layer, problem)))
+            most = max(1, BLOCK * torch.get_num_threads() // read(layer, problem, train))
+            size = math.ceil(runs / math.ceil(runs / most))  # all of about the same size
         parts = zip(*(W.split(size) for W in flat), strict=True)
         shared: dict[tuple, Tensor] = {}  # arrays that hold nothing between two steps
         self.blocks = [
@@ -110,21 +123,24 @@ class Blocks:
 
     @staticmethod
     def needs(layer, weights: NamedTuple, problem: Problem, train: str) -> tuple[int, int]:
-        """Runs, and bytes for each: point, proposal, direction and base, the weights and a copy."""
-        runs, tokens = flatten(weights)[0].numel(), problem.N * problem.n
-        columns = sum(layer.H if W == "V" else layer.H * layer.d for W in train)
-        lasting = (3 * min(tokens, 2 * problem.D) + tokens) * columns * problem.X.element_size()
-        scratch = 0 if problem.X.device.type == "cpu" else 2 * largest(layer, problem)
-        return runs, lasting + scratch + 3 * sum(W.nbytes for W in weights) // runs
-
-    def propose(self, eta: Tensor) -> Tensor:
-        parts = eta.reshape(-1).split(self.sizes)
-        return self._join(
-            [block.propose(part) for block, part in zip(self.blocks, parts, strict=True)]
+        """Runs, and bytes for each: arrays that last or not, five weights' worth at both ends."""
+        shape, _ = flatten(weights)
+        dual = min(1, 2 * problem.D / (problem.N * problem.n))
+        arrays = (3 * dual + (3 if problem.X.device.type != "cpu" else 1)) * read(
+            layer, problem, train
         )
+        return shape.numel(), int(arrays) + 3 * sum(W.nbytes for W in weights) // shape.numel()
 
-    def accept(self, moves: Tensor) -> None:
-        for block, part in zip(self.blocks, moves.reshape(-1).split(self.sizes), strict=True):
+    def pace(self, eta: Tensor) -> None:
+        for block, part in zip(self.blocks, eta.reshape(-1).split(self.sizes), strict=True):
+            block.pace(part)
+
+    def propose(self) -> Tensor:
+        return self._join([block.propose() for block in self.blocks])
+
+    def accept(self, moves: Tensor | None = None) -> None:
+        parts = [None] * len(self.blocks) if moves is None else moves.reshape(-1).split(self.sizes)
+        for block, part in zip(self.blocks, parts, strict=True):
             block.accept(part)
 
     def square(self) -> Tensor:
@@ -136,7 +152,8 @@ class Blocks:
         return type(parts[0])(*(W.reshape(self.shape + W.shape[1:]) for W in joined))
 
     def _join(self, parts: list[Tensor]) -> Tensor:
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(self.shape)
+        joined = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return joined if joined.shape == self.shape else joined.reshape(self.shape)
 
 
 def flatten(weights: NamedTuple) -> tuple[torch.Size, NamedTuple]:
@@ -149,159 +166,168 @@ def flatten(weights: NamedTuple) -> tuple[torch.Size, NamedTuple]:
     )
 
 
-def largest(layer, problem: Problem) -> int:
-    """Bytes a run of the largest array: all products of a query's and a key's entries."""
-    return problem.N * problem.n**2 * layer.H * layer.d * problem.X.element_size()
+def read(layer, problem: Problem, train: str) -> int:
+    """Bytes a run of what all tokens read of the trained matrices, an array of `Innermost`."""
+    columns = sum(layer.H if W == "V" else layer.H * layer.d for W in train)
+    return problem.N * problem.n * columns * problem.X.element_size()
 
 
 class Innermost:
     """A block of runs of one attention layer on one problem; see the module's docstring.
 
-    Shapes: ``point``, ``proposal`` and ``direction`` are (k, columns, runs), where k counts tokens
-    (``dual``) or dimensions; ``image`` and ``pulled`` are (m, columns, runs), in token space.
-    Columns are those of the trained among W_Q, W_K (H d each) and of the read-out (H).
+    Arrays have a row for each token (``base``, ``image``, ``pulled``) or for each coordinate of
+    what moves (``point``, ``proposal``, ``direction``): each token (``dual``) or dimension. Their
+    columns are those of the trained among W_Q and W_K, d features x H heads x runs each, and of
+    the read-out, H x runs. All first tokens of the N sequences come before all second ones: with
+    all its axes an image is (n, N, features, H, runs), and an attention matrix
+    (n queries, n keys, N, H, runs).
     """
 
     def __init__(self, layer, weights: NamedTuple, problem: Problem, train: str, shared: dict):
-        self.layer, self.start, self.train, self.y = layer, weights, train, problem.y[..., None]
-        X = self.X = problem.tokens
-        self.dims = (problem.N, problem.n, layer.H, layer.d)
-        self.output = weights.O.movedim(0, -1)  # (H, d, runs)
-        self.length = self.output.square().sum(1)  # |w_O|^2, (H, runs)
-        self.dual = len(X) <= 2 * problem.D
-        self.into = X @ X.mT if self.dual else X
-        columns = {"Q": weights.Q, "K": weights.K, "V": weights.V @ weights.O[..., None]}
-        begin = {W: self._image_of(value) for W, value in columns.items()}
-        self._make_arrays(begin, shared)
-        self.frozen = {W: self._split(W, begin[W]) for W in "QKV" if W not in train}
-        self.moving = {W: self._split(W, part) for W, part in self._parts(self.image).items()}
-        self.back = {W: self._split(W, part) for W, part in self._parts(self.pulled).items()}
-        if train == "V":
-            self.S = self._attention(self.frozen["Q"], self.frozen["K"])[1]
+        self.layer, self.start, self.train = layer, weights, train
+        self.X, self.y = problem.X.transpose(0, 1).flatten(0, 1), problem.y.mT[..., None]
+        self.tokens, self.columns = (problem.n, problem.N), (-1, layer.H, len(weights.O))
+        self.dual = len(self.X) <= 2 * problem.D
+        self.into = self.X @ self.X.mT if self.dual else self.X
+        # the vectors a of the columns c = W a, and |a|^2, both (features, H, runs)
+        output, shrink = weights.O.permute(2, 1, 0), layer.d**-0.25
+        self.a = {W: output if W == "V" else torch.full_like(output, shrink) for W in train}
+        self.metric = {W: a.square() for W, a in self.a.items()}
+        if "V" in train:
+            self.metric["V"] = self.metric["V"].sum(0, keepdim=True)
+        read = {
+            "Q": weights.Q * shrink,
+            "K": weights.K * shrink,
+            "V": weights.V @ weights.O[..., None],
+        }
+        images = {W: self.X @ c.permute(2, 3, 1, 0).flatten(1) for W, c in read.items()}
+        self._make_arrays([images[W] for W in train], shared)
+        self._make_views(images | self._parts(self.image), self._parts(self.pulled))
+        self.S = self._attention()[1] if train == "V" else None
         self.loss = self._evaluate(self.point)
 
-    def propose(self, eta: Tensor) -> Tensor:
-        torch.addcmul(self.point, self.direction, eta, value=-1, out=self.proposal)
+    def pace(self, eta: Tensor) -> None:
+        self.rate = torch.cat([(eta * self.metric[W]).flatten() for W in self.train])
+
+    def propose(self) -> Tensor:
+        torch.addcmul(self.point, self.direction, self.rate, value=-1, out=self.proposal)
         return self._evaluate(self.proposal)
 
-    def accept(self, moves: Tensor) -> None:
-        # a look at the runs is free on a processor; on a GPU it would wait for the device
-        if moves.device.type == "cpu" and bool(moves.all()):
+    def accept(self, moves: Tensor | None = None) -> None:
+        if moves is None:
             self.point, self.proposal = self.proposal, self.point
             return
-        torch.where(moves, self.proposal, self.point, out=self.point)
+        old, new = (x.unflatten(1, self.columns) for x in (self.point, self.proposal))
+        torch.where(moves, new, old, out=old)
 
     def square(self) -> Tensor:
-        """|gradient|^2: in the dual |X^T G|^2 = <G, X X^T G>, and the read-out counts 1/|w_O|^2."""
-        pairs = self.direction
-        if self.dual:
-            pairs = (self.into @ self.direction.flatten(1)).view_as(self.direction)
-        parts = self._parts((self.direction * pairs).sum(0, keepdim=True))
-        if "V" in parts:
-            parts["V"] = parts["V"] / self._divisor()
-        return sum(part.sum((0, 1)) for part in parts.values())
+        """|gradient|^2: of g a^T it is |g|^2 |a|^2, and in the dual |X^T g|^2 = <g, X X^T g>."""
+        pairs = self.into @ self.direction if self.dual else self.direction
+        parts = self._parts((self.direction * pairs).sum(0))
+        return sum(
+            (part.unflatten(0, self.columns) * self.metric[W]).sum((0, 1))
+            for W, part in parts.items()
+        )
 
     def weights(self) -> NamedTuple:
-        moved = self.X.mT @ self.point.flatten(1) if self.dual else self.point
-        parts = self._parts(moved.reshape(-1, *self.point.shape[1:]))
-        return self.start._replace(**{W: self._weight(W, part) for W, part in parts.items()})
+        """The start and, for each column, how far c has moved, times a^T / |a|^2."""
+        moved = self.X.mT @ self.point if self.dual else self.point
+        after = {}
+        for W, part in self._parts(moved).items():
+            divisor = torch.where(self.metric[W] > 0, self.metric[W], 1)  # a = 0 does not move
+            step = part.unflatten(1, self.columns) / divisor * self.a[W]
+            after[W] = getattr(self.start, W) + step.permute(3, 2, 0, 1)
+        return self.start._replace(**after)
 
     # -- arrays -----------------------------------------------------------------------------------
 
-    def _image_of(self, W: Tensor) -> Tensor:
-        """X W for all heads and runs: (runs, H, D, c) to (m, H c, runs)."""
-        flat = W.permute(2, 1, 3, 0)
-        return (self.X @ flat.flatten(1)).view(len(self.X), -1, flat.shape[-1])
+    def _make_arrays(self, base: list[Tensor], shared: dict[tuple, Tensor]) -> None:
+        def scratch(name: str) -> Tensor:
+            key = name, self.base.shape
+            if key not in shared:
+                shared[key] = torch.empty_like(self.base)
+            return shared[key]
 
-    def _make_arrays(self, begin: dict[str, Tensor], shared: dict[tuple, Tensor]) -> None:
-        def scratch(*shape: int) -> Tensor:
-            if shape not in shared:
-                shared[shape] = self.base.new_empty(shape)
-            return shared[shape]
-
-        N, n, H, d = self.dims
-        self.columns = [begin[W].shape[1] for W in self.train]
-        self.base = torch.cat([begin[W] for W in self.train], 1)
-        self.image = scratch(*self.base.shape)
-        self.products = scratch(N, n, n, H, d, self.base.shape[-1])
-        self.point = self.base.new_zeros(self.into.shape[1], *self.base.shape[1:])
+        self.base, self.widths = torch.cat(base, 1), [part.shape[1] for part in base]
+        self.image = scratch("image")
+        self.point = self.base.new_zeros(self.into.shape[1], self.base.shape[1])
         self.proposal, self.direction = (torch.empty_like(self.point) for _ in range(2))
-        self.pulled = self.direction if self.dual else torch.empty_like(self.base)
+        self.pulled = self.direction if self.dual else scratch("pulled")
+        n, N = self.tokens
+        self.residual = self.base.new_empty(n, N, self.columns[-1])
+        self.dC = self.base.new_empty(n, n, N, *self.columns[1:])
+
+    def _make_views(self, image: dict[str, Tensor], pulled: dict[str, Tensor]) -> None:
+        """To look at an array in another way takes as long as to work on a short one."""
+        self.Q, self.K, readout = (self._axes(image[W]) for W in "QKV")
+        self.u = readout.squeeze(2)
+        self.features = list(zip(self.Q[:, None].unbind(3), self.K.unbind(2), strict=True))
+        self.back = {W: self._axes(part) for W, part in pulled.items()}
+        if "V" in self.back:
+            self.back["V"] = self.back["V"].squeeze(2)
+        self.residuals = self.residual[:, None, :, None]  # for every key and head
+        # a query's gradient is a sum over keys, a key's a sum over queries
+        dC = self.dC.unsqueeze(3)
+        self.weighted = {
+            "Q": list(zip(dC.unbind(1), self.K.unbind(0), strict=True)),
+            "K": list(zip(dC.unbind(0), self.Q.unbind(0), strict=True)),
+        }
 
     def _parts(self, array: Tensor) -> dict[str, Tensor]:
-        """The columns (k, c, runs) of each trained matrix, as views."""
-        return dict(zip(self.train, array.split(self.columns, 1), strict=True))
+        """The columns of each trained matrix, as views."""
+        return dict(zip(self.train, array.split(self.widths, -1), strict=True))
 
-    def _split(self, W: str, part: Tensor) -> Tensor:
-        """Columns (m, c, runs) as (N, n, H, d, runs), those of the read-out as (N, n, H, runs)."""
-        N, n, H, d = self.dims
-        part = part.unflatten(0, (N, n))
-        return part if W == "V" else part.unflatten(2, (H, d))
-
-    def _divisor(self) -> Tensor:
-        return torch.where(self.length > 0, self.length, 1)  # where w_O = 0 nothing moves
-
-    def _weight(self, W: str, moved: Tensor) -> Tensor:
-        """A trained matrix (runs, H, D, d) from how its columns (D, c, runs) moved."""
-        _, _, H, d = self.dims
-        if W == "V":
-            step = (moved / self._divisor())[:, :, None] * self.output
-        else:
-            step = moved.unflatten(1, (H, d))
-        return getattr(self.start, W) + step.permute(3, 1, 0, 2)
+    def _axes(self, image: Tensor) -> Tensor:
+        """What all tokens read of one matrix, (n N, columns), as (n, N, features, H, runs)."""
+        return image.unflatten(1, self.columns).unflatten(0, self.tokens)
 
     # -- a step -----------------------------------------------------------------------------------
 
     def _evaluate(self, point: Tensor) -> Tensor:
         """The loss (runs,) at a point; leaves the gradient there in ``direction``."""
-        torch.addmm(
-            self.base.flatten(1), self.into, point.flatten(1), out=self.image.view(len(self.X), -1)
-        )
-        at = self.frozen | self.moving
-        C, S = (None, self.S) if self.train == "V" else self._attention(at["Q"], at["K"])
-        u = at["V"][:, None]
-        residual = (S * u).sum((2, 3)) - self.y
-        self._pull_back(at, C, S, residual[:, :, None, None], u)
+        torch.addmm(self.base, self.into, point, out=self.image)
+        C, S = (None, self.S) if self.train == "V" else self._attention()
+        # one sum at a time: torch is slow at sums over axes that do not lie side by side
+        torch.sub((S * self.u).sum(1).sum(2), self.y, out=self.residual)
+        self._pull_back(C, S)
         if not self.dual:
-            torch.mm(
-                self.X.mT, self.pulled.flatten(1), out=self.direction.view(len(self.direction), -1)
-            )
-        return residual.square().sum((0, 1)) / 2
+            torch.mm(self.X.mT, self.pulled, out=self.direction)
+        return self.residual.square().sum((0, 1)).div_(2)
 
-    def _attention(self, Q: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores and attention matrices (N, n queries, n keys, H, runs)."""
-        torch.mul(Q[:, :, None], K[:, None], out=self.products)
-        C = self.products.sum(-2)
+    def _attention(self) -> tuple[Tensor, Tensor]:
+        """Scores and attention matrices (n queries, n keys, N, H, runs)."""
+        C = _sum_of_products(self.features)
         if self.layer.kernel.score == "distance":
-            C -= Q.square().sum(-2)[:, :, None] / 2
-            C -= K.square().sum(-2)[:, None] / 2
-        C *= self.layer.d**-0.5
+            C -= self.Q.square().sum(2)[:, None] / 2
+            C -= self.K.square().sum(2) / 2
         return C, self._in_place(self.layer.kernel.value, C)
 
     def _in_place(self, function: Callable, *arrays: Tensor) -> Tensor:
-        """A kernel's function of arrays (N, n queries, n keys, H, runs), in that order."""
+        """A kernel's function of arrays (n queries, n keys, N, H, runs), in that order."""
         if self.layer.kernel.takes_dim:
-            return function(*arrays, dim=2)
-        return _turned(function(*map(_turned, arrays))).contiguous()
+            return function(*arrays, dim=1)
+        turned = function(*(array.permute(2, 3, 4, 0, 1) for array in arrays))
+        return turned.permute(3, 4, 0, 1, 2).contiguous()
 
-    def _pull_back(self, at: dict, C: Tensor, S: Tensor, residual: Tensor, u: Tensor) -> None:
+    def _pull_back(self, C: Tensor, S: Tensor) -> None:
         """The gradient with respect to ``image``, into ``pulled``: Lemmas 1 and 6 of Song et al."""
         if "V" in self.train:
-            torch.mul((S * residual).sum(1), self.length, out=self.back["V"])
+            torch.sum(S * self.residuals, 0, out=self.back["V"])
         if self.train == "V":
             return
         kernel = self.layer.kernel
-        dC = self._in_place(kernel.pullback, C, S, residual * u) * self.layer.d**-0.5
-        for W, other, keys in (("Q", "K", 2), ("K", "Q", 1)):
+        self.dC.copy_(self._in_place(kernel.pullback, C, S, self.residuals * self.u))
+        for W, at, summed in (("Q", self.Q, 1), ("K", self.K, 0)):
             if W in self.train:
-                # a query's gradient is a sum over keys, a key's a sum over queries
-                partner = at[other].unsqueeze(3 - keys)
-                torch.mul(dC.unsqueeze(-2), partner, out=self.products)
-                torch.sum(self.products, keys, out=self.back[W])
+                _sum_of_products(self.weighted[W], out=self.back[W])
                 if kernel.score == "distance":
-                    self.back[W].addcmul_(dC.sum(keys)[..., None, :], at[W], value=-1)
+                    self.back[W].addcmul_(self.dC.sum(summed).unsqueeze(2), at, value=-1)
 
 
-def _turned(C: Tensor) -> Tensor:
-    """(N, n, n, H, runs) seen as (N, H, runs, n, n), as a kernel expects it, and back."""
-    return C.permute(0, 3, 4, 1, 2)
+def _sum_of_products(pairs: Iterable[tuple[Tensor, Tensor]], out: Tensor | None = None) -> Tensor:
+    """a_1 b_1 + a_2 b_2 + ..., each product added where it lies."""
+    (a, b), *rest = pairs
+    out = torch.mul(a, b, out=out)
+    for a, b in rest:
+        out.addcmul_(a, b)
+    return out

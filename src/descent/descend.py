@@ -218,41 +218,79 @@ def _loop(
 
 
 def _walk(course, rule: rules.Rule, plan: _Plan) -> dict[str, Tensor]:
-    """Take the steps. Nothing here waits for the device, but every 256 steps."""
-    loss = course.loss
-    losses = loss.new_full((plan.records, *loss.shape), torch.nan)
-    losses[0] = loss
-    ceiling = BLOW_UP * loss.clamp_min(1)
-    moves, done = torch.ones_like(loss, dtype=torch.bool), plan.stopping(loss)
-    stopped, taken = torch.zeros_like(moves), torch.zeros_like(loss, dtype=torch.int64)
-    still = torch.full_like(loss, torch.nan)  # the losses of runs that no longer move
-    first = square = None
+    """Take the steps. Nothing here waits for a device that is not this processor, but every 256."""
+    loss, record, first = course.loss, _Record(course.loss, plan), None
     plan.watch.look(0, course.weights)
     for t in _progress(plan.steps):
-        if rules.uses_gradient(rule):
-            square = course.square()
-        eta = rule(loss, square)
-        first = eta if first is None else first
-        loss = course.propose(eta)
-        moves = moves & (loss <= ceiling)  # false for NaN as well
-        course.accept(moves)
-        taken += moves
-        if (t + 1) % plan.every == 0:
-            torch.where(moves, loss, still, out=losses[(t + 1) // plan.every])
-        if done is not None:
-            now = moves & done(loss)
-            still, stopped, moves = torch.where(now, loss, still), stopped | now, moves & ~now
+        if first is None or not rules.is_constant(rule):
+            eta = rule(loss, course.square() if rules.uses_gradient(rule) else None)
+            first = eta if first is None else first
+            course.pace(eta)
+        loss = course.propose()
+        course.accept(record.enter(t + 1, loss))
         plan.watch.look(t + 1, course.weights)
-        if t % 256 == 255 and not bool(moves.any()):
-            losses[(t + 1) // plan.every + 1 :] = still
+        if t % 256 == 255 and record.over():
+            record.rest(t + 1)
             plan.watch.rest(course.weights)
             break
     return {
-        "loss": losses,
-        "diverged_at": torch.where(moves | stopped, -1, taken + 1),
+        "loss": record.losses,
+        "diverged_at": record.diverged_at,
         "eta": first,
-        "stopped_at": torch.where(stopped, taken, -1),
+        "stopped_at": record.stopped_at,
     }
+
+
+class _Record:
+    """Losses, and which runs still move.
+
+    On a processor a look at the numbers costs nothing, and while every run moves there is nothing
+    else to do; elsewhere it would wait for the device, and every step is treated alike.
+    """
+
+    def __init__(self, loss: Tensor, plan: _Plan):
+        self.every, self.done = plan.every, plan.stopping(loss)
+        self.losses = loss.new_full((plan.records, *loss.shape), torch.nan)
+        self.losses[0] = loss
+        self.ceiling = BLOW_UP * loss.clamp_min(1)
+        self.last = torch.full_like(loss, torch.nan)  # the losses of runs that no longer move
+        self.moves = torch.ones_like(loss, dtype=torch.bool)
+        self.diverged_at = torch.full_like(loss, -1, dtype=torch.int64)
+        self.stopped_at = self.diverged_at.clone()
+        self.all_move = loss.device.type == "cpu"  # as far as is known
+
+    def enter(self, t: int, loss: Tensor) -> Tensor | None:
+        """Record the loss that step t leads to; give the runs that take it, None for all."""
+        sound = loss <= self.ceiling  # false for NaN as well
+        done = None if self.done is None else self.done(loss)
+        self.all_move = (
+            self.all_move and bool(sound.all()) and (done is None or not bool(done.any()))
+        )
+        if self.all_move:
+            self._write(t, loss)
+            return None
+        moved = self.moves & sound
+        self.diverged_at = torch.where(self.moves & ~sound, t, self.diverged_at)
+        self._write(t, torch.where(moved, loss, self.last))
+        self.moves = moved
+        if done is not None:
+            now = moved & done
+            self.last = torch.where(now, loss, self.last)
+            self.stopped_at = torch.where(now, t, self.stopped_at)
+            self.moves = moved & ~now
+        return moved
+
+    def over(self) -> bool:
+        """Whether no run moves any more."""
+        return not bool(self.moves.any())
+
+    def rest(self, t: int) -> None:
+        """Let the losses after step t be those at which the runs stopped."""
+        self.losses[t // self.every + 1 :] = self.last
+
+    def _write(self, t: int, loss: Tensor) -> None:
+        if t % self.every == 0:
+            self.losses[t // self.every] = loss
 
 
 def _progress(steps: int):

@@ -21,6 +21,11 @@ def uses_gradient(rule: Rule) -> bool:
     return getattr(rule, "uses_gradient", True)
 
 
+def is_constant(rule: Rule) -> bool:
+    """Whether the rule gives the same step at all times, so that it need be asked only once."""
+    return getattr(rule, "is_constant", False)
+
+
 def constant(eta: float | Tensor) -> Rule:
     """The same step always; a tensor (...,) gives every run its own."""
     eta = torch.as_tensor(eta, dtype=torch.float64)
@@ -39,7 +44,7 @@ def constant(eta: float | Tensor) -> Rule:
             return torch.full_like(loss, number)  # made on the device: nothing to copy there
         return eta.to(loss).expand_as(loss)
 
-    rule.uses_gradient = False
+    rule.uses_gradient, rule.is_constant = False, True
     return rule
 
 
