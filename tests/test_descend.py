@@ -1,3 +1,4 @@
+import importlib
 import re
 import warnings
 
@@ -9,6 +10,8 @@ from strategies import differentiable, instances, relative_gap
 
 from descent import DivergenceWarning, _memory, descend, problems, spectra, steps
 from descent.models import Attention
+
+module = importlib.import_module("descent.descend")  # the name in descent is the function's
 
 
 def setting(runs=4, kernel="softmax", D=6, **layer):
@@ -152,6 +155,29 @@ class TestDivergence:
             run = descend(layer, problem, weights, train="V", step=1e6, steps=10**6)
         assert run.loss.shape == (10**6 + 1, 2)  # a loop to the end would take minutes
 
+    @pytest.mark.parametrize("options", [{}, {"until": 0.5}, {"until": 0.9, "every": 4}], ids=str)
+    def test_books_kept_at_every_step_are_those_of_a_processor(self, options, monkeypatch):
+        # a processor looks whether all runs move; on a GPU every step is treated alike
+        def run():
+            layer, problem, weights = setting(runs=3)
+            L = layer.smoothness(weights, problem, "V")
+            step = torch.tensor([1.0, 2.5, 0.01], dtype=torch.float64) / L
+            with pytest.warns(DivergenceWarning):
+                return descend(layer, problem, weights, train="V", step=step, steps=600, **options)
+
+        class Elsewhere(module._Record):
+            def __init__(self, *arguments):
+                super().__init__(*arguments)
+                self.all_move = False
+
+        looked = run()
+        monkeypatch.setattr(module, "_Record", Elsewhere)
+        booked = run()
+        for name in ("loss", "diverged_at", "stopped_at"):
+            theirs, ours = getattr(looked, name), getattr(booked, name)
+            assert torch.allclose(theirs, ours, rtol=0, atol=0, equal_nan=True), name
+        assert all(map(torch.equal, looked.weights, booked.weights))
+
     def test_a_converging_run_warns_of_nothing(self):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -197,6 +223,34 @@ def test_bad_options_are_named(options, error, message, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(error, match=message):
         descend(*setting(), **options)
+
+
+def test_few_runs_take_one_thread_and_torch_is_left_as_it_was():
+    seen, before = [], torch.get_num_threads()
+
+    def rule(loss, square):
+        seen.append(torch.get_num_threads())
+        if len(seen) > 3:
+            raise InterruptedError
+        return torch.full_like(loss, 0.01)
+
+    try:
+        torch.set_num_threads(2)
+        descend(*setting(runs=2), step=rule, steps=2)
+        assert torch.get_num_threads() == 2
+        descend(*setting(runs=2), step=rule, steps=1, reduce=False)
+        with pytest.raises(InterruptedError):
+            descend(*setting(runs=2), step=rule)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 1, 2, 1]
+
+
+def test_weights_of_no_run_are_refused():
+    layer, problem, weights = setting()
+    with pytest.raises(ValueError, match="weights hold no run: draw some with model.init"):
+        descend(layer, problem, type(weights)(*(W[:0] for W in weights)), train="V")
 
 
 def test_a_flat_start_has_no_step_one_over_L():

@@ -107,7 +107,7 @@ def test_blocks_of_runs_are_the_runs(monkeypatch, rule):
     weights = layer.init(problem, runs=7, seed=1)
     # few steps: Polyak's bounces about, and multiplies an error each time
     whole = descend(layer, problem, weights, step=rule, steps=5)
-    monkeypatch.setattr(_layout, "BLOCK", 3 * _layout.read(layer, problem, "QKV"))
+    monkeypatch.setattr(_layout, "BLOCK", 3 * _layout.bytes_read(layer, problem, "QKV"))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert _layout.Blocks(layer, weights, problem, "QKV").sizes == [3, 3, 1]
     blocks = descend(layer, problem, weights, step=rule, steps=5)

@@ -20,7 +20,7 @@ calls on long arrays:
 `Plain` is the textbook, each model's own ``objective`` and W <- W - eta dW, for whatever the other
 does not know. Both offer `descend` the same: ``pace`` sets each run's step size, ``propose`` takes
 a step and gives the loss there, ``accept`` keeps it for some runs or for all; and there are the
-``square`` of the gradient's length, and the ``weights``.
+``square`` of the gradient's length, the ``weights``, and how many ``threads`` to use.
 """
 
 import math
@@ -36,8 +36,11 @@ from .problems import Problem
 #: Above this many products of a query's and a key's entries, in one sequence and head, matrix
 #: products are faster than sums (measured: for a single run from 2048 on, for eight hardly yet).
 SMALL = 4096
-#: Bytes that what a block's runs read of their weights may have on a processor, for each thread.
+#: Bytes that an array of a block may have on a processor, for each thread: its cache holds a few.
 BLOCK = 2**20
+#: Below so many bytes of such an array a second thread makes a step no faster, and waits at each
+#: product for the first: harmful where another process wants its core.
+ALONE = 2**19
 
 
 def course(model, weights: NamedTuple, problem: Problem, train: str, compact: bool, losses: int):
@@ -63,6 +66,7 @@ class Plain:
 
     def __init__(self, model, weights: NamedTuple, problem: Problem, train: str):
         self.start, self.objective = weights, model.objective(weights, problem, train)
+        self.threads = torch.get_num_threads()
         self.point = {W: getattr(weights, W) for W in train}
         self.loss, self.gradient = self.objective(self.point)
 
@@ -109,9 +113,11 @@ class Blocks:
 
     def __init__(self, layer, weights: NamedTuple, problem: Problem, train: str):
         self.shape, flat = flatten(weights)
-        size = runs = len(flat.O)
+        runs, array = len(flat.O), bytes_read(layer, problem, train)
+        self.threads = 1 if runs * array < ALONE else torch.get_num_threads()
+        size = runs
         if problem.X.device.type == "cpu":
-            most = max(1, BLOCK * torch.get_num_threads() // read(layer, problem, train))
+            most = max(1, BLOCK * self.threads // array)
             size = math.ceil(runs / math.ceil(runs / most))  # all of about the same size
         parts = zip(*(W.split(size) for W in flat), strict=True)
         shared: dict[tuple, Tensor] = {}  # arrays that hold nothing between two steps
@@ -123,13 +129,14 @@ class Blocks:
 
     @staticmethod
     def needs(layer, weights: NamedTuple, problem: Problem, train: str) -> tuple[int, int]:
-        """Runs, and bytes for each: arrays that last or not, five weights' worth at both ends."""
-        shape, _ = flatten(weights)
-        dual = min(1, 2 * problem.D / (problem.N * problem.n))
-        arrays = (3 * dual + (3 if problem.X.device.type != "cpu" else 1)) * read(
-            layer, problem, train
-        )
-        return shape.numel(), int(arrays) + 3 * sum(W.nbytes for W in weights) // shape.numel()
+        """Runs, and bytes for each: what lasts, the weights twice, and elsewhere the scratch too."""
+        runs, array = flatten(weights)[0].numel(), bytes_read(layer, problem, train)
+        moving = min(1, 2 * problem.D / (problem.N * problem.n))  # rows of a point, for each token
+        lasting = (1 + 3 * moving) * array  # base; point, proposal and direction
+        if problem.X.device.type != "cpu":  # all runs are one block there
+            attention = problem.N * problem.n**2 * layer.H * problem.X.element_size()
+            lasting += 2 * array + 8 * attention
+        return runs, int(lasting) + 3 * sum(W.nbytes for W in weights) // runs
 
     def pace(self, eta: Tensor) -> None:
         for block, part in zip(self.blocks, eta.reshape(-1).split(self.sizes), strict=True):
@@ -166,7 +173,7 @@ def flatten(weights: NamedTuple) -> tuple[torch.Size, NamedTuple]:
     )
 
 
-def read(layer, problem: Problem, train: str) -> int:
+def bytes_read(layer, problem: Problem, train: str) -> int:
     """Bytes a run of what all tokens read of the trained matrices, an array of `Innermost`."""
     columns = sum(layer.H if W == "V" else layer.H * layer.d for W in train)
     return problem.N * problem.n * columns * problem.X.element_size()
@@ -195,12 +202,12 @@ class Innermost:
         self.metric = {W: a.square() for W, a in self.a.items()}
         if "V" in train:
             self.metric["V"] = self.metric["V"].sum(0, keepdim=True)
-        read = {
+        c = {
             "Q": weights.Q * shrink,
             "K": weights.K * shrink,
             "V": weights.V @ weights.O[..., None],
         }
-        images = {W: self.X @ c.permute(2, 3, 1, 0).flatten(1) for W, c in read.items()}
+        images = {W: self.X @ part.permute(2, 3, 1, 0).flatten(1) for W, part in c.items()}
         self._make_arrays([images[W] for W in train], shared)
         self._make_views(images | self._parts(self.image), self._parts(self.pulled))
         self.S = self._attention()[1] if train == "V" else None
@@ -242,20 +249,19 @@ class Innermost:
     # -- arrays -----------------------------------------------------------------------------------
 
     def _make_arrays(self, base: list[Tensor], shared: dict[tuple, Tensor]) -> None:
-        def scratch(name: str) -> Tensor:
-            key = name, self.base.shape
-            if key not in shared:
-                shared[key] = torch.empty_like(self.base)
-            return shared[key]
+        def scratch(name: str, *shape: int) -> Tensor:
+            if (name, shape) not in shared:
+                shared[name, shape] = self.base.new_empty(shape)
+            return shared[name, shape]
 
+        (n, N), (_, H, runs) = self.tokens, self.columns
         self.base, self.widths = torch.cat(base, 1), [part.shape[1] for part in base]
-        self.image = scratch("image")
         self.point = self.base.new_zeros(self.into.shape[1], self.base.shape[1])
         self.proposal, self.direction = (torch.empty_like(self.point) for _ in range(2))
-        self.pulled = self.direction if self.dual else scratch("pulled")
-        n, N = self.tokens
-        self.residual = self.base.new_empty(n, N, self.columns[-1])
-        self.dC = self.base.new_empty(n, n, N, *self.columns[1:])
+        self.image = scratch("image", *self.base.shape)
+        self.pulled = self.direction if self.dual else scratch("pulled", *self.base.shape)
+        self.residual = scratch("residual", n, N, runs)
+        self.dC = scratch("dC", n, n, N, H, runs)
 
     def _make_views(self, image: dict[str, Tensor], pulled: dict[str, Tensor]) -> None:
         """To look at an array in another way takes as long as to work on a short one."""

@@ -121,6 +121,8 @@ def descend(
     if device is not None:
         problem, weights = problem.to(device), type(weights)(*(W.to(device) for W in weights))
     model.check(weights, problem)
+    if not all(W.numel() for W in weights):
+        raise ValueError("weights hold no run: draw some with model.init(..., runs=...)")
     if not reduce or problem.N * problem.n >= problem.D:
         return _warn(_loop(model, problem, weights, train, step, plan, reduce, lambda small: small))
     reduction = span.reduce(problem, model.acts_on_tokens)
@@ -207,7 +209,8 @@ def _loop(
     plan.watch.bind(model, problem, train, lift)
     with _without_denormals():
         course = _layout.course(model, weights, problem, train, compact, plan.records)
-        record = _walk(course, rule, plan)
+        with _threads(course.threads):
+            record = _walk(course, rule, plan)
     return Trajectory(
         weights=lift(course.weights()),
         watched=plan.watch.values(),
@@ -309,6 +312,17 @@ def _without_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(before)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads, and leave it as it was."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _warn(run: Trajectory) -> Trajectory:
