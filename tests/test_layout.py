@@ -32,7 +32,7 @@ def one_step(layer, problem, weights, train, eta=0.01):
     loss, square = course.loss, course.square()
     course.pace(torch.full_like(loss, eta))
     course.propose()
-    course.accept()
+    course.accept(None)
     return loss, square, course.weights()
 
 
@@ -108,11 +108,26 @@ def test_blocks_of_runs_are_the_runs(monkeypatch, rule):
     # few steps: Polyak's bounces about, and multiplies an error each time
     whole = descend(layer, problem, weights, step=rule, steps=5)
     monkeypatch.setattr(_layout, "BLOCK", 3 * _layout.bytes_read(layer, problem, "QKV"))
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert _layout.Blocks(layer, weights, problem, "QKV").sizes == [3, 3, 1]
     blocks = descend(layer, problem, weights, step=rule, steps=5)
     assert relative_gap(blocks.loss, whole.loss) < 1e-12
     assert relative_gap(blocks.weights.K, whole.weights.K) < 1e-12
+
+
+@pytest.mark.parametrize("train", ["V", "Q", "QKV"])
+@pytest.mark.parametrize("dimension", [8, 32])
+def test_the_memory_that_is_asked_for_covers_what_is_held(dimension, train):
+    problem, layer = problems.gaussian(8, 4, dimension, seed=0), models.Attention(H=2, d=8)
+    weights = layer.init(problem, runs=300, seed=1)
+    course = _layout.Blocks(layer, weights, problem, train)
+    course.pace(torch.full_like(course.loss, 0.01))
+    course.propose()
+    held = [*weights, *course.weights()]
+    for block in course.blocks:
+        held += [value for value in vars(block).values() if isinstance(value, torch.Tensor)]
+    storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in held}
+    runs, per_run = _layout.Blocks.needs(layer, weights, problem, train)
+    assert runs == 300 and sum(storages.values()) <= runs * per_run
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)

@@ -4,9 +4,9 @@ A step of a small layer is a dozen products of matrices with a handful of rows. 
 the calls and the way to memory, not the arithmetic, so `Innermost` makes a step of all runs few
 calls on long arrays:
 
-* Runs lie innermost: an array is (tokens, features, heads, runs). Sums over keys or features are
-  then sums of long contiguous rows, added up where they lie: no product of tiny matrices is ever
-  called, and no array of products is ever written.
+* Runs lie innermost: an array is (tokens, features, heads, runs). A score is then a sum of d
+  products of long contiguous rows, each added where it lies, and so is the way back: no product of
+  tiny matrices is ever called, and the products of their entries are never all written.
 * What moves is kept in token space. Write W = W_0 + X^T Z. With G the gradient with respect to
   X W, the step W <- W - eta X^T G is Z <- Z - eta G, and X W = X W_0 + (X X^T) Z: one matrix
   product a step, for all matrices and all runs together. Where there are far more tokens than
@@ -14,8 +14,8 @@ calls on long arrays:
 * What the layer reads of a matrix are columns c = W a: the read-out W_V w_O, and those of W_Q and
   W_K over d^(1/4), so that their products are scores. The gradient with respect to W is g a^T, so
   a step moves c by -eta |a|^2 g: a step size of its own for each column, and no other factor.
-* Arrays and the ways to look at them are made once, and runs are taken in blocks that stay in a
-  processor's cache.
+* Arrays and the ways to look at them are made once, and runs are taken in blocks small enough for
+  a processor's cache.
 
 `Plain` is the textbook, each model's own ``objective`` and W <- W - eta dW, for whatever the other
 does not know. Both offer `descend` the same: ``pace`` sets each run's step size, ``propose`` takes
@@ -34,9 +34,10 @@ from . import _memory
 from .problems import Problem
 
 #: Above this many products of a query's and a key's entries, in one sequence and head, matrix
-#: products are faster than sums (measured: for a single run from 2048 on, for eight hardly yet).
+#: products are faster than sums (measured at this size: for one run they are, for eight not).
 SMALL = 4096
-#: Bytes that an array of a block may have on a processor, for each thread: its cache holds a few.
+#: Bytes that an array of a block may have on a processor, for each thread (measured: with half or
+#: twice as many a step is slower).
 BLOCK = 2**20
 #: Below so many bytes of such an array a second thread makes a step no faster, and waits at each
 #: product for the first: harmful where another process wants its core.
@@ -87,10 +88,13 @@ class Plain:
         self.loss, self.gradient = self.objective(self.proposal)
         return self.loss
 
-    def accept(self, moves: Tensor | None = None) -> None:
+    def accept(self, moves: Tensor | None) -> None:
+        if moves is None:
+            self.point = self.proposal
+            return
         self.point = {
-            W: value if moves is None else self._select(moves, value, self.point[W])
-            for W, value in self.proposal.items()
+            W: torch.where(self._per_run(moves, value), self.proposal[W], value)
+            for W, value in self.point.items()
         }
 
     def square(self) -> Tensor:
@@ -99,9 +103,6 @@ class Plain:
 
     def weights(self) -> NamedTuple:
         return self.start._replace(**self.point)
-
-    def _select(self, moves: Tensor, new: Tensor, old: Tensor) -> Tensor:
-        return torch.where(self._per_run(moves, new), new, old)
 
     @staticmethod
     def _per_run(value: Tensor, W: Tensor) -> Tensor:
@@ -132,10 +133,12 @@ class Blocks:
         """Runs, and bytes for each: what lasts, the weights twice, and elsewhere the scratch too."""
         runs, array = flatten(weights)[0].numel(), bytes_read(layer, problem, train)
         moving = min(1, 2 * problem.D / (problem.N * problem.n))  # rows of a point, for each token
-        lasting = (1 + 3 * moving) * array  # base; point, proposal and direction
+        attention = problem.N * problem.n**2 * layer.H * problem.X.element_size()
+        # base or, of what is not trained, the image; point, proposal and direction; S, where only
+        # the values are trained
+        lasting = bytes_read(layer, problem, "QKV") + 3 * moving * array + attention
         if problem.X.device.type != "cpu":  # all runs are one block there
-            attention = problem.N * problem.n**2 * layer.H * problem.X.element_size()
-            lasting += 2 * array + 8 * attention
+            lasting += 2 * array + 8 * attention  # scores, their gradients, products on the way
         return runs, int(lasting) + 3 * sum(W.nbytes for W in weights) // runs
 
     def pace(self, eta: Tensor) -> None:
@@ -145,7 +148,7 @@ class Blocks:
     def propose(self) -> Tensor:
         return self._join([block.propose() for block in self.blocks])
 
-    def accept(self, moves: Tensor | None = None) -> None:
+    def accept(self, moves: Tensor | None) -> None:
         parts = [None] * len(self.blocks) if moves is None else moves.reshape(-1).split(self.sizes)
         for block, part in zip(self.blocks, parts, strict=True):
             block.accept(part)
@@ -159,8 +162,7 @@ class Blocks:
         return type(parts[0])(*(W.reshape(self.shape + W.shape[1:]) for W in joined))
 
     def _join(self, parts: list[Tensor]) -> Tensor:
-        joined = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return joined if joined.shape == self.shape else joined.reshape(self.shape)
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(self.shape)
 
 
 def flatten(weights: NamedTuple) -> tuple[torch.Size, NamedTuple]:
@@ -220,7 +222,7 @@ class Innermost:
         torch.addcmul(self.point, self.direction, self.rate, value=-1, out=self.proposal)
         return self._evaluate(self.proposal)
 
-    def accept(self, moves: Tensor | None = None) -> None:
+    def accept(self, moves: Tensor | None) -> None:
         if moves is None:
             self.point, self.proposal = self.proposal, self.point
             return

@@ -221,7 +221,7 @@ def _loop(
 
 
 def _walk(course, rule: rules.Rule, plan: _Plan) -> dict[str, Tensor]:
-    """Take the steps. Nothing here waits for a device that is not this processor, but every 256."""
+    """Take the steps. Where a GPU does, nothing here waits for it but a look every 256 of them."""
     loss, record, first = course.loss, _Record(course.loss, plan), None
     plan.watch.look(0, course.weights)
     for t in _progress(plan.steps):
