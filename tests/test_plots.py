@@ -219,6 +219,16 @@ def test_ids_are_unique_to_a_figure_and_every_reference_resolves():
         assert used and set(used) <= own
 
 
+def test_two_colour_bars_that_look_the_same_do_not_share_an_id():
+    with style():
+        drawing, axes = plt.subplots(1, 2)
+        for ax in axes:
+            drawing.colorbar(ax.pcolormesh(np.eye(2)), ax=ax)
+    html = figure(drawing, alt="a", caption="c").html
+    ids = re.findall(r' id="([^"]+)"', html)
+    assert html.count("<image") == 2 and len(ids) == len(set(ids))
+
+
 def test_the_same_figure_is_the_same_bytes_in_another_process():
     code = (
         "from descent.plots import Curve, Picture, figure;"

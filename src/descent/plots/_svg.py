@@ -104,7 +104,13 @@ def _inline(source: str, alt: str) -> str:
 
 
 def _own_ids(body: str, prefix: str) -> str:
-    """Two figures on a page must not use each other's letters and clips: give ids a prefix."""
+    """Two figures on a page must not use each other's letters and clips: give ids a prefix.
+
+    Those that nothing refers to go: matplotlib names a picture by what it shows, and two colour
+    bars may show the same.
+    """
+    used = set(re.findall(r'href="#([^"]+)"', body)) | set(re.findall(r"url\(#([^)]+)\)", body))
+    body = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", body)
     body = re.sub(r' id="', f' id="d{prefix}-', body)
     body = re.sub(r'href="#', f'href="#d{prefix}-', body)
     return body.replace("url(#", f"url(#d{prefix}-")
