@@ -16,12 +16,13 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import rivals
 import torch
 from tqdm import tqdm
 
-from descent import descend, models, problems, span
+from descent import _layout, descend, models, problems, span
 
 OUTPUT = Path(__file__).parent.parent / "src" / "descent" / "bench.json"
 SHAPE = {"N": 8, "n": 4}
@@ -164,6 +165,22 @@ def must_agree(losses: dict) -> None:
             raise SystemExit(f"bench: {key} is off by {gap:.1e} after 5 steps")
 
 
+def without_numba(rounds: int) -> dict:
+    """`descend` with its sums in torch, as where Numba does not run, and how many times slower."""
+    train = engine(*instance(32))
+
+    def in_torch(steps):
+        with mock.patch.object(_layout, "compiled", lambda: None):
+            return train(steps)
+
+    taken = in_turn("without Numba", {"compiled": train, "in torch": in_torch}, rounds)
+    pairs = zip(taken["in torch"], taken["compiled"], strict=True)
+    return {
+        "rate": rate(RUNS, taken["in torch"]),
+        "ratio": statistics.median(a / b for a, b in pairs),
+    }
+
+
 def over_dimension(rounds: int) -> list[dict]:
     """Run-steps a second at D from 64 to a million, problems drawn in the span."""
     sizes = [64, 1_000, 10_000, 100_000, 1_000_000]
@@ -254,6 +271,10 @@ def print_rivals(tables: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def print_without_numba(row: dict) -> str:
+    return f"\nwithout Numba: {spread(row['rate'])}, {row['ratio']:.1f} times slower"
+
+
 def print_rates(axis: str):
     return lambda rows: "\n".join(
         [f"\nrun-steps a second over {axis}"] + [f"  {row[axis]:10} {spread(row)}" for row in rows]
@@ -281,6 +302,7 @@ def print_memory(rows: list[dict]) -> str:
 
 TABLES = {
     "rivals": rivalry,
+    "without Numba": without_numba,
     "dimension": over_dimension,
     "runs": over_runs,
     "peak": share_of_peak,
@@ -288,6 +310,7 @@ TABLES = {
 }
 PRINTED = {
     "rivals": print_rivals,
+    "without Numba": print_without_numba,
     "dimension": print_rates("D"),
     "runs": print_rates("runs"),
     "peak": print_peak,

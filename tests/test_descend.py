@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import differentiable, instances, relative_gap
 
-from descent import DivergenceWarning, _memory, descend, problems, spectra, steps
+from descent import DivergenceWarning, _layout, _memory, descend, problems, spectra, steps
+from descent._watch import Watch
 from descent.models import Attention
 
 module = importlib.import_module("descent.descend")  # the name in descent is the function's
@@ -165,13 +166,13 @@ class TestDivergence:
             with pytest.warns(DivergenceWarning):
                 return descend(layer, problem, weights, train="V", step=step, steps=600, **options)
 
-        class Elsewhere(module._Record):
+        class Elsewhere(module._Book):
             def __init__(self, *arguments):
                 super().__init__(*arguments)
                 self.all_move = False
 
         looked = run()
-        monkeypatch.setattr(module, "_Record", Elsewhere)
+        monkeypatch.setattr(module, "_Book", Elsewhere)
         booked = run()
         for name in ("loss", "diverged_at", "stopped_at"):
             theirs, ours = getattr(looked, name), getattr(booked, name)
@@ -223,6 +224,34 @@ def test_bad_options_are_named(options, error, message, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(error, match=message):
         descend(*setting(), **options)
+
+
+@given(st.integers(1, 40), st.integers(1, 20), st.sets(st.integers(0, 40)))
+def test_a_stretch_of_steps_ends_where_something_is_to_be_seen(steps, longest, at):
+    at = {t for t in at if t <= steps}
+    plan = module._Plan(steps, None, None, 1, Watch(["weights"] if at else (), at, steps))
+    pieces = list(plan.stretches(longest))
+    assert [t for start, stop in pieces for t in range(start, stop)] == list(range(steps))
+    assert max(stop - start for start, stop in pieces) <= longest
+    ends = {stop for _, stop in pieces}
+    assert ends >= at - {0} and ends >= set(range(longest, steps, longest))
+
+
+def test_blocks_whose_runs_have_all_stopped_take_no_more_steps(monkeypatch):
+    layer, problem, weights = setting(runs=4)
+    monkeypatch.setattr(_layout, "BLOCK", 2 * _layout.bytes_read(layer, problem, "QKV"))
+    steps, propose = [], _layout.Innermost.propose
+
+    def counted(block):
+        steps.append(id(block))
+        return propose(block)
+
+    monkeypatch.setattr(_layout.Innermost, "propose", counted)
+    step = torch.tensor([1e6, 1e6, 1e-3, 1e-3], dtype=torch.float64)
+    with pytest.warns(DivergenceWarning, match="2 of 4"):
+        run = descend(layer, problem, weights, step=step, steps=600)
+    assert sorted(map(steps.count, set(steps))) == [module.LOOK, 600]
+    assert run.loss[-1].isnan().tolist() == [True, True, False, False]
 
 
 def test_few_runs_take_one_thread_and_torch_is_left_as_it_was():

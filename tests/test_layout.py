@@ -1,11 +1,19 @@
+import importlib
+import sys
+import threading
+from functools import partial
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import differentiable, instances, relative_gap
 
-from descent import _layout, descend, kernels, models, problems, span, steps
+from descent import _layout, descend, exact, kernels, models, problems, span, steps
 
+# Of a processor's two ways to take the sums, the second is the only one elsewhere.
+SUMS = {"compiled": _layout.compiled, "in torch": lambda: None}
 RULES = {"1/L": "1/L", "normalised": steps.normalised(0.01), "Polyak": steps.polyak()}
 TRAIN = st.sampled_from(["Q", "K", "V", "QK", "QV", "KV", "QKV"])
 
@@ -26,20 +34,39 @@ def gradient(layer, problem, weights, train):
     return loss, torch.autograd.grad(loss.sum(), [getattr(leaves, W) for W in train])
 
 
+class Moving:
+    """The book of a block whose runs all move."""
+
+    closed = False
+
+    def enter(self, t, loss):
+        return None
+
+
+def take_one(course):
+    """One step of all runs."""
+    course.advance(0, 1, [Moving() for _ in course.sizes])
+
+
 def one_step(layer, problem, weights, train, eta=0.01):
     """The loss, |gradient|^2, and the weights after a step, as the compact layout has them."""
     course = _layout.Blocks(layer, weights, problem, train)
     loss, square = course.loss, course.square()
     course.pace(torch.full_like(loss, eta))
-    course.propose()
-    course.accept(None)
+    take_one(course)
     return loss, square, course.weights()
 
 
 def holds(layer, problem, weights, train):
-    """Loss, |gradient|^2 and one step agree with autograd to 1e-10."""
-    loss, square, after = one_step(layer, problem, weights, train)
-    expected, gradients = gradient(layer, problem, weights, train)
+    """Loss, |gradient|^2 and one step agree with autograd to 1e-10, however the sums are taken."""
+    expected = gradient(layer, problem, weights, train)
+    for sums in SUMS.values():
+        with mock.patch.object(_layout, "compiled", sums):
+            agrees(one_step(layer, problem, weights, train), expected, weights, train)
+
+
+def agrees(found, expected, weights, train):
+    (loss, square, after), (expected, gradients) = found, expected
     runs = loss.ndim
     assert relative_gap(loss, expected) < 1e-10
     assert relative_gap(square, sum(g.square().flatten(runs).sum(-1) for g in gradients)) < 1e-10
@@ -47,6 +74,43 @@ def holds(layer, problem, weights, train):
         assert relative_gap(getattr(after, W), getattr(weights, W) - 0.01 * g) < 1e-10
     for W in set("QKVO") - set(train):
         assert torch.equal(getattr(after, W), getattr(weights, W))
+
+
+def test_the_books_kernels_are_compiled_for_a_processor_and_all_else_is_torchs(registry):
+    mine = registry.register("mine", torch.exp)
+    kinds = {
+        (kernel.name, device): _layout.sums_for(kernel, torch.device(device)).__name__
+        for kernel in (kernels.softmax, kernels.gaussian, mine)
+        for device in ("cpu", "meta")
+    }
+    assert {key for key, kind in kinds.items() if kind == "Loops"} == {
+        ("softmax", "cpu"),
+        ("gaussian", "cpu"),
+    }
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """The module of the compiled sums, as if it had not been asked for yet."""
+    importlib.import_module("descent._loops")
+    _layout.compiled.cache_clear()
+    yield lambda module: monkeypatch.setitem(sys.modules, "descent._loops", module)
+    _layout.compiled.cache_clear()
+
+
+@pytest.mark.parametrize("error", [ImportError("numpy is too new"), RuntimeError("no locator")])
+def test_where_numba_is_of_no_use_the_sums_are_torchs(fresh, monkeypatch, error):
+    monkeypatch.setattr(importlib, "import_module", mock.Mock(side_effect=error))
+    problem, layer = problems.gaussian(2, 3, 4, seed=0), models.Attention(H=2, d=3)
+    weights = layer.init(problem, runs=2, seed=1)
+    course = _layout.Blocks(layer, weights, problem, "QKV")
+    assert type(course.blocks[0].sums).__name__ == "Sums"
+    agrees(
+        one_step(layer, problem, weights, "QKV"),
+        gradient(layer, problem, weights, "QKV"),
+        weights,
+        "QKV",
+    )
 
 
 @given(instances(runs=st.integers(1, 5)), TRAIN)
@@ -94,6 +158,28 @@ def test_both_kinds_of_coordinates_are_exact(dimension):
     holds(layer, problem, weights, "QKV")
 
 
+@pytest.mark.parametrize("sums", SUMS.values(), ids=SUMS)
+def test_a_saturated_softmax_keeps_the_digits_of_its_gradient(monkeypatch, sums):
+    monkeypatch.setattr(_layout, "compiled", sums)
+    problem, layer = problems.gaussian(1, 2, 2, seed=0), models.Attention(H=1, d=2)
+    weights = layer.init(problem, seed=1)
+    weights = weights._replace(Q=256 * weights.Q)
+    true = exact.gradient(layer, weights, problem)["Q"]
+    square = _layout.Blocks(layer, weights, problem, "Q").square()
+    expected = float(sum(entry**2 for entry in true))
+    # written the usual way the pullback would have no digit right here
+    assert abs(float(square) - expected) < 1e-12 * expected
+    assert 1 - layer.forward(weights, problem).S.amax(-1).max() < 1e-16
+
+
+def test_scores_beyond_the_range_of_the_exponential_are_no_harm():
+    problem, layer = problems.gaussian(2, 3, 4, seed=0), models.Attention(H=2, d=3)
+    weights = layer.init(problem, runs=2, seed=1)
+    weights = weights._replace(Q=1e5 * weights.Q)
+    assert layer.forward(weights, problem).C.max() > 1e4
+    holds(layer, problem, weights, "V")
+
+
 def test_values_without_an_output_weight_stand_still():
     problem, layer = problems.gaussian(2, 3, 4, seed=0), models.Attention(H=2, d=3)
     weights = layer.init(problem, runs=2, seed=1)
@@ -114,6 +200,75 @@ def test_blocks_of_runs_are_the_runs(monkeypatch, rule):
     assert relative_gap(blocks.weights.K, whole.weights.K) < 1e-12
 
 
+class TestThreads:
+    """Two threads, each with blocks of its own."""
+
+    @pytest.fixture(autouse=True)
+    def two_threads(self, monkeypatch):
+        before = torch.get_num_threads()
+        torch.set_num_threads(2)
+        yield
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(before)
+
+    def run(self, layer=None, **options):
+        problem = problems.gaussian(2, 3, 4, seed=0)
+        layer = layer or models.Attention("softmax", H=2, d=3)
+        weights = layer.init(problem, runs=11, seed=1)
+        # steps that end runs 3 and 8 by divergence, and some others at their target
+        step = torch.full((11,), 0.02, dtype=torch.float64)
+        step[[3, 8]] = 1e6
+        return descend(layer, problem, weights, step=step, steps=100, until=0.5, **options)
+
+    def small(self, monkeypatch):
+        """Blocks of two runs, and a second thread for however few."""
+        problem, layer = problems.gaussian(2, 3, 4, seed=0), models.Attention(H=2, d=3)
+        array = _layout.bytes_read(layer, problem, "QKV")
+        monkeypatch.setattr(_layout, "BLOCK", 2 * array)
+        monkeypatch.setattr(_layout, "ALONE", 0)
+
+    @pytest.mark.filterwarnings("ignore::descent.DivergenceWarning")
+    def test_they_take_the_steps_that_one_takes(self, monkeypatch):
+        alone = self.run()
+        self.small(monkeypatch)
+        shared = self.run()
+        assert torch.equal(shared.diverged_at, alone.diverged_at)
+        assert torch.equal(shared.stopped_at, alone.stopped_at)
+        assert set((alone.diverged_at > 0).nonzero().flatten().tolist()) == {3, 8}
+        assert torch.equal(shared.loss.isnan(), alone.loss.isnan())
+        assert relative_gap(shared.loss.nan_to_num(), alone.loss.nan_to_num()) < 1e-12
+        assert relative_gap(shared.weights.Q, alone.weights.Q) < 1e-12
+
+    @pytest.mark.filterwarnings("ignore::descent.DivergenceWarning")
+    def test_they_take_denormal_numbers_for_zero_and_call_no_thread_themselves(self, monkeypatch):
+        seen, propose = set(), _layout.Innermost.propose
+        tiny = torch.tensor(1e-308, dtype=torch.float64)
+
+        def watched(block):
+            flushed = bool(tiny * 0.1 == 0)
+            seen.add((threading.current_thread().name[:7], flushed, torch.get_num_threads()))
+            return propose(block)
+
+        self.small(monkeypatch)
+        monkeypatch.setattr(_layout.Innermost, "propose", watched)
+        self.run()
+        assert seen == {("descend", True, 1)}
+
+    def test_an_error_in_one_comes_out(self, monkeypatch, registry):
+        calls = []
+
+        def value(C):
+            calls.append(C)
+            if len(calls) > 20:
+                raise ArithmeticError("no more")
+            return torch.exp(C)
+
+        registry.register("tired", value)
+        self.small(monkeypatch)
+        with pytest.raises(ArithmeticError, match="no more"):
+            self.run(models.Attention("tired", H=2, d=3))
+
+
 @pytest.mark.parametrize("train", ["V", "Q", "QKV"])
 @pytest.mark.parametrize("dimension", [8, 32])
 def test_the_memory_that_is_asked_for_covers_what_is_held(dimension, train):
@@ -121,7 +276,7 @@ def test_the_memory_that_is_asked_for_covers_what_is_held(dimension, train):
     weights = layer.init(problem, runs=300, seed=1)
     course = _layout.Blocks(layer, weights, problem, train)
     course.pace(torch.full_like(course.loss, 0.01))
-    course.propose()
+    take_one(course)
     held = [*weights, *course.weights()]
     for block in course.blocks:
         held += [value for value in vars(block).values() if isinstance(value, torch.Tensor)]
@@ -144,15 +299,16 @@ def test_a_problem_for_each_run_and_large_matrices_are_left_to_the_plain_layout(
     batch = problems.Problem(problem.X.expand(2, 2, 3, 4), problem.y.expand(2, 2, 3))
     assert _layout.fits(layer, problem)
     assert not _layout.fits(layer, batch)
-    assert not _layout.fits(models.Attention(d=_layout.SMALL), problem)
+    assert not _layout.fits(models.Attention(d=2**14), problem)
     assert not _layout.fits(object(), problem)
 
 
 def test_without_reduction_nothing_is_rearranged():
     problem, layer = problems.gaussian(2, 3, 4, seed=0), models.Attention(d=3)
     weights = layer.init(problem, runs=2, seed=1)
-    assert type(_layout.course(layer, weights, problem, "Q", False, 1)) is _layout.Plain
-    assert type(_layout.course(layer, weights, problem, "Q", True, 1)) is _layout.Blocks
+    lay = partial(_layout.course, layer, weights, problem, "Q", records=1, stretch=1)
+    assert type(lay(compact=False)) is _layout.Plain
+    assert type(lay(compact=True)) is _layout.Blocks
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -170,8 +326,8 @@ def test_the_device_and_the_precision_are_the_problems(dtype):
     course = _layout.Blocks(layer, weights, problem, "QKV")
     assert len(course.blocks) == 1
     course.pace(torch.full((4,), 0.1, device="meta", dtype=dtype))
-    loss = course.propose()
-    course.accept(loss <= 1)
-    seen = [loss, course.square(), *course.weights()]
+    block = course.blocks[0]
+    block.accept(block.propose() <= 1)
+    seen = [course.loss, course.square(), *course.weights()]
     assert {(x.device.type, x.dtype) for x in seen} == {("meta", dtype)}
     assert course.weights().Q.shape == weights.Q.shape

@@ -5,8 +5,8 @@ the calls and the way to memory, not the arithmetic, so `Innermost` makes a step
 calls on long arrays:
 
 * Runs lie innermost: an array is (tokens, features, heads, runs). A score is then a sum of d
-  products of long contiguous rows, each added where it lies, and so is the way back: no product of
-  tiny matrices is ever called, and the products of their entries are never all written.
+  products of long contiguous rows, and so is the way back: no product of tiny matrices is ever
+  called. `_sums` takes these sums in torch, `_loops` has them compiled for a processor.
 * What moves is kept in token space. Write W = W_0 + X^T Z. With G the gradient with respect to
   X W, the step W <- W - eta X^T G is Z <- Z - eta G, and X W = X W_0 + (X X^T) Z: one matrix
   product a step, for all matrices and all runs together. Where there are far more tokens than
@@ -14,52 +14,90 @@ calls on long arrays:
 * What the layer reads of a matrix are columns c = W a: the read-out W_V w_O, and those of W_Q and
   W_K over d^(1/4), so that their products are scores. The gradient with respect to W is g a^T, so
   a step moves c by -eta |a|^2 g: a step size of its own for each column, and no other factor.
-* Arrays and the ways to look at them are made once, and runs are taken in blocks small enough for
-  a processor's cache.
+* `Blocks` of runs are small enough for a processor's cache. Runs know nothing of each other, so a
+  block takes a stretch of steps before the next one is fetched, and each core has its own blocks.
 
 `Plain` is the textbook, each model's own ``objective`` and W <- W - eta dW, for whatever the other
-does not know. Both offer `descend` the same: ``pace`` sets each run's step size, ``propose`` takes
-a step and gives the loss there, ``accept`` keeps it for some runs or for all; and there are the
-``square`` of the gradient's length, the ``weights``, and how many ``threads`` to use.
+does not know. It and `Blocks` offer `descend` the same: ``pace`` sets each run's step size,
+``advance`` takes a stretch of steps within ``at_work``; there are each run's ``loss``, the
+``square`` of its gradient's length and its ``weights``; and ``sizes``, how many runs each block has.
+A block ``propose``s a step, and ``accept``s it for the runs that its book says.
 """
 
+import importlib
+import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from functools import cache, partial
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import _memory
+from ._sums import Part, Sums
+from .kernels import Kernel
 from .problems import Problem
 
-#: Above this many products of a query's and a key's entries, in one sequence and head, matrix
-#: products are faster than sums (measured at this size: for one run they are, for eight not).
-SMALL = 4096
-#: Bytes that an array of a block may have on a processor, for each thread (measured: with half or
-#: twice as many a step is slower).
+#: Bytes that an array of a block may have on a processor (measured: with half or twice as many a
+#: step is slower).
 BLOCK = 2**20
-#: Below so many bytes of such an array a second thread makes a step no faster, and waits at each
-#: product for the first: harmful where another process wants its core.
-ALONE = 2**19
+#: Bytes that all runs must write into such an array in a stretch of steps before it is worth while
+#: to wake a second thread for it (measured: about 60 runs of the bench's size).
+ALONE = 2**23
 
 
-def course(model, weights: NamedTuple, problem: Problem, train: str, compact: bool, losses: int):
+def course(
+    model,
+    weights: NamedTuple,
+    problem: Problem,
+    train: str,
+    *,
+    compact: bool,
+    records: int,
+    stretch: int,
+):
     """Lay the runs out: `Innermost` where it applies and ``compact`` allows, else `Plain`.
 
-    Raises MemoryError if they do not fit, ``losses`` being how many of each will be recorded.
+    ``stretch`` says how many steps will be taken at a time. Raises MemoryError if the runs do not
+    fit, ``records`` being how many losses of each will be kept.
     """
     laid_out = Blocks if compact and fits(model, problem) else Plain
     runs, per_run = laid_out.needs(model, weights, problem, train)
-    per_run += losses * problem.X.element_size()
+    per_run += records * problem.X.element_size()
     _memory.require(runs, per_run, problem.X.device)
-    return laid_out(model, weights, problem, train)
+    if laid_out is Plain:
+        return Plain(model, weights, problem, train)
+    return Blocks(model, weights, problem, train, stretch)
 
 
 def fits(model, problem: Problem) -> bool:
     """Whether `Innermost` knows the model, has one problem for all runs, and is the faster."""
-    known = getattr(model, "innermost", False) and problem.X.ndim == 3
-    return known and problem.n**2 * model.d <= SMALL
+    if not getattr(model, "innermost", False) or problem.X.ndim > 3:
+        return False
+    return problem.n**2 * model.d <= sums_for(model.kernel, problem.X.device).SMALL
+
+
+def sums_for(kernel: Kernel, device: torch.device) -> type:
+    """Compiled sums of the kernels that they know on a processor, torch's elsewhere."""
+    loops = compiled() if device.type == "cpu" else None
+    return loops.Loops if loops and kernel in loops.KNOWN else Sums
+
+
+@cache
+def compiled() -> ModuleType | None:
+    """The module `_loops`; None where Numba is of no use.
+
+    It is loaded at the first need: most who import the library do not train at once. Numba refuses
+    a numpy that is newer than itself, and a machine with no place where its work could be kept.
+    """
+    try:
+        return importlib.import_module("._loops", __package__)
+    except (ImportError, RuntimeError):
+        return None
 
 
 class Plain:
@@ -67,9 +105,10 @@ class Plain:
 
     def __init__(self, model, weights: NamedTuple, problem: Problem, train: str):
         self.start, self.objective = weights, model.objective(weights, problem, train)
-        self.threads = torch.get_num_threads()
         self.point = {W: getattr(weights, W) for W in train}
         self.loss, self.gradient = self.objective(self.point)
+        self.sizes = [self.loss.numel()]
+        self.at_work = nullcontext  # torch's own threads do
 
     @staticmethod
     def needs(model, weights: NamedTuple, problem: Problem, train: str) -> tuple[int, int]:
@@ -80,18 +119,22 @@ class Plain:
     def pace(self, eta: Tensor) -> None:
         self.eta = eta
 
+    def advance(self, start: int, stop: int, books: list) -> None:
+        _advance(self, start, stop, *books)
+
     def propose(self) -> Tensor:
         self.proposal = {
             W: value - self._per_run(self.eta, value) * self.gradient[W]
             for W, value in self.point.items()
         }
         self.loss, self.gradient = self.objective(self.proposal)
-        return self.loss
+        return self.loss.flatten()
 
     def accept(self, moves: Tensor | None) -> None:
         if moves is None:
             self.point = self.proposal
             return
+        moves = moves.reshape(self.loss.shape)
         self.point = {
             W: torch.where(self._per_run(moves, value), self.proposal[W], value)
             for W, value in self.point.items()
@@ -110,23 +153,41 @@ class Plain:
 
 
 class Blocks:
-    """Runs of any leading dimensions as blocks of `Innermost`, one after the other at each step."""
+    """Runs of any leading dimensions as blocks of `Innermost`, shared out among the cores."""
 
-    def __init__(self, layer, weights: NamedTuple, problem: Problem, train: str):
+    def __init__(self, layer, weights: NamedTuple, problem: Problem, train: str, stretch: int = 1):
         self.shape, flat = flatten(weights)
         runs, array = len(flat.O), bytes_read(layer, problem, train)
-        self.threads = 1 if runs * array < ALONE else torch.get_num_threads()
-        size = runs
+        self.threads = 1 if stretch * runs * array < ALONE else torch.get_num_threads()
+        size, workers = runs, 1
         if problem.X.device.type == "cpu":
-            most = max(1, BLOCK * self.threads // array)
-            size = math.ceil(runs / math.ceil(runs / most))  # all of about the same size
-        parts = zip(*(W.split(size) for W in flat), strict=True)
-        shared: dict[tuple, Tensor] = {}  # arrays that hold nothing between two steps
+            workers = min(self.threads, runs)
+            most = max(1, block_bytes(problem) // array)
+            size = math.ceil(runs / (workers * math.ceil(runs / (workers * most))))
+        parts = list(zip(*(W.split(size) for W in flat), strict=True))
+        self.each = math.ceil(len(parts) / workers)  # blocks for each thread
+        scratch: list[dict] = [{} for _ in range(workers)]  # arrays that hold nothing between steps
         self.blocks = [
-            Innermost(layer, type(flat)(*part), problem, train, shared) for part in parts
+            Innermost(layer, type(flat)(*part), problem, train, scratch[k // self.each])
+            for k, part in enumerate(parts)
         ]
         self.sizes = [block.loss.numel() for block in self.blocks]
-        self.loss = self._join([block.loss for block in self.blocks])
+        self.map = map
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Have a thread for each share of the blocks, or all of torch's for a single one."""
+        shares = len(self._shares(self.blocks))
+        with torch_threads(self.threads if shares == 1 else 1):
+            if shares == 1:
+                yield
+                return
+            with ThreadPoolExecutor(shares, "descend") as pool:
+                self.map = pool.map
+                yield
+
+    def _shares(self, of_blocks: list) -> list[list]:
+        return [of_blocks[k : k + self.each] for k in range(0, len(of_blocks), self.each)]
 
     @staticmethod
     def needs(layer, weights: NamedTuple, problem: Problem, train: str) -> tuple[int, int]:
@@ -145,13 +206,14 @@ class Blocks:
         for block, part in zip(self.blocks, eta.reshape(-1).split(self.sizes), strict=True):
             block.pace(part)
 
-    def propose(self) -> Tensor:
-        return self._join([block.propose() for block in self.blocks])
+    def advance(self, start: int, stop: int, books: list) -> None:
+        tasks = list(zip(self.blocks, books, strict=True))
+        for _ in self.map(partial(_take_turns, start, stop), self._shares(tasks)):
+            pass  # but for what was raised
 
-    def accept(self, moves: Tensor | None) -> None:
-        parts = [None] * len(self.blocks) if moves is None else moves.reshape(-1).split(self.sizes)
-        for block, part in zip(self.blocks, parts, strict=True):
-            block.accept(part)
+    @property
+    def loss(self) -> Tensor:
+        return self._join([block.loss for block in self.blocks])
 
     def square(self) -> Tensor:
         return self._join([block.square() for block in self.blocks])
@@ -181,6 +243,38 @@ def bytes_read(layer, problem: Problem, train: str) -> int:
     return problem.N * problem.n * columns * problem.X.element_size()
 
 
+def block_bytes(problem: Problem) -> int:
+    """What an array of a block may take: as much as the matrix that multiplies it always may.
+
+    In a product with fewer columns than that the time would go into fetching the matrix.
+    """
+    tokens = problem.N * problem.n
+    return max(BLOCK, tokens * min(tokens, problem.D) * problem.X.element_size())
+
+
+def _take_turns(start: int, stop: int, tasks: list[tuple]) -> None:
+    for block, book in tasks:
+        _advance(block, start, stop, book)
+
+
+def _advance(block, start: int, stop: int, book) -> None:
+    """Take the steps from ``start`` to ``stop`` of one block while its numbers are at hand."""
+    if not book.closed:
+        for t in range(start, stop):
+            block.accept(book.enter(t + 1, block.propose()))
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads, and leave it as it was."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class Innermost:
     """A block of runs of one attention layer on one problem; see the module's docstring.
 
@@ -188,14 +282,14 @@ class Innermost:
     what moves (``point``, ``proposal``, ``direction``): each token (``dual``) or dimension. Their
     columns are those of the trained among W_Q and W_K, d features x H heads x runs each, and of
     the read-out, H x runs. All first tokens of the N sequences come before all second ones: with
-    all its axes an image is (n, N, features, H, runs), and an attention matrix
-    (n queries, n keys, N, H, runs).
+    all its axes an image is (n, N, features, H runs), and an attention matrix
+    (n queries, n keys, N, H runs).
     """
 
     def __init__(self, layer, weights: NamedTuple, problem: Problem, train: str, shared: dict):
-        self.layer, self.start, self.train = layer, weights, train
-        self.X, self.y = problem.X.transpose(0, 1).flatten(0, 1), problem.y.mT[..., None]
-        self.tokens, self.columns = (problem.n, problem.N), (-1, layer.H, len(weights.O))
+        self.start, self.train = weights, train
+        self.X = problem.X.transpose(0, 1).flatten(0, 1)
+        self.columns = (-1, layer.H, len(weights.O))
         self.dual = len(self.X) <= 2 * problem.D
         self.into = self.X @ self.X.mT if self.dual else self.X
         # the vectors a of the columns c = W a, and |a|^2, both (features, H, runs)
@@ -211,8 +305,15 @@ class Innermost:
         }
         images = {W: self.X @ part.permute(2, 3, 1, 0).flatten(1) for W, part in c.items()}
         self._make_arrays([images[W] for W in train], shared)
-        self._make_views(images | self._parts(self.image), self._parts(self.pulled))
-        self.S = self._attention()[1] if train == "V" else None
+        frozen = {W: Part(image, 0, image.shape[1]) for W, image in images.items()}
+        self.sums = sums_for(layer.kernel, problem.X.device)(
+            layer.kernel,
+            problem.y.mT,
+            layer.H,
+            image=frozen | self._parts(self.image),
+            pulled=self._parts(self.pulled),
+        )
+        self.frozen = self.sums.attention() if train == "V" else None
         self.loss = self._evaluate(self.point)
 
     def pace(self, eta: Tensor) -> None:
@@ -220,7 +321,8 @@ class Innermost:
 
     def propose(self) -> Tensor:
         torch.addcmul(self.point, self.direction, self.rate, value=-1, out=self.proposal)
-        return self._evaluate(self.proposal)
+        self.loss = self._evaluate(self.proposal)
+        return self.loss
 
     def accept(self, moves: Tensor | None) -> None:
         if moves is None:
@@ -232,110 +334,52 @@ class Innermost:
     def square(self) -> Tensor:
         """|gradient|^2: of g a^T it is |g|^2 |a|^2, and in the dual |X^T g|^2 = <g, X X^T g>."""
         pairs = self.into @ self.direction if self.dual else self.direction
-        parts = self._parts((self.direction * pairs).sum(0))
-        return sum(
-            (part.unflatten(0, self.columns) * self.metric[W]).sum((0, 1))
-            for W, part in parts.items()
-        )
+        parts = self._split((self.direction * pairs).sum(0))
+        return sum((parts[W] * self.metric[W]).sum((0, 1)) for W in self.train)
 
     def weights(self) -> NamedTuple:
         """The start and, for each column, how far c has moved, times a^T / |a|^2."""
-        moved = self.X.mT @ self.point if self.dual else self.point
         after = {}
-        for W, part in self._parts(moved).items():
+        for W, moved in self._split(self.X.mT @ self.point if self.dual else self.point).items():
             divisor = torch.where(self.metric[W] > 0, self.metric[W], 1)  # a = 0 does not move
-            step = part.unflatten(1, self.columns) / divisor * self.a[W]
+            step = moved / divisor * self.a[W]
             after[W] = getattr(self.start, W) + step.permute(3, 2, 0, 1)
         return self.start._replace(**after)
 
     # -- arrays -----------------------------------------------------------------------------------
 
     def _make_arrays(self, base: list[Tensor], shared: dict[tuple, Tensor]) -> None:
-        def scratch(name: str, *shape: int) -> Tensor:
-            if (name, shape) not in shared:
-                shared[name, shape] = self.base.new_empty(shape)
-            return shared[name, shape]
+        def scratch(name: str) -> Tensor:
+            if (name, self.base.shape) not in shared:
+                shared[name, self.base.shape] = torch.empty_like(self.base)
+            return shared[name, self.base.shape]
 
-        (n, N), (_, H, runs) = self.tokens, self.columns
         self.base, self.widths = torch.cat(base, 1), [part.shape[1] for part in base]
         self.point = self.base.new_zeros(self.into.shape[1], self.base.shape[1])
         self.proposal, self.direction = (torch.empty_like(self.point) for _ in range(2))
-        self.image = scratch("image", *self.base.shape)
-        self.pulled = self.direction if self.dual else scratch("pulled", *self.base.shape)
-        self.residual = scratch("residual", n, N, runs)
-        self.dC = scratch("dC", n, n, N, H, runs)
+        self.image = scratch("image")
+        self.pulled = self.direction if self.dual else scratch("pulled")
 
-    def _make_views(self, image: dict[str, Tensor], pulled: dict[str, Tensor]) -> None:
-        """To look at an array in another way takes as long as to work on a short one."""
-        self.Q, self.K, readout = (self._axes(image[W]) for W in "QKV")
-        self.u = readout.squeeze(2)
-        self.features = list(zip(self.Q[:, None].unbind(3), self.K.unbind(2), strict=True))
-        self.back = {W: self._axes(part) for W, part in pulled.items()}
-        if "V" in self.back:
-            self.back["V"] = self.back["V"].squeeze(2)
-        self.residuals = self.residual[:, None, :, None]  # for every key and head
-        # a query's gradient is a sum over keys, a key's a sum over queries
-        dC = self.dC.unsqueeze(3)
-        self.weighted = {
-            "Q": list(zip(dC.unbind(1), self.K.unbind(0), strict=True)),
-            "K": list(zip(dC.unbind(0), self.Q.unbind(0), strict=True)),
+    def _parts(self, array: Tensor) -> dict[str, Part]:
+        """Which columns of an array are those of each trained matrix."""
+        ends = itertools.accumulate(self.widths)
+        return {
+            W: Part(array, end - width, width)
+            for W, end, width in zip(self.train, ends, self.widths, strict=True)
         }
 
-    def _parts(self, array: Tensor) -> dict[str, Tensor]:
-        """The columns of each trained matrix, as views."""
-        return dict(zip(self.train, array.split(self.widths, -1), strict=True))
-
-    def _axes(self, image: Tensor) -> Tensor:
-        """What all tokens read of one matrix, (n N, columns), as (n, N, features, H, runs)."""
-        return image.unflatten(1, self.columns).unflatten(0, self.tokens)
+    def _split(self, array: Tensor) -> dict[str, Tensor]:
+        """Those columns, (..., features, H, runs)."""
+        parts = zip(self.train, array.split(self.widths, -1), strict=True)
+        return {W: part.unflatten(-1, self.columns) for W, part in parts}
 
     # -- a step -----------------------------------------------------------------------------------
 
     def _evaluate(self, point: Tensor) -> Tensor:
         """The loss (runs,) at a point; leaves the gradient there in ``direction``."""
         torch.addmm(self.base, self.into, point, out=self.image)
-        C, S = (None, self.S) if self.train == "V" else self._attention()
-        # one sum at a time: torch is slow at sums over axes that do not lie side by side
-        torch.sub((S * self.u).sum(1).sum(2), self.y, out=self.residual)
-        self._pull_back(C, S)
+        attention = self.sums.attention() if self.frozen is None else self.frozen
+        loss = self.sums.pull_back(attention)
         if not self.dual:
             torch.mm(self.X.mT, self.pulled, out=self.direction)
-        return self.residual.square().sum((0, 1)).div_(2)
-
-    def _attention(self) -> tuple[Tensor, Tensor]:
-        """Scores and attention matrices (n queries, n keys, N, H, runs)."""
-        C = _sum_of_products(self.features)
-        if self.layer.kernel.score == "distance":
-            C -= self.Q.square().sum(2)[:, None] / 2
-            C -= self.K.square().sum(2) / 2
-        return C, self._in_place(self.layer.kernel.value, C)
-
-    def _in_place(self, function: Callable, *arrays: Tensor) -> Tensor:
-        """A kernel's function of arrays (n queries, n keys, N, H, runs), in that order."""
-        if self.layer.kernel.takes_dim:
-            return function(*arrays, dim=1)
-        turned = function(*(array.permute(2, 3, 4, 0, 1) for array in arrays))
-        return turned.permute(3, 4, 0, 1, 2).contiguous()
-
-    def _pull_back(self, C: Tensor, S: Tensor) -> None:
-        """The gradient with respect to ``image``, into ``pulled``: Lemmas 1 and 6 of Song et al."""
-        if "V" in self.train:
-            torch.sum(S * self.residuals, 0, out=self.back["V"])
-        if self.train == "V":
-            return
-        kernel = self.layer.kernel
-        self.dC.copy_(self._in_place(kernel.pullback, C, S, self.residuals * self.u))
-        for W, at, summed in (("Q", self.Q, 1), ("K", self.K, 0)):
-            if W in self.train:
-                _sum_of_products(self.weighted[W], out=self.back[W])
-                if kernel.score == "distance":
-                    self.back[W].addcmul_(self.dC.sum(summed).unsqueeze(2), at, value=-1)
-
-
-def _sum_of_products(pairs: Iterable[tuple[Tensor, Tensor]], out: Tensor | None = None) -> Tensor:
-    """a_1 b_1 + a_2 b_2 + ..., each product added where it lies."""
-    (a, b), *rest = pairs
-    out = torch.mul(a, b, out=out)
-    for a, b in rest:
-        out.addcmul_(a, b)
-    return out
+        return loss

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import trange
+from tqdm.auto import tqdm
 
 from . import _layout, _validate, span
 from . import steps as rules
@@ -20,6 +20,10 @@ from .problems import Problem
 
 #: A run whose loss exceeds this many times its start (or 1, if larger) is stopped as divergent.
 BLOW_UP = 1e12
+#: Steps between two looks whether any run still moves.
+LOOK = 256
+#: Steps that a block of runs takes before the next one is fetched, where all have the same size.
+STRETCH = 16
 
 
 class DivergenceWarning(UserWarning):
@@ -162,6 +166,14 @@ class _Plan:
     def records(self) -> int:
         return self.steps // self.every + 1
 
+    def stretches(self, longest: int) -> Iterator[tuple[int, int]]:
+        """The steps in pieces, each with an end where something is to be seen or looked at."""
+        start = 0
+        for stop in range(1, self.steps + 1):
+            if stop % longest == 0 or stop in self.watch.wanted or stop == self.steps:
+                yield start, stop
+                start = stop
+
     def stopping(self, loss: Tensor) -> Callable[[Tensor], Tensor] | None:
         """A function of the loss that says which runs are done; None if none ever is."""
         tests = []
@@ -208,9 +220,18 @@ def _loop(
     rule = rules.resolve(step, lambda: model.smoothness(weights, problem, train))
     plan.watch.bind(model, problem, train, lift)
     with _without_denormals():
-        course = _layout.course(model, weights, problem, train, compact, plan.records)
-        with _threads(course.threads):
-            record = _walk(course, rule, plan)
+        stretch = STRETCH if rules.is_constant(rule) else 1
+        course = _layout.course(
+            model,
+            weights,
+            problem,
+            train,
+            compact=compact,
+            records=plan.records,
+            stretch=stretch,
+        )
+        with course.at_work():
+            record = _walk(course, rule, plan, stretch)
     return Trajectory(
         weights=lift(course.weights()),
         watched=plan.watch.values(),
@@ -220,40 +241,42 @@ def _loop(
     )
 
 
-def _walk(course, rule: rules.Rule, plan: _Plan) -> dict[str, Tensor]:
-    """Take the steps. Where a GPU does, nothing here waits for it but a look every 256 of them."""
-    loss, record, first = course.loss, _Record(course.loss, plan), None
+def _walk(course, rule: rules.Rule, plan: _Plan, stretch: int) -> dict[str, Tensor]:
+    """Take the steps. Where a GPU does, nothing here waits for it but a look every `LOOK` steps."""
+    first, begun = None, course.loss.flatten()
+    losses = begun.new_full((plan.records, len(begun)), torch.nan)
+    parts = zip(begun.split(course.sizes), losses.split(course.sizes, 1), strict=True)
+    books = [_Book(loss, rows, plan) for loss, rows in parts]
     plan.watch.look(0, course.weights)
-    for t in _progress(plan.steps):
-        if first is None or not rules.is_constant(rule):
-            eta = rule(loss, course.square() if rules.uses_gradient(rule) else None)
-            first = eta if first is None else first
-            course.pace(eta)
-        loss = course.propose()
-        course.accept(record.enter(t + 1, loss))
-        plan.watch.look(t + 1, course.weights)
-        if t % 256 == 255 and record.over():
-            record.rest(t + 1)
-            plan.watch.rest(course.weights)
-            break
+    with _progress(plan.steps) as bar:
+        for start, stop in plan.stretches(stretch):
+            if first is None or not rules.is_constant(rule):
+                eta = rule(course.loss, course.square() if rules.uses_gradient(rule) else None)
+                first = eta if first is None else first
+                course.pace(eta)
+            course.advance(start, stop, books)
+            plan.watch.look(stop, course.weights)
+            bar.update(stop - start)
+            if stop % LOOK == 0 and all([book.close(stop) for book in books]):
+                plan.watch.rest(course.weights)
+                break
     return {
-        "loss": record.losses,
-        "diverged_at": record.diverged_at,
+        "loss": losses.reshape(-1, *first.shape),
+        "diverged_at": torch.cat([book.diverged_at for book in books]).reshape(first.shape),
         "eta": first,
-        "stopped_at": record.stopped_at,
+        "stopped_at": torch.cat([book.stopped_at for book in books]).reshape(first.shape),
     }
 
 
-class _Record:
-    """Losses, and which runs still move.
+class _Book:
+    """The losses of a block of runs, and which of them still move.
 
     On a processor a look at the numbers costs nothing, and while every run moves there is nothing
     else to do; elsewhere it would wait for the device, and every step is treated alike.
     """
 
-    def __init__(self, loss: Tensor, plan: _Plan):
-        self.every, self.done = plan.every, plan.stopping(loss)
-        self.losses = loss.new_full((plan.records, *loss.shape), torch.nan)
+    def __init__(self, loss: Tensor, losses: Tensor, plan: _Plan):
+        self.every, self.done, self.losses = plan.every, plan.stopping(loss), losses
         self.losses[0] = loss
         self.ceiling = BLOW_UP * loss.clamp_min(1)
         self.last = torch.full_like(loss, torch.nan)  # the losses of runs that no longer move
@@ -261,6 +284,7 @@ class _Record:
         self.diverged_at = torch.full_like(loss, -1, dtype=torch.int64)
         self.stopped_at = self.diverged_at.clone()
         self.all_move = loss.device.type == "cpu"  # as far as is known
+        self.closed = False
 
     def enter(self, t: int, loss: Tensor) -> Tensor | None:
         """Record the loss that step t leads to; give the runs that take it, None for all."""
@@ -283,21 +307,22 @@ class _Record:
             self.moves = moved & ~now
         return moved
 
-    def over(self) -> bool:
-        """Whether no run moves any more."""
-        return not bool(self.moves.any())
-
-    def rest(self, t: int) -> None:
-        """Let the losses after step t be those at which the runs stopped."""
-        self.losses[t // self.every + 1 :] = self.last
+    def close(self, t: int) -> bool:
+        """Whether no run moves any more; their losses after step t are then those they stopped at."""
+        if not self.closed and not bool(self.moves.any()):
+            self.losses[t // self.every + 1 :] = self.last
+            self.closed = True
+        return self.closed
 
     def _write(self, t: int, loss: Tensor) -> None:
         if t % self.every == 0:
             self.losses[t // self.every] = loss
 
 
-def _progress(steps: int):
-    return trange(steps, desc="descend", leave=False, delay=2, disable="DESCENT_BOOK" in os.environ)
+def _progress(steps: int) -> tqdm:
+    return tqdm(
+        total=steps, desc="descend", leave=False, delay=2, disable="DESCENT_BOOK" in os.environ
+    )
 
 
 @contextmanager
@@ -312,17 +337,6 @@ def _without_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(before)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads, and leave it as it was."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _warn(run: Trajectory) -> Trajectory:
