@@ -88,6 +88,34 @@ def test_a_batch_of_problems_and_one_start_is_a_start_for_each():
     assert run.loss.shape == (6, 2) and run.weights.Q.shape == (2, 2, 4, 3)
 
 
+@pytest.mark.parametrize("H", [1, 4], ids="H = {}".format)
+@pytest.mark.parametrize("D", [4, 20], ids="D = {}".format)
+@pytest.mark.parametrize(("train", "step"), [("V", "1/L"), ("QKV", "1/L"), ("QKV", 0.01)])
+@pytest.mark.parametrize("reduce", [True, False])
+def test_problems_and_runs_that_share_weights_are_those_one_by_one(H, D, train, step, reduce):
+    layer = Attention("softmax", H=H, d=3)
+    singles = [problems.gaussian(N=2, n=3, D=D, seed=s) for s in range(4)]
+    X, y = (torch.stack([getattr(p, part) for p in singles]) for part in "Xy")
+    start = layer.init(singles[0], seed=1, runs=2)
+    start = start._replace(K=start.K[0])  # one matrix for both runs
+    options = {"train": train, "step": step, "steps": 10, "reduce": reduce}
+    # four problems across two runs
+    crossed = descend(layer, problems.Problem(X[:, None], y[:, None]), start, **options)
+    assert crossed.loss.shape == (11, 4, 2)
+    for p, single in enumerate(singles):
+        for r in range(2):
+            weights = start._replace(Q=start.Q[r], V=start.V[r], O=start.O[r])
+            alone = descend(layer, single, weights, **options)
+            assert relative_gap(crossed.loss[:, p, r], alone.loss) < 1e-11
+            assert relative_gap(crossed.weights.K[p, r], alone.weights.K) < 1e-11
+
+
+def test_runs_that_do_not_go_together_are_named():
+    layer, problem, weights = setting(runs=4)
+    with pytest.raises(ValueError, match=r"the problem has \(\), W_Q \(3,\), W_K \(4,\)"):
+        descend(layer, problem, weights._replace(Q=weights.Q[:3]))
+
+
 def test_one_over_L_never_increases_the_loss_of_the_values():
     layer, problem, weights = setting(runs=16, kernel="gaussian")
     loss = descend(layer, problem, weights, train="V", steps=500).loss

@@ -229,12 +229,8 @@ class Blocks:
 
 def flatten(weights: NamedTuple) -> tuple[torch.Size, NamedTuple]:
     """The runs' shape, and the weights with it as one leading dimension."""
-    own = (3, 3, 3, 2)  # dimensions of W_Q, W_K, W_V, W_O without runs
-    shape = torch.broadcast_shapes(*(W.shape[:-k] for W, k in zip(weights, own, strict=True)))
-    expanded = (W.expand(*shape, *W.shape[-k:]) for W, k in zip(weights, own, strict=True))
-    return shape, type(weights)(
-        *(W.reshape(-1, *W.shape[-k:]) for W, k in zip(expanded, own, strict=True))
-    )
+    runs = weights.O.ndim - 2
+    return weights.O.shape[:runs], type(weights)(*(W.reshape(-1, *W.shape[runs:]) for W in weights))
 
 
 def bytes_read(layer, problem: Problem, train: str) -> int:

@@ -125,6 +125,7 @@ def descend(
     if device is not None:
         problem, weights = problem.to(device), type(weights)(*(W.to(device) for W in weights))
     model.check(weights, problem)
+    weights = model.spread(weights, problem)
     if not all(W.numel() for W in weights):
         raise ValueError("weights hold no run: draw some with model.init(..., runs=...)")
     if not reduce or problem.N * problem.n >= problem.D:

@@ -30,6 +30,10 @@ class AttentionWeights(NamedTuple):
     O: Float[Tensor, "*r H d"]  # noqa: E741  the paper's W^O
 
 
+#: How many dimensions of each of these are its own: the others are runs.
+OWN = (3, 3, 3, 2)
+
+
 class Forward(NamedTuple):
     """What one pass through the layer computes, kept for the way back."""
 
@@ -112,6 +116,24 @@ class Attention:
                     f"W_{name} is {W.dtype} on {W.device}, but the tokens are {problem.X.dtype} "
                     f"on {problem.X.device}: convert one with .to(...)"
                 )
+
+    def spread(self, weights: AttentionWeights, problem: Problem) -> AttentionWeights:
+        """The weights with all run dimensions each, which some of them or the problem may lack.
+
+        Nothing is copied. Raises ValueError where the dimensions do not go together.
+        """
+        shapes = [W.shape[:-k] for W, k in zip(weights, OWN, strict=True)]
+        try:
+            runs = torch.broadcast_shapes(problem.X.shape[:-3], *shapes)
+        except RuntimeError:
+            found = ", ".join(f"W_{n} {tuple(r)}" for n, r in zip("QKVO", shapes, strict=True))
+            raise ValueError(
+                f"runs do not go together: the problem has {tuple(problem.X.shape[:-3])}, {found}: "
+                "give each the same leading dimensions, or none"
+            ) from None
+        return AttentionWeights(
+            *(W.expand(*runs, *W.shape[-k:]) for W, k in zip(weights, OWN, strict=True))
+        )
 
     # -- the layer ----------------------------------------------------------------------------
 
