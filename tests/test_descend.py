@@ -535,7 +535,42 @@ def test_losses_can_be_recorded_every_so_often():
     assert (thin.steps_to(0.5) % 10 == 0).all()
 
 
+@pytest.mark.parametrize("answer", [0.01, torch.full((2,), 0.01)], ids=["number", "shape"])
+def test_a_rule_that_gives_no_step_for_each_run_is_named(answer):
+    with pytest.raises(TypeError, match=r"one step for each run, of shape \(4,\), got"):
+        descend(*setting(), step=lambda loss, square: answer, steps=2)
+
+
+def test_polyak_stands_still_where_the_gradient_is_zero():
+    layer, problem, weights = setting()
+    still = weights._replace(V=0 * weights.V)  # no read-out: queries and keys feel nothing
+    run = descend(layer, problem, still, train="QK", step=steps.polyak(), steps=3)
+    assert not run.diverged.any() and torch.equal(run.weights.Q, weights.Q)
+    with pytest.raises(ValueError, match="optimum must be finite, got nan"):
+        steps.polyak(float("nan"))
+
+
+def test_weights_that_want_gradients_are_trained_as_their_values():
+    layer, problem, weights = setting()
+    run = descend(layer, problem, differentiable(weights), step=0.01, steps=3)
+    assert torch.equal(run.loss, descend(layer, problem, weights, step=0.01, steps=3).loss)
+    assert not run.loss.requires_grad
+
+
 class TestMemory:
+    def test_the_step_one_over_L_and_the_way_back_are_counted(self, monkeypatch):
+        layer, problem, weights = setting(D=2_000)
+        monkeypatch.setattr(_memory, "free", lambda device: 10**6)
+        descend(layer, problem, weights._replace(K=weights.K[0]), train="K", step=0.1, steps=2)
+        with pytest.raises(MemoryError):  # three matrices to lift in place of one
+            descend(layer, problem, weights, train="QKV", step=0.1, steps=2)
+        monkeypatch.setattr(_memory, "free", lambda device: 4 * 10**5)
+        wide = problems.gaussian(N=50, n=3, D=6, seed=0)
+        small = layer.init(wide, runs=2, seed=1)
+        descend(layer, wide, small, train="V", step=1e-4, steps=2)
+        with pytest.raises(MemoryError, match="runs fit at once"):  # the Gram matrix of 150 labels
+            descend(layer, wide, small, train="V", steps=2)
+
     def test_runs_that_do_not_fit_are_refused_with_the_number_that_does(self, monkeypatch):
         monkeypatch.setattr(_memory, "free", lambda device: 10**6)
         with pytest.raises(

@@ -306,7 +306,7 @@ def test_a_problem_for_each_run_and_large_matrices_are_left_to_the_plain_layout(
 def test_without_reduction_nothing_is_rearranged():
     problem, layer = problems.gaussian(2, 3, 4, seed=0), models.Attention(d=3)
     weights = layer.init(problem, runs=2, seed=1)
-    lay = partial(_layout.course, layer, weights, problem, "Q", records=1, stretch=1)
+    lay = partial(_layout.course, layer, weights, problem, "Q")
     assert type(lay(compact=False)) is _layout.Plain
     assert type(lay(compact=True)) is _layout.Blocks
 

@@ -16,8 +16,10 @@ import torch
 import descent
 from descent.__main__ import main
 from descent.sweep import _run, _table
+from descent.sweep._cli import parse
 from descent.sweep._grid import DEFAULTS, Grid, batch_size
-from descent.sweep._task import start_seed
+from descent.sweep._table import Store
+from descent.sweep._task import run_task, start_seed
 
 # V alone is the cheapest to train: its curvature takes no iteration
 SMALL = {"N": 2, "n": 2, "D": [3, 8], "d": 2, "steps": 30, "seed": range(3), "train": "V"}
@@ -220,12 +222,14 @@ def test_a_finished_sweep_is_read_not_done_again(tmp_path, monkeypatch):
         (
             {"train": "W"},
             ValueError,
-            "train must name some of Q, K, V, as in 'V' or 'QKV', got 'W'",
+            "train must name some of Q, K, V, each once, as in 'V' or 'QKV', got 'W'",
         ),
         ({"step": "fast"}, ValueError, "unknown step 'fast': expected one of '1/L', 'polyak'"),
         ({"step": -1}, ValueError, "step must be positive and finite, got -1"),
         ({"scale": 0}, ValueError, "scale must be positive and finite, got 0"),
+        ({"train": "VV"}, ValueError, "each once, as in 'V' or 'QKV', got 'VV'"),
         ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
+        ({"D": 2**63}, ValueError, "D must be below 2.63"),
         ({"thresholds": [2]}, ValueError, "thresholds must lie between 0 and 1"),
         ({"until": 1.5}, ValueError, "until must lie between 0 and 1"),
         ({"cluster": 7}, TypeError, "cluster must be 'local', a scheduler's address or a"),
@@ -244,8 +248,19 @@ def test_what_must_be_given_is_named():
 
 
 def test_a_cell_that_cannot_be_trained_is_named():
-    with pytest.raises(ValueError, match=r"in the cell N=2, n=1, .*train=Q.*: step '1/L' needs"):
-        descent.sweep(N=2, n=1, D=3, train="Q")  # one token: softmax gives it all the weight
+    with pytest.raises(MemoryError, match=r"in the cell N=2, n=1, .*train=Q.*no runs fit at once"):
+        descent.sweep(N=2, n=1, D=3, train="Q", steps=10**13)
+
+
+def test_a_run_that_starts_where_the_loss_is_flat_stays_and_spoils_no_other():
+    # of queries and keys far apart the Gaussian kernel keeps nothing
+    grid = {"N": 4, "n": 3, "D": 24, "d": 4, "kernel": "gaussian", "train": "V", "steps": 50}
+    table = descent.sweep(**grid, scale=[1.0, 64.0], seed=range(4))
+    flat = table[table["eta"].isna()]
+    assert 0 < len(flat) < 8 and set(flat["scale"]) == {64.0}
+    assert (flat["last_loss"] == flat["first_loss"]).all() and flat["steps_to_0.01"].isna().all()
+    alone = descent.sweep(**grid, scale=1.0, seed=range(4))
+    pd.testing.assert_frame_equal(table[table["scale"] == 1].reset_index(drop=True), alone)
 
 
 def foreign(path):
@@ -336,7 +351,8 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(tmp_path, file, capsys,
 def test_a_table_becomes_a_picture(tmp_path, capsys):
     table = tmp_path / "whole.parquet"
     bytes_of(tmp_path, kernel=["softmax", "gaussian"])
-    assert main(["plot", str(table), "--where", "D=8"]) == 0
+    for where in ("D=8", "D=8.0", "scale=1", "scale=1.0", "step=1/L", "start=0"):
+        assert main(["plot", str(table), "--where", where]) == 0, where
     assert (tmp_path / "whole.svg").read_text().startswith("<?xml")
     assert main(["plot", str(table), str(tmp_path / "p.png"), "--show", "speed"]) == 0
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
@@ -366,3 +382,45 @@ def test_a_picture_that_cannot_be_drawn_is_refused_in_one_line(
     assert main(["plot", *(a.format(table="whole.parquet") for a in arguments)]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_a_folder_that_is_no_sweeps_is_left_alone_beside_a_finished_table(tmp_path):
+    out, folder = tmp_path / "t.parquet", tmp_path / "t.parquet.parts"
+    descent.sweep(out, **SMALL)
+    folder.mkdir()
+    letter = folder / "letter.txt"
+    letter.write_text("keep me")
+    with pytest.raises(ValueError, match="t.parquet.parts is no sweep's: choose another out"):
+        descent.sweep(out, **SMALL)
+    assert letter.read_text() == "keep me"
+    letter.unlink()
+    (folder / "grid.json").write_text(Grid.of({**SMALL, "seed": 99}).record())
+    with pytest.raises(ValueError, match="holds a sweep over another grid .seed differ."):
+        descent.sweep(out, **SMALL)
+
+
+@pytest.mark.parametrize("note", ["", '{"axes": {"N"', "[1]"])
+def test_a_damaged_note_of_the_grid_is_named(tmp_path, note):
+    folder = tmp_path / "t.parquet.parts"
+    folder.mkdir()
+    (folder / "grid.json").write_text(note)
+    with pytest.raises(ValueError, match="grid.json is damaged: choose another out, or remove it"):
+        descent.sweep(tmp_path / "t.parquet", **SMALL)
+
+
+def test_a_damaged_part_is_named_with_the_way_out(tmp_path):
+    out, grid = tmp_path / "t.parquet", Grid.of(SMALL)
+    whole = descent.sweep(**SMALL)
+    store = Store(out, grid)
+    for task in store.missing():
+        store.add(task, run_task(task))
+    damaged = tmp_path / "t.parquet.parts" / "000000.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:50])
+    with pytest.raises(ValueError, match="000000.parquet is damaged: remove it and give the same"):
+        descent.sweep(out, **SMALL)
+    damaged.unlink()
+    pd.testing.assert_frame_equal(descent.sweep(out, **SMALL), whole)
+
+
+def test_spans_and_single_values_mix_on_the_command_line():
+    assert parse("seed", "0..3,7, 9..10") == [0, 1, 2, 3, 7, 9, 10]

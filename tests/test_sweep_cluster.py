@@ -5,7 +5,9 @@ import signal
 import socket
 import time
 
+import pandas as pd
 import pytest
+from distributed import Client
 
 import descent
 from descent.__main__ import main
@@ -91,9 +93,18 @@ def _table_of(out):
 
 
 def test_what_fails_on_a_worker_is_told_here(client):
-    with pytest.raises(ValueError, match="in the cell N=2, n=1, .*: step '1/L' needs curvature"):
-        descent.sweep(N=2, n=1, D=3, train="Q", cluster=client)
+    with pytest.raises(MemoryError, match="in the cell N=2, n=1, .*no runs fit at once"):
+        descent.sweep(N=2, n=1, D=3, train="Q", steps=10**13, cluster=client)
     assert not client.futures, "nothing is left on the cluster"
+
+
+def test_a_worker_with_several_threads_takes_one_task_at_a_time():
+    # torch's forward mode, which 1/L needs, is one for the whole process
+    grid = GRID | {"train": ["Q", "QK", "QKV"], "seed": range(8), "steps": 2}
+    with Client(processes=False, n_workers=1, threads_per_worker=4, dashboard_address=None) as here:
+        shared = descent.sweep(**grid, cluster=here)
+    assert "DESCENT_BOOK" not in os.environ
+    pd.testing.assert_frame_equal(shared, descent.sweep(**grid))
 
 
 @pytest.fixture(params=["nobody", "somebody"])

@@ -13,7 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
-    except ValueError as error:
+    except (ValueError, MemoryError, OSError) as error:
         print(f"descent: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:

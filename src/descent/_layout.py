@@ -51,27 +51,24 @@ ALONE = 2**23
 
 
 def course(
-    model,
-    weights: NamedTuple,
-    problem: Problem,
-    train: str,
-    *,
-    compact: bool,
-    records: int,
-    stretch: int,
+    model, weights: NamedTuple, problem: Problem, train: str, compact: bool, stretch: int = 1
 ):
     """Lay the runs out: `Innermost` where it applies and ``compact`` allows, else `Plain`.
 
-    ``stretch`` says how many steps will be taken at a time. Raises MemoryError if the runs do not
-    fit, ``records`` being how many losses of each will be kept.
+    ``stretch`` says how many steps will be taken at a time.
     """
-    laid_out = Blocks if compact and fits(model, problem) else Plain
-    runs, per_run = laid_out.needs(model, weights, problem, train)
-    per_run += records * problem.X.element_size()
-    _memory.require(runs, per_run, problem.X.device)
-    if laid_out is Plain:
-        return Plain(model, weights, problem, train)
-    return Blocks(model, weights, problem, train, stretch)
+    if compact and fits(model, problem):
+        return Blocks(model, weights, problem, train, stretch)
+    return Plain(model, weights, problem, train)
+
+
+def require(
+    model, weights: NamedTuple, problem: Problem, train: str, compact: bool, beside: int
+) -> None:
+    """Raise MemoryError if the runs do not fit; each needs ``beside`` bytes besides the layout's."""
+    layout = Blocks if compact and fits(model, problem) else Plain
+    runs, per_run = layout.needs(model, weights, problem, train)
+    _memory.require(runs, per_run + beside, problem.X.device)
 
 
 def fits(model, problem: Problem) -> bool:
@@ -112,9 +109,14 @@ class Plain:
 
     @staticmethod
     def needs(model, weights: NamedTuple, problem: Problem, train: str) -> tuple[int, int]:
-        """Runs, and bytes for each: start, point, proposal, gradient, and one on its way."""
-        runs = model.loss(weights, problem).numel()
-        return runs, 5 * sum(W.nbytes for W in weights) // runs
+        """Runs, and bytes for each: start, point, proposal, gradient, and one on its way.
+
+        Then there are queries, keys and their gradients, and six arrays like the attention matrix.
+        """
+        runs = math.prod(weights.O.shape[:-2])
+        tokens = problem.N * problem.n
+        passing = tokens * model.H * (4 * model.d + 6 * problem.n) * problem.X.element_size()
+        return runs, 5 * sum(W.nbytes for W in weights) // runs + passing
 
     def pace(self, eta: Tensor) -> None:
         self.eta = eta
@@ -192,7 +194,7 @@ class Blocks:
     @staticmethod
     def needs(layer, weights: NamedTuple, problem: Problem, train: str) -> tuple[int, int]:
         """Runs, and bytes for each: what lasts, the weights twice, and elsewhere the scratch too."""
-        runs, array = flatten(weights)[0].numel(), bytes_read(layer, problem, train)
+        runs, array = math.prod(weights.O.shape[:-2]), bytes_read(layer, problem, train)
         moving = min(1, 2 * problem.D / (problem.N * problem.n))  # rows of a point, for each token
         attention = problem.N * problem.n**2 * layer.H * problem.X.element_size()
         # base or, of what is not trained, the image; point, proposal and direction; S, where only

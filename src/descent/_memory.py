@@ -40,7 +40,7 @@ def require(runs: int, per_run: int, device: torch.device) -> None:
     if limit is not None and runs * per_run > limit:
         raise MemoryError(
             f"{runs} runs need about {_size(runs * per_run)}, but {_size(limit)} are free on "
-            f"{device}: {limit // per_run} runs fit at once"
+            f"{device}: {limit // per_run or 'no'} runs fit at once"
         )
 
 

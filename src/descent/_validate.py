@@ -59,7 +59,10 @@ def device(name: str | torch.device | None) -> torch.device | None:
         return None
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = torch.device(name)
+    try:
+        chosen = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"unknown device {name!r}: use 'auto', 'cpu' or 'cuda'") from None
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             "device='cuda' was asked for, but torch sees no GPU: use device='auto' or 'cpu'"

@@ -1,5 +1,6 @@
 """The loop: gradient descent on many runs at once."""
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -125,24 +126,21 @@ def descend(
     if device is not None:
         problem, weights = problem.to(device), type(weights)(*(W.to(device) for W in weights))
     model.check(weights, problem)
-    weights = model.spread(weights, problem)
+    weights = type(weights)(*(W.detach() for W in model.spread(weights, problem)))
     if not all(W.numel() for W in weights):
         raise ValueError("weights hold no run: draw some with model.init(..., runs=...)")
-    if not reduce or problem.N * problem.n >= problem.D:
-        return _warn(_loop(model, problem, weights, train, step, plan, reduce, lambda small: small))
-    reduction = span.reduce(problem, model.acts_on_tokens)
-    return _warn(
-        _loop(
-            model,
-            reduction.problem,
-            reduction.restrict(weights),
-            train,
-            step,
-            plan,
-            True,
-            partial(reduction.lift, weights),
-        )
-    )
+    beside = _beside(model, problem, weights, train, step, plan)
+    lift = _unchanged
+    if reduce and problem.N * problem.n < problem.D:
+        reduction = span.reduce(problem, model.acts_on_tokens)
+        lift = partial(reduction.lift, weights)
+        problem, weights = reduction.problem, reduction.restrict(weights)
+    _layout.require(model, weights, problem, train, reduce, beside)
+    return _warn(_loop(model, problem, weights, train, step, plan, reduce, lift))
+
+
+def _unchanged(weights: NamedTuple) -> NamedTuple:
+    return weights
 
 
 @dataclass
@@ -215,22 +213,36 @@ def _trained(model, train: str) -> str:
     return "".join(W for W in model.trainable if W in train)
 
 
+def _beside(model, problem: Problem, weights: NamedTuple, train: str, step, plan: _Plan) -> int:
+    """Bytes a run of what is neither the layout's nor there already.
+
+    The losses; the weights in D dimensions, after training twice and once for each look at them;
+    for the step 1/L of the values the features of all heads, twice, and their Gram matrix.
+    """
+    runs, tokens = math.prod(weights.O.shape[:-2]), problem.N * problem.n
+    looks = len(plan.watch.at) if "weights" in plan.watch.functions else 0
+    full = sum(getattr(weights, W).nbytes for W in train) // max(1, runs)
+    numbers = plan.records
+    if train == "V" and isinstance(step, str):
+        numbers += tokens * (tokens + 2 * model.H * min(tokens, problem.D))
+    return numbers * problem.X.element_size() + (2 + looks) * full
+
+
 def _loop(
-    model, problem: Problem, weights: NamedTuple, train: str, step, plan: _Plan, compact, lift
+    model,
+    problem: Problem,
+    weights: NamedTuple,
+    train: str,
+    step,
+    plan: _Plan,
+    compact: bool,
+    lift: Callable,
 ) -> Trajectory:
     rule = rules.resolve(step, lambda: model.smoothness(weights, problem, train))
     plan.watch.bind(model, problem, train, lift)
     with _without_denormals():
         stretch = STRETCH if rules.is_constant(rule) else 1
-        course = _layout.course(
-            model,
-            weights,
-            problem,
-            train,
-            compact=compact,
-            records=plan.records,
-            stretch=stretch,
-        )
+        course = _layout.course(model, weights, problem, train, compact, stretch)
         with course.at_work():
             record = _walk(course, rule, plan, stretch)
     return Trajectory(
@@ -253,6 +265,7 @@ def _walk(course, rule: rules.Rule, plan: _Plan, stretch: int) -> dict[str, Tens
         for start, stop in plan.stretches(stretch):
             if first is None or not rules.is_constant(rule):
                 eta = rule(course.loss, course.square() if rules.uses_gradient(rule) else None)
+                rules.check(eta, course.loss)
                 first = eta if first is None else first
                 course.pace(eta)
             course.advance(start, stop, books)

@@ -5,6 +5,8 @@ returns that run's step. A number is the constant step; ``"1/L"`` takes L from t
 `smoothness` at the start. Introduced in :doc:`/foundations/descent`.
 """
 
+import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -78,9 +80,25 @@ def normalised(eta: float) -> Rule:
 
 def polyak(optimum: float = 0.0) -> Rule:
     r"""Polyak's step :math:`(f - f^*) / \|\nabla f\|^2`, for a known optimal value."""
-    return lambda loss, square: (
-        (loss - optimum).clamp_min(0) / square.clamp_min(torch.finfo(square.dtype).tiny)
-    )
+    if not math.isfinite(optimum):
+        raise ValueError(f"optimum must be finite, got {optimum}")
+
+    def rule(loss: Tensor, square: Tensor) -> Tensor:
+        limits = torch.finfo(square.dtype)
+        step = (loss - optimum).clamp_min(0) / square.clamp_min(limits.tiny)
+        return step.clamp_max(limits.max)  # where the gradient is zero: infinity times it is NaN
+
+    return rule
+
+
+def check(eta: Tensor, loss: Tensor) -> None:
+    """Raise TypeError unless what a rule gave is a step for each run."""
+    if not isinstance(eta, Tensor) or eta.shape != loss.shape:
+        found = tuple(eta.shape) if isinstance(eta, Tensor) else repr(eta)
+        raise TypeError(
+            f"a rule must return a tensor with one step for each run, of shape "
+            f"{tuple(loss.shape)}, got {found}"
+        )
 
 
 def resolve(step: float | str | Tensor | Rule, smoothness: Callable[[], Tensor]) -> Rule:
@@ -92,7 +110,7 @@ def resolve(step: float | str | Tensor | Rule, smoothness: Callable[[], Tensor])
                 "or a rule of descent.steps"
             )
         return constant(1 / _curved(smoothness()))
-    if isinstance(step, bool) or not (callable(step) or isinstance(step, (int, float, Tensor))):
+    if isinstance(step, bool) or not (callable(step) or isinstance(step, (numbers.Real, Tensor))):
         raise TypeError(f"step must be a positive number, '1/L' or a rule, got {step!r}")
     if isinstance(step, _Schedule):
         return replace(step, t=0)

@@ -104,9 +104,14 @@ def parse(name: str, given):
 def _several(name: str, given) -> list:
     if not isinstance(given, str):
         return [given]
-    if span := re.fullmatch(r"(\d+)\.\.(\d+)", given.strip()):
-        return list(range(int(span[1]), int(span[2]) + 1))
-    return [_scalar(name, part.strip()) for part in given.split(",") if part.strip()]
+    parts = [part.strip() for part in given.split(",") if part.strip()]
+    return [value for part in parts for value in _span(part) or [_scalar(name, part)]]
+
+
+def _span(text: str) -> range | None:
+    """0..15 as its numbers."""
+    span = re.fullmatch(r"(\d+)\.\.(\d+)", text)
+    return range(int(span[1]), int(span[2]) + 1) if span else None
 
 
 def _scalar(name: str, text: str):
@@ -154,5 +159,7 @@ def _where(table, conditions: list[str]):
         axis, equals, value = condition.partition("=")
         if not equals or axis not in table:
             raise ValueError(f"where must be AXIS=VALUE with a column's name, got {condition!r}")
-        table = table[table[axis].astype(str) == str(_scalar(axis, value))]
+        wanted = _scalar(axis, value)
+        # as numbers where they are: 1 is 1.0, also in a column of text like that of the steps
+        table = table[[_scalar(axis, str(found)) == wanted for found in table[axis]]]
     return table

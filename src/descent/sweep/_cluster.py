@@ -13,7 +13,7 @@ from ._grid import Task
 from ._task import run_task
 
 #: Seconds that an address has to answer.
-PATIENCE = 8
+PATIENCE = 5
 #: A process for each core, since the tasks are single-threaded, and no word when Ctrl-C ends them.
 LOCAL = {
     "threads_per_worker": 1,

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import numbers
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,7 @@ DEFAULTS = {
 #: What the runs of one task may differ in: none of these changes a shape or the loop.
 WITHIN = ("scale", "step", "seed", "start")
 LEAST = {"seed": 0, "start": 0}
+MOST = 2**63
 THRESHOLDS = (1e-2, 1e-4, 1e-6)
 #: Runs in a task, at most: enough for the batch to pay, few enough to lose little when interrupted.
 RUNS = 256
@@ -132,7 +134,7 @@ def _values(axis: str, given) -> tuple:
     values = tuple(_value(axis, value) for value in (given if several else [given]))
     if not values:
         raise ValueError(f"axis {axis} is empty: give it at least one value, or leave it out")
-    twice = [value for value in values if values.count(value) > 1]
+    twice = [value for value, count in Counter(values).items() if count > 1]
     if twice:
         raise ValueError(f"axis {axis} holds {twice[0]!r} twice: every run is done once")
     return values
@@ -142,21 +144,32 @@ def _value(axis: str, value):
     if hasattr(value, "item"):  # a number of numpy or torch
         value = value.item()
     if axis == "kernel":
-        return kernels.get(value).name
+        return _kernel(value)
     if axis == "train":
         return _train(value)
     if axis == "step":
         return _step(value)
     if axis == "scale":
         return _validate.positive("scale", value)
-    return _validate.count(axis, value, LEAST.get(axis, 1))
+    if _validate.count(axis, value, LEAST.get(axis, 1)) >= MOST:
+        raise ValueError(f"{axis} must be below 2^63, as a table keeps it, got {value}")
+    return int(value)
+
+
+def _kernel(value) -> str:
+    """The name by which a task finds the kernel again, in whatever process."""
+    kernel = kernels.get(value)
+    if kernels.get(kernel.name) is not kernel:
+        raise ValueError(f"kernel {kernel.name!r} is not the registered one: give it another name")
+    return kernel.name
 
 
 def _train(value) -> str:
     letters = Attention.trainable
-    if not isinstance(value, str) or not value or not set(value) <= set(letters):
+    if not isinstance(value, str) or not value or Counter(value) - Counter(letters):
         raise ValueError(
-            f"train must name some of {', '.join(letters)}, as in 'V' or 'QKV', got {value!r}"
+            f"train must name some of {', '.join(letters)}, each once, as in 'V' or 'QKV', "
+            f"got {value!r}"
         )
     return "".join(W for W in letters if W in value)
 

@@ -44,7 +44,8 @@ def sweep(
     -------
     DataFrame with a column for each axis, then eta, first_loss, last_loss, diverged_at, steps_to_…
     and, where V is trained alone, rank (of the features) and kappa (of the Gram matrix). A step
-    count that was not reached is missing, and so is the last loss of a run that diverged.
+    count that was not reached is missing, and so are the last loss of a run that diverged and the
+    step 1/L of one that starts where the loss is flat.
 
     Raises
     ------
@@ -89,7 +90,7 @@ def _kept(done: int, grid: Grid, store) -> str:
 def _progress(grid: Grid, missing: list[Task]) -> tqdm:
     done = grid.size - sum(len(task.runs) for task in missing)
     silent = "DESCENT_BOOK" in os.environ
-    return tqdm(total=grid.size, initial=done, unit="run", desc="sweep", delay=1, disable=silent)
+    return tqdm(total=grid.size, initial=done, unit="run", desc="sweep", disable=silent)
 
 
 @contextmanager

@@ -76,7 +76,7 @@ class Store:
             raise ValueError(f"out is in {self.out.parent}, which is no folder: create it first")
         if self.out.exists():
             self._check(self.out, _grid_of(self.out))
-        elif self.folder.exists():
+        if self.folder.exists():
             self._check(self.folder, self._begun())
 
     def missing(self) -> list[Task]:
@@ -85,21 +85,21 @@ class Store:
             shutil.rmtree(self.folder, ignore_errors=True)  # killed between table and tidying up
             return []
         self.folder.mkdir(exist_ok=True)
-        _write(self.folder / "grid.json", lambda path: path.write_text(self.grid.record()))
+        self._write(self.folder / "grid.json", lambda path: path.write_text(self.grid.record()))
         return [task for task in self.grid.tasks if not self._part(task).exists()]
 
     def add(self, task: Task, columns: dict[str, list]) -> None:
         """Keep the rows of a task, for good."""
         rows = table(self.grid, columns)
-        _write(self._part(task), lambda path: pq.write_table(rows, path, compression="zstd"))
+        self._write(self._part(task), lambda path: pq.write_table(rows, path, compression="zstd"))
 
     def finish(self) -> pa.Table:
         """Make one table of the parts, if that is not done yet, and return it."""
         if not self.out.exists():
-            parts = [pq.read_table(self._part(task)) for task in self.grid.tasks]
+            parts = [_readable(self._part(task)) for task in self.grid.tasks]
             # one row group, whatever the parts: the bytes depend on the rows alone
             whole = pa.concat_tables(parts).combine_chunks()
-            _write(self.out, lambda path: pq.write_table(whole, path, compression="zstd"))
+            self._write(self.out, lambda path: pq.write_table(whole, path, compression="zstd"))
             shutil.rmtree(self.folder)
         return pq.read_table(self.out)
 
@@ -108,12 +108,23 @@ class Store:
 
     def _begun(self) -> str:
         """The grid of the parts that are there."""
-        note = self.folder / "grid.json"
+        note, foreign = self.folder / "grid.json", f"{self.folder} is no sweep's"
         if note.exists():
-            return note.read_text()
-        if any(not path.name.endswith(".tmp") for path in self.folder.iterdir()):
-            raise ValueError(f"{self.folder} is no sweep's: choose another out, or remove it")
-        return self.grid.record()  # killed before the first line
+            found = note.read_text(errors="replace")
+            if _is_record(found):
+                return found
+            foreign = f"{note} is damaged"
+        elif self.folder.is_dir() and all(x.name.endswith(".tmp") for x in self.folder.iterdir()):
+            return self.grid.record()  # killed before the first line
+        raise ValueError(f"{foreign}: choose another out, or remove it")
+
+    def _write(self, path: Path, write: Callable[[Path], object]) -> None:
+        """Write into the folder, then rename: no reader ever sees half a file."""
+        beside = self.folder / (path.name + ".tmp")
+        write(beside)
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
 
     def _check(self, path: Path, found: str) -> None:
         if found == self.grid.record():
@@ -139,10 +150,20 @@ def _grid_of(path: Path) -> str:
     return metadata[KEY].decode()
 
 
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside ``path``, then rename: no reader ever sees half a file."""
-    beside = path.with_name(path.name + ".tmp")
-    write(beside)
-    with beside.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+def _readable(part: Path) -> pa.Table:
+    try:
+        return pq.read_table(part)
+    except (OSError, pa.ArrowInvalid):
+        raise ValueError(
+            f"{part} is damaged: remove it and give the same command again, "
+            "which does its runs anew and keeps the others"
+        ) from None
+
+
+def _is_record(text: str) -> bool:
+    """Whether a text is what `Grid.record` writes."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and isinstance(found.get("axes"), dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from typing import NamedTuple
 from unittest.mock import patch
@@ -17,6 +18,10 @@ from ..models import Attention
 from ..problems import Problem
 from ._grid import WITHIN, Task
 
+# A worker may have several threads. The level of torch's forward mode, the environment and the filter
+# of warnings belong to the process, so one task runs in it at a time.
+_alone = threading.Lock()
+
 
 def run_task(task: Task) -> dict[str, list]:
     """Train the runs of a task; return the columns of their rows.
@@ -27,16 +32,17 @@ def run_task(task: Task) -> dict[str, list]:
     torch.set_num_threads(1)
     try:
         # the sweep has a bar of its own, and those of its tasks would write over it
-        with patch.dict(os.environ, {"DESCENT_BOOK": "1"}):
+        with _alone, patch.dict(os.environ, {"DESCENT_BOOK": "1"}):
             return _columns(task)
-    except ValueError as error:
-        raise ValueError(f"in the cell {task}: {error}") from error
+    except (ValueError, MemoryError) as error:
+        raise type(error)(f"in the cell {task}: {error}") from error
 
 
 def _columns(task: Task) -> dict[str, list]:
     cell = task.cell
     model = Attention(cell["kernel"], H=cell["H"], d=cell["d"])
     problem, weights = draw(model, task)
+    step, known = _step(task, model, problem, weights)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DivergenceWarning)  # the table says it, run by run
         run = descend(
@@ -44,13 +50,18 @@ def _columns(task: Task) -> dict[str, list]:
             problem,
             weights,
             train=cell["train"],
-            step=_step(task),
+            step=step,
             steps=cell["steps"],
             **_stop(task),
         )
     same = {axis: [value] * len(task.runs) for axis, value in cell.items()}
     each = dict(zip(WITHIN, map(list, zip(*task.runs, strict=True)), strict=True))
-    return {**same, **each, **_results(task, run), **_conditioning(model, problem, weights, task)}
+    return {
+        **same,
+        **each,
+        **_results(task, run, known),
+        **_conditioning(model, problem, weights, task),
+    }
 
 
 def draw(model: Attention, task: Task) -> tuple[Problem, NamedTuple]:
@@ -75,21 +86,30 @@ def start_seed(seed: int, start: int) -> int:
     return int(np.random.SeedSequence((seed, start)).generate_state(1)[0])
 
 
-def _step(task: Task):
+def _step(task: Task, model: Attention, problem: Problem, weights: NamedTuple):
+    """The rule, and for which runs it gives a step.
+
+    Where the loss is flat at the start there is no 1/L. No step moves such a run; it takes 1.
+    """
     given = [run[WITHIN.index("step")] for run in task.runs]
-    if isinstance(given[0], str):
-        return steps.polyak() if given[0] == "polyak" else given[0]
-    return torch.tensor(given, dtype=torch.float64)
+    known = torch.ones(len(given), dtype=torch.bool)
+    if given[0] == "polyak":
+        return steps.polyak(), known
+    if given[0] != "1/L":
+        return torch.tensor(given, dtype=torch.float64), known
+    L = model.smoothness(weights, problem, task.cell["train"])
+    known = torch.isfinite(L) & (L > 0)
+    return torch.where(known, 1 / L, 1.0), known
 
 
 def _stop(task: Task) -> dict:
     return {} if task.until is None else {"until": task.until}
 
 
-def _results(task: Task, run: Trajectory) -> dict[str, list]:
+def _results(task: Task, run: Trajectory, known: Tensor) -> dict[str, list]:
     last = run.loss[-1]
     return {
-        "eta": run.eta.tolist(),
+        "eta": _known(run.eta, known),
         "first_loss": run.loss[0].tolist(),
         "last_loss": _known(last, torch.isfinite(last)),
         "diverged_at": _known(run.diverged_at, run.diverged),
