@@ -7,7 +7,7 @@ import time
 
 import pandas as pd
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 
 import descent
 from descent.__main__ import main
@@ -105,6 +105,14 @@ def test_a_worker_with_several_threads_takes_one_task_at_a_time():
         shared = descent.sweep(**grid, cluster=here)
     assert "DESCENT_BOOK" not in os.environ
     pd.testing.assert_frame_equal(shared, descent.sweep(**grid))
+
+
+def test_a_cluster_without_workers_is_told_before_it_is_waited_for():
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        with pytest.warns(UserWarning, match="no worker has joined .*start some with `dask worker"):
+            with _cluster.connected(address):
+                pass
 
 
 @pytest.fixture(params=["nobody", "somebody"])

@@ -80,7 +80,7 @@ def _compiled(function):
 
 @_compiled
 def _scores(Q, K, sizes, softmax, C):
-    """q k / sqrt d less each query's largest, or -(q - k)^2 / (2 sqrt d); Q and K hold the root."""
+    """q k less each query's largest, or -|q - k|^2 / 2: both come divided by d^(1/4)."""
     d, across, _ = sizes
     N, n = C.shape[:2]
     top = np.empty(across, C.dtype)

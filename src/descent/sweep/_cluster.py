@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,8 +13,8 @@ from contextlib import contextmanager
 from ._grid import Task
 from ._task import run_task
 
-#: Seconds that an address has to answer.
-PATIENCE = 5
+#: Seconds that an address has to answer: with what Python takes to start, ten are not to pass.
+PATIENCE = 4
 #: A process for each core, since the tasks are single-threaded, and no word when Ctrl-C ends them.
 LOCAL = {
     "threads_per_worker": 1,
@@ -40,6 +41,12 @@ def connected(cluster) -> Iterator:
                 yield client
     elif isinstance(cluster, str):
         with _answering(Client, cluster) as client:
+            if not client.nthreads():
+                warnings.warn(
+                    f"no worker has joined {cluster} yet, and the sweep waits for one: "
+                    f"start some with `dask worker {cluster}`",
+                    stacklevel=2,
+                )
             yield client
     else:
         raise TypeError(
