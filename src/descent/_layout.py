@@ -113,7 +113,7 @@ class Plain:
 
         Then there are queries, keys and their gradients, and six arrays like the attention matrix.
         """
-        runs = math.prod(weights.O.shape[:-2])
+        runs = weights.O.shape[:-2].numel()
         tokens = problem.N * problem.n
         passing = tokens * model.H * (4 * model.d + 6 * problem.n) * problem.X.element_size()
         return runs, 5 * sum(W.nbytes for W in weights) // runs + passing
@@ -168,9 +168,9 @@ class Blocks:
             size = math.ceil(runs / (workers * math.ceil(runs / (workers * most))))
         parts = list(zip(*(W.split(size) for W in flat), strict=True))
         self.each = math.ceil(len(parts) / workers)  # blocks for each thread
-        scratch: list[dict] = [{} for _ in range(workers)]  # arrays that hold nothing between steps
+        shared: list[dict] = [{} for _ in range(workers)]  # what the blocks of one thread share
         self.blocks = [
-            Innermost(layer, type(flat)(*part), problem, train, scratch[k // self.each])
+            Innermost(layer, type(flat)(*part), problem, train, shared[k // self.each])
             for k, part in enumerate(parts)
         ]
         self.sizes = [block.loss.numel() for block in self.blocks]
@@ -194,7 +194,7 @@ class Blocks:
     @staticmethod
     def needs(layer, weights: NamedTuple, problem: Problem, train: str) -> tuple[int, int]:
         """Runs, and bytes for each: what lasts, the weights twice, and elsewhere the scratch too."""
-        runs, array = math.prod(weights.O.shape[:-2]), bytes_read(layer, problem, train)
+        runs, array = weights.O.shape[:-2].numel(), bytes_read(layer, problem, train)
         moving = min(1, 2 * problem.D / (problem.N * problem.n))  # rows of a point, for each token
         attention = problem.N * problem.n**2 * layer.H * problem.X.element_size()
         # base or, of what is not trained, the image; point, proposal and direction; S, where only
@@ -286,10 +286,12 @@ class Innermost:
 
     def __init__(self, layer, weights: NamedTuple, problem: Problem, train: str, shared: dict):
         self.start, self.train = weights, train
-        self.X = problem.X.transpose(0, 1).flatten(0, 1)
         self.columns = (-1, layer.H, len(weights.O))
-        self.dual = len(self.X) <= 2 * problem.D
-        self.into = self.X @ self.X.mT if self.dual else self.X
+        self.dual = problem.N * problem.n <= 2 * problem.D
+        if "tokens" not in shared:
+            X = problem.X.transpose(0, 1).flatten(0, 1)
+            shared["tokens"] = X, X @ X.mT if self.dual else X
+        self.X, self.into = shared["tokens"]
         # the vectors a of the columns c = W a, and |a|^2, both (features, H, runs)
         output, shrink = weights.O.permute(2, 1, 0), layer.d**-0.25
         self.a = {W: output if W == "V" else torch.full_like(output, shrink) for W in train}
@@ -303,12 +305,12 @@ class Innermost:
         }
         images = {W: self.X @ part.permute(2, 3, 1, 0).flatten(1) for W, part in c.items()}
         self._make_arrays([images[W] for W in train], shared)
-        frozen = {W: Part(image, 0, image.shape[1]) for W, image in images.items()}
+        whole = {W: Part(image, 0, image.shape[1]) for W, image in images.items()}
         self.sums = sums_for(layer.kernel, problem.X.device)(
             layer.kernel,
             problem.y.mT,
             layer.H,
-            image=frozen | self._parts(self.image),
+            image=whole | self._parts(self.image),
             pulled=self._parts(self.pulled),
         )
         self.frozen = self.sums.attention() if train == "V" else None
@@ -346,8 +348,8 @@ class Innermost:
 
     # -- arrays -----------------------------------------------------------------------------------
 
-    def _make_arrays(self, base: list[Tensor], shared: dict[tuple, Tensor]) -> None:
-        def scratch(name: str) -> Tensor:
+    def _make_arrays(self, base: list[Tensor], shared: dict) -> None:
+        def scratch(name: str) -> Tensor:  # holds nothing between two steps
             if (name, self.base.shape) not in shared:
                 shared[name, self.base.shape] = torch.empty_like(self.base)
             return shared[name, self.base.shape]

@@ -1,7 +1,7 @@
 """The sums of a step, compiled by Numba: what `_sums` does in torch, in two passes.
 
 torch adds one product of arrays after the other, and between two calls the partial sums go to
-memory and come back. These loops take a sequence at a time, whose numbers stay in the nearest
+memory and come back. These loops take a sequence at a time, while its numbers are in a near
 cache. The innermost index j runs over heads and runs, which lie side by side in every array: it
 becomes vector instructions. Only the two kernels of the book are written out here.
 """

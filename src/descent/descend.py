@@ -1,6 +1,5 @@
 """The loop: gradient descent on many runs at once."""
 
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,10 +20,10 @@ from .problems import Problem
 
 #: A run whose loss exceeds this many times its start (or 1, if larger) is stopped as divergent.
 BLOW_UP = 1e12
-#: Steps between two looks whether any run still moves.
-LOOK = 256
-#: Steps that a block of runs takes before the next one is fetched, where all have the same size.
+#: Steps that a block of runs takes before the next one is fetched, where no rule is to be asked.
 STRETCH = 16
+#: Steps between two looks whether any run still moves.
+LOOK = 16 * STRETCH
 
 
 class DivergenceWarning(UserWarning):
@@ -219,7 +218,7 @@ def _beside(model, problem: Problem, weights: NamedTuple, train: str, step, plan
     The losses; the weights in D dimensions, after training twice and once for each look at them;
     for the step 1/L of the values the features of all heads, twice, and their Gram matrix.
     """
-    runs, tokens = math.prod(weights.O.shape[:-2]), problem.N * problem.n
+    runs, tokens = weights.O.shape[:-2].numel(), problem.N * problem.n
     looks = len(plan.watch.at) if "weights" in plan.watch.functions else 0
     full = sum(getattr(weights, W).nbytes for W in train) // max(1, runs)
     numbers = plan.records

@@ -89,7 +89,8 @@ def start_seed(seed: int, start: int) -> int:
 def _step(task: Task, model: Attention, problem: Problem, weights: NamedTuple):
     """The rule, and for which runs it gives a step.
 
-    Where the loss is flat at the start there is no 1/L. No step moves such a run; it takes 1.
+    Where the loss is flat at the start there is no 1/L, nor where the curvature is no number. Such
+    a run stays: its step is too small for any gradient.
     """
     given = [run[WITHIN.index("step")] for run in task.runs]
     known = torch.ones(len(given), dtype=torch.bool)
@@ -99,7 +100,7 @@ def _step(task: Task, model: Attention, problem: Problem, weights: NamedTuple):
         return torch.tensor(given, dtype=torch.float64), known
     L = model.smoothness(weights, problem, task.cell["train"])
     known = torch.isfinite(L) & (L > 0)
-    return torch.where(known, 1 / L, 1.0), known
+    return torch.where(known, 1 / L, torch.finfo(L.dtype).tiny), known
 
 
 def _stop(task: Task) -> dict:
