@@ -146,6 +146,7 @@ def bare(monkeypatch, tmp_path):
     monkeypatch.setattr(environment, "STAMP", tmp_path / ".venv" / "descent-installed")
     monkeypatch.setattr(environment, "create", make)
     monkeypatch.setattr(environment, "pip", lambda *arguments: calls.append(arguments[-1]))
+    monkeypatch.setattr(environment, "data", lambda: calls.append("data"))
     monkeypatch.delenv("PYTHON", raising=False)
     return tmp_path, calls
 
@@ -153,9 +154,9 @@ def bare(monkeypatch, tmp_path):
 def test_the_environment_is_made_once(bare):
     _, calls = bare
     environment.packages()
-    assert calls == ["venv", "requirements.txt", "."]
+    assert calls == ["venv", "requirements.txt", ".", "data"]
     environment.packages()
-    assert len(calls) == 3
+    assert len(calls) == 4
 
 
 @pytest.mark.parametrize("file", ["requirements.txt", "pyproject.toml"])
@@ -164,7 +165,7 @@ def test_a_change_of_the_requirements_installs_into_the_same_environment(bare, f
     environment.packages()
     (root / file).write_text("# changed")
     environment.packages()
-    assert calls[3:] == ["requirements.txt", "."]
+    assert calls[4:] == ["requirements.txt", ".", "data"]
 
 
 def test_an_environment_that_was_copied_is_made_anew(bare):
@@ -173,7 +174,7 @@ def test_an_environment_that_was_copied_is_made_anew(bare):
     stamp = root / ".venv" / "descent-installed"
     stamp.write_text(stamp.read_text().replace(str(root), "/elsewhere"))
     environment.packages()
-    assert calls[3:] == ["venv", "requirements.txt", "."]
+    assert calls[4:] == ["venv", "requirements.txt", ".", "data"]
 
 
 def test_another_python_can_be_asked_for(bare, monkeypatch):
@@ -181,7 +182,7 @@ def test_another_python_can_be_asked_for(bare, monkeypatch):
     environment.packages()
     monkeypatch.setenv("PYTHON", sys.executable)
     environment.packages()
-    assert len(calls) == 3, "it is the one that is there"
+    assert len(calls) == 4, "it is the one that is there"
     monkeypatch.setattr(environment, "version_of", {sys.executable: "3.13"}.get)
     assert "holds Python None" in environment.why_anew("", sys.executable)
 

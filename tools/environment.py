@@ -62,8 +62,17 @@ def packages():
     pip("install", "-r", "requirements.txt")
     say("installing the library descent")
     pip("install", "--no-deps", "-e", ".")
+    data()
     STAMP.write_text(wanted())
     say(f"ready after {time.time() - start:.0f} s")
+
+
+def data():
+    """Fetch the sentences that the book may not bring along; one page alone needs them."""
+    fetch = [str(VENV / "bin" / "python"), "-m", "descent.data"]
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "universal_newlines": True}
+    with subprocess.Popen(fetch, cwd=str(ROOT), **both) as process:
+        say(process.stdout.read().strip())
 
 
 def wanted():

@@ -15,12 +15,14 @@ from .sweep import sweep
 __version__ = "0.1.0"
 
 #: SymPy, mpmath and SciPy's statistics take a second or two: only who asks for these waits.
-_ON_DEMAND = ("claims", "exact", "symbolic")
+#: (`data` takes nothing, but runs as a program of its own too, and Python wants that read once.)
+_ON_DEMAND = ("claims", "data", "exact", "symbolic")
 
 __all__ = [
     "DivergenceWarning",
     "Trajectory",
     "claims",
+    "data",
     "descend",
     "exact",
     "explore",
