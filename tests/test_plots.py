@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from descent.plots import Curve, Picture, draw, figure, number, style
+from descent.plots import Box, Curve, Picture, diagram, draw, figure, number, style
 from descent.plots._draw import COLOURS, spread
 from descent.plots._picture import describe
 from descent.plots._text import markup, plain, runs
@@ -257,3 +257,31 @@ def test_the_style_does_not_leak():
         plt.Figure()
     draw(PICTURE)
     assert dict(plt.rcParams) == before
+
+
+# ---- diagrams ---------------------------------------------------------------------------------
+
+
+def test_an_arrow_ends_at_the_frames_and_not_at_the_centres():
+    drawing = diagram(
+        {"a": Box("one", 0.2, 0.5), "b": Box("$W$", 0.8, 0.5, "trained")}, [("a", "b")]
+    )
+    drawing.draw_without_rendering()
+    first, second, arrow = drawing.axes[0].texts
+    path = arrow.arrow_patch.get_path().transformed(arrow.arrow_patch.get_transform())
+    x = path.vertices[path.codes != path.CLOSEPOLY, 0]
+    assert x.min() >= first.get_bbox_patch().get_window_extent().x1
+    assert x.max() <= second.get_bbox_patch().get_window_extent().x0
+
+
+def test_trained_and_fixed_weights_look_different_without_colour():
+    boxes = {"a": Box("a", 0, 0, "trained"), "b": Box("b", 1, 0, "fixed")}
+    drawing = diagram(boxes, [])
+    trained, fixed = (text.get_bbox_patch() for text in drawing.axes[0].texts)
+    assert trained.get_linestyle() != fixed.get_linestyle()
+    assert trained.get_linewidth() > fixed.get_linewidth()
+
+
+def test_an_arrow_to_no_box_is_refused():
+    with pytest.raises(ValueError, match="arrows lead to b, which is no box"):
+        diagram({"a": Box("a", 0, 0)}, [("a", "b")])

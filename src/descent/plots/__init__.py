@@ -8,12 +8,26 @@ that a reader moves (:func:`descent.explore.explore`).
 >>> loss = Curve("loss", t, f, kernel="softmax")
 >>> picture = Picture([loss], "step $t$", "loss $f_t$", yscale="log")
 >>> figure(picture, alt="The loss falls along a straight line.", caption="Loss $f_t$ of one run.")
+
+A model is drawn with :func:`diagram`, boxes and arrows in the same style.
 """
 
+from descent.plots._diagram import Box, diagram
 from descent.plots._draw import draw, style
 from descent.plots._phase import phase
 from descent.plots._picture import Curve, Picture
 from descent.plots._svg import Figure, figure
 from descent.plots._text import number
 
-__all__ = ["Curve", "Figure", "Picture", "draw", "figure", "number", "phase", "style"]
+__all__ = [
+    "Box",
+    "Curve",
+    "Figure",
+    "Picture",
+    "diagram",
+    "draw",
+    "figure",
+    "number",
+    "phase",
+    "style",
+]
