@@ -37,6 +37,7 @@ __all__ = [
     "sweep",
     "symbolic",
     "tables",
+    "theorems",
 ]
 
 

@@ -47,8 +47,9 @@ def _check(options: argparse.Namespace) -> int:
     claim = claims.get(options.id)
     print(f"{claim.id}: {claim.verdict}\n{claim.statement}\n")
     evidence = claim.run()
-    for condition, true in evidence.conditions.items():
-        print(f"  {'ok ' if true else 'NO '} {condition}")
+    for word, found in (("given", evidence.hypotheses), ("then", evidence.conclusions)):
+        for name, true in found.items():
+            print(f"  {'ok ' if true else 'NO '} {word:5} {name}{_sharpness(evidence, name)}")
     for name, value in evidence.numbers.items():
         print(f"      {name} = {value:.6g}")
     print(
@@ -57,6 +58,15 @@ def _check(options: argparse.Namespace) -> int:
         else "\nThe evidence is AGAINST the verdict."
     )
     return 0 if evidence.supports else 1
+
+
+def _sharpness(evidence: claims.Evidence, name: str) -> str:
+    if name not in evidence.sharpness:
+        return ""
+    median, best = evidence.sharpness[name]
+    factor = evidence.turns[name]
+    turns = f"turns at {factor:g} times" if factor else "does not turn at ten times"
+    return f"  (measured over bound {median:.2g}, at best {best:.3g}; {turns})"
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def test_the_record_is_complete(each):
 
 def test_a_check_with_nothing_that_could_fail_is_refused():
     with pytest.raises(
-        ValueError, match="conditions is empty: a check needs at least one that could fail"
+        ValueError, match="conclusions is empty: a check needs at least one that could fail"
     ):
         Evidence({}, {})
 

@@ -1,11 +1,17 @@
 """What a claim is: a statement, a verdict, and a check that could come out against it."""
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from .. import _validate
+import torch
+
+from .. import _validate, theorems
+from ..descend import DivergenceWarning
+from ..theorems import Inequality, Outcome, Standing
+from ..theorems._inequality import TOLERANCE
 
 
 class Verdict(StrEnum):
@@ -23,41 +29,109 @@ class Verdict(StrEnum):
     OPEN = "open"
 
 
+#: A constant is made bolder by these factors, in turn, until a conclusion refuses it.
+LADDER = (1.02, 1.1, 1.5, 2.0, 10.0)
+
+
 @dataclass(frozen=True)
 class Evidence:
-    """What a check brings back.
+    """What a check brings back: what is assumed and what follows, kept apart.
 
-    conditions : what must be true for the verdict to stand, in words, at least one.
+    conclusions : what follows, in words, and whether it came true; at least one. A mutation must
+        turn one of these.
     numbers : what was measured, by name.
+    hypotheses : what is assumed, in words, and whether it is met in every run.
+    sharpness : for conclusions that are inequalities, measured over bound in the median and at
+        best: 1 is attained, and far below 1 the bound is slack.
     """
 
-    conditions: dict[str, bool]
-    numbers: dict[str, float]
+    conclusions: dict[str, bool]
+    numbers: dict[str, float] = field(default_factory=dict)
+    hypotheses: dict[str, bool] = field(default_factory=dict)
+    sharpness: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.conditions:
-            raise ValueError("conditions is empty: a check needs at least one that could fail")
+        if not self.conclusions:
+            raise ValueError("conclusions is empty: a check needs at least one that could fail")
         bad = [name for name, value in self.numbers.items() if not math.isfinite(value)]
         if bad:
             raise ValueError(f"numbers {', '.join(bad)} are NaN or infinite: the check went wrong")
 
+    @classmethod
+    def of(
+        cls,
+        outcomes: Iterable[Outcome],
+        *,
+        conclusions: dict[str, bool] | None = None,
+        **numbers: float,
+    ) -> "Evidence":
+        """The evidence of a theorem's outcomes, with further conclusions and numbers by name.
+
+        A hypothesis counts as met and a conclusion as true if it is so in every run of all.
+        """
+        outcomes = list(outcomes)
+        asked = _by_name(h for outcome in outcomes for h in outcome.hypotheses)
+        found = _by_name(c for outcome in outcomes for c in outcome.conclusions)
+        runs = sum(outcome.met.numel() for outcome in outcomes)
+        return cls(
+            conclusions=_all_met(found) | (conclusions or {}),
+            numbers={"runs": runs} | numbers,
+            hypotheses=_all_met(asked),
+            sharpness={name: _sharpness(each) for name, each in found.items()},
+        )
+
     @property
     def supports(self) -> bool:
-        """Whether every condition came out true."""
-        return all(self.conditions.values())
+        """Whether every hypothesis is met and every conclusion came true."""
+        return not self.failed
 
     @property
     def failed(self) -> list[str]:
-        """The conditions that came out false."""
-        return [name for name, true in self.conditions.items() if not true]
+        """The hypotheses that are not met and the conclusions that are false."""
+        return [n for n, true in (self.hypotheses | self.conclusions).items() if not true]
+
+    @property
+    def turned(self) -> list[str]:
+        """The conclusions that are false."""
+        return [name for name, true in self.conclusions.items() if not true]
+
+    @property
+    def turns(self) -> dict[str, float | None]:
+        """For each inequality the first factor of `LADDER` on its constant that turns it, or None.
+
+        That takes no second run: a left side c times as large fails where c times the sharpness
+        exceeds one.
+        """
+        return {
+            name: next((factor for factor in LADDER if factor * best > 1 + TOLERANCE), None)
+            for name, (_, best) in self.sharpness.items()
+        }
+
+
+def _by_name(inequalities: Iterable[Inequality]) -> dict[str, list[Inequality]]:
+    found: dict[str, list[Inequality]] = {}
+    for each in inequalities:
+        found.setdefault(each.name, []).append(each)
+    return found
+
+
+def _all_met(by_name: dict[str, list[Inequality]]) -> dict[str, bool]:
+    return {name: all(bool(i.met.all()) for i in each) for name, each in by_name.items()}
+
+
+def _sharpness(conclusions: list[Inequality]) -> tuple[float, float]:
+    values = torch.cat([c.sharpness.flatten() for c in conclusions])
+    return float(values.median()), float(values.max())
 
 
 @dataclass(frozen=True)
 class Claim:
     """One statement of a paper or of this book, and the code that puts it to the test.
 
-    ``mutations`` maps a name to keyword arguments of ``check`` that break a hypothesis or a
-    constant: under each of them the evidence must turn against the claim.
+    title, box, standing, uses : as in `descent.theorems.Theorem`; those of ``theorem`` where the
+        claim is about one.
+    mutations : name -> keyword arguments of ``check`` that break a hypothesis or a constant; under
+        each of them a *conclusion* must fail.
     """
 
     id: str
@@ -68,10 +142,18 @@ class Claim:
     chapter: str
     check: Callable[..., Evidence] = field(repr=False)
     mutations: dict[str, dict] = field(repr=False)
+    title: str = ""
+    box: str = ""
+    standing: Standing = Standing.OBSERVED
+    uses: tuple[str, ...] = ()
+    theorem: str = ""
 
     def run(self, **changes: object) -> Evidence:
-        """Build the instance, compute the hypotheses, run it."""
-        return self.check(**changes)
+        """Build the instance, compute the hypotheses, run it; ``changes`` are those of a mutation."""
+        with warnings.catch_warnings():
+            if changes:  # a mutation may well diverge, and its conclusions then say so
+                warnings.simplefilter("ignore", DivergenceWarning)
+            return self.check(**changes)
 
 
 registry: dict[str, Claim] = {}
@@ -86,15 +168,26 @@ def claim(
     verdict: Verdict,
     chapter: str,
     mutations: dict[str, dict],
+    theorem: str = "",
+    **record: object,
 ) -> Callable:
-    """Enter the decorated check into the registry."""
+    """Enter the decorated check into the registry.
+
+    ``theorem`` names the theorem that it is about, whose title, box, standing and uses it takes;
+    a claim without one gives these four by name.
+    """
     if id in registry:
         raise ValueError(f"claim {id!r} exists already: choose another id")
     if not mutations:
         raise ValueError(f"claim {id!r} has no mutation: name a change that must make it fail")
+    if theorem:
+        about = theorems.get(theorem)
+        taken = {name: getattr(about, name) for name in ("title", "box", "standing", "uses")}
+        record = taken | record
 
     def enter(check: Callable[..., Evidence]) -> Callable[..., Evidence]:
-        registry[id] = Claim(id, paper, number, statement, verdict, chapter, check, mutations)
+        of = (id, paper, number, statement, verdict, chapter, check, mutations)
+        registry[id] = Claim(*of, theorem=theorem, **record)
         return check
 
     return enter

@@ -18,10 +18,17 @@ def along_bottom(layer: Attention, problem: Problem, weights: AttentionWeights) 
 
     The bound of Theorem 1 is attained there: the slowest start that the weights allow.
     """
-    slowest = torch.linalg.eigh(layer.gram(weights, problem))[1][..., 0]
+    return along_eigenvector(layer, problem, weights, 0)
+
+
+def along_eigenvector(
+    layer: Attention, problem: Problem, weights: AttentionWeights, index: int
+) -> Problem:
+    """The same tokens, with labels that put the first residual on an eigenvector of G."""
+    vector = torch.linalg.eigh(layer.gram(weights, problem))[1][..., index]
     return Problem(
-        problem.X.expand(*slowest.shape[:-1], *problem.X.shape),
-        layer.predict(weights, problem) - slowest.unflatten(-1, (problem.N, problem.n)),
+        problem.X.expand(*vector.shape[:-1], *problem.X.shape),
+        layer.predict(weights, problem) - vector.unflatten(-1, (problem.N, problem.n)),
     )
 
 

@@ -1,0 +1,25 @@
+"""Theorems as objects: what they ask of a start, what they promise, and whether it came true.
+
+``theorems.get("song2024-theorem-1")(layer, problem, weights)`` gives a `Report`.
+"""
+
+from . import song2024
+from ._attention import AttentionStart
+from ._inequality import Inequality
+from ._record import Standing, Theorem, get, registry, theorem
+from ._report import Linear, Outcome, Promise, Report
+
+__all__ = [
+    "AttentionStart",
+    "Inequality",
+    "Linear",
+    "Outcome",
+    "Promise",
+    "Report",
+    "Standing",
+    "Theorem",
+    "get",
+    "registry",
+    "song2024",
+    "theorem",
+]

@@ -1,0 +1,274 @@
+"""A theorem held against one start: what it asks there, what it promises, what came of it."""
+
+import html
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .. import _validate
+from ..descend import Trajectory, descend
+from ._inequality import Inequality
+
+#: A computed residual is off by this many roundings of the outputs and labels, at most.
+BLUR = 64
+#: Logarithms of loss ratios are compared up to here: e^-600 is as good as zero.
+FURTHEST = 600.0
+
+
+@dataclass(frozen=True)
+class Linear:
+    r"""The promise :math:`f_t \le (1 - \eta\mu)^{pt} f_0`, read as a promise on rates.
+
+    As an `Inequality` its left side is the decay promised up to step t, its right side the decay
+    measured, both as logarithms: twice the left side is the bound with twice the exponent.
+
+    mu : the rate, one number a run.
+    rounding : the size of a residual that is all rounding; the bound is not compared below.
+    power : p.
+    """
+
+    mu: Float[Tensor, "*r"]
+    rounding: Float[Tensor, "*r"]
+    power: int = 1
+
+    watches = ()
+
+    @property
+    def name(self) -> str:
+        return f"f_t ≤ (1 - ημ)^{'t' if self.power == 1 else f'{self.power}t'} f_0"
+
+    def decay(self, t: Tensor, eta: Tensor) -> Float[Tensor, "t *r"]:
+        """Minus the logarithm of the bound on f_t / f_0."""
+        rate = -self.power * torch.log1p(-(eta * self.mu).clamp(0, 1))
+        return torch.where(t == 0, 0.0, t * rate)  # a rate may be infinite: one step suffices
+
+    def check(self, run: Trajectory) -> Inequality:
+        t = run.every * torch.arange(1, len(run.loss), device=run.loss.device)
+        left = self.decay(_along(t, run.eta), run.eta).clamp_max(FURTHEST)
+        right = -torch.log(run.loss[1:] / run.loss[0]).clamp_max(FURTHEST)
+        # where the bound is all rounding, the logarithm of the loss is known to nothing
+        blur = 2 * BLUR * self.rounding / (2 * run.loss[0]).sqrt() * (1 + torch.exp(left / 2))
+        return Inequality(self.name, left, right + blur, tuple(t.tolist()))
+
+    def steps_to(self, share: float, eta: Tensor) -> Float[Tensor, "*r"]:
+        """Steps after which the bound is ``share`` of the first loss."""
+        return torch.ceil(-torch.log(eta.new_tensor(share)) / self.decay(eta.new_ones(()), eta))
+
+
+@dataclass(frozen=True)
+class Promise:
+    """Any other conclusion.
+
+    name : the statement, in words and symbols.
+    measure : takes a `Trajectory` (None for a statement about the start alone) to left side, right
+        side and the steps that they speak of, empty for one moment.
+    watches : what `descend` must watch for it.
+    """
+
+    name: str
+    measure: Callable[[Trajectory | None], tuple[Tensor, Tensor, tuple[int, ...]]]
+    watches: tuple[str, ...] = ()
+
+    def check(self, run: Trajectory | None) -> Inequality:
+        return Inequality(self.name, *self.measure(run))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a theorem says of one start, run by run.
+
+    hypotheses : what it asks, each computed.
+    promises : what follows.
+    constants : the numbers that both are made of, by name.
+    train : the matrices that move; empty for a statement about the start alone.
+    largest_step : gives the largest step that the theorem allows, or a rule of `descent.steps`;
+        asked only when somebody wants to know, since it may be the costly part.
+    """
+
+    hypotheses: tuple[Inequality, ...]
+    promises: tuple[Linear | Promise, ...]
+    constants: dict[str, Tensor] = field(default_factory=dict)
+    train: str = ""
+    largest_step: Callable[[], Any] | None = None
+    theorem: Any = None  #: set by the theorem that is asked
+    start: Any = None  #: of what it is the report
+
+    @property
+    def met(self) -> Bool[Tensor, "*r"]:
+        """In which runs every hypothesis is met."""
+        return _all(self.hypotheses)
+
+    @cached_property
+    def step(self):
+        """The largest step that the theorem allows, one a run, or a rule; "1/L" if it names none."""
+        return "1/L" if self.largest_step is None else self.largest_step()
+
+    @property
+    def watch(self) -> tuple[str, ...]:
+        """What `descend` must watch for all promises to be seen."""
+        return tuple(dict.fromkeys(name for p in self.promises for name in p.watches))
+
+    def bound(self, t, eta: Tensor | None = None) -> Float[Tensor, "t *r"]:
+        """The bound on f_t / f_0 at steps ``t``, for the step ``eta`` (the largest if left out).
+
+        ValueError if the statement bounds no loss over time.
+        """
+        linear, eta = self._linear, torch.as_tensor(self.step if eta is None else eta)
+        return torch.exp(-linear.decay(_along(torch.as_tensor(t), eta), eta))
+
+    @property
+    def _linear(self) -> Linear:
+        found = next((p for p in self.promises if isinstance(p, Linear)), None)
+        if found is None:
+            raise ValueError(f"{self.theorem.id} bounds no loss over time: see its promises")
+        return found
+
+    def against(self, run: Trajectory | None = None) -> "Outcome":
+        """Hold every promise against a run; ``None`` will do where the statement needs no run.
+
+        Raises
+        ------
+        ValueError : if the run lacks what a promise speaks of; the message says what to watch.
+        """
+        if self.train and run is None:
+            raise ValueError(
+                f"{self.theorem.id} speaks of descent: give a run of train={self.train!r}"
+            )
+        missing = [name for name in self.watch if name not in run.watched]
+        if missing:
+            raise ValueError(f"the run must watch {', '.join(missing)}: give descend report.watch")
+        hypotheses = self.hypotheses
+        if run is not None and isinstance(self.step, Tensor):
+            hypotheses += (Inequality("η ≤ the largest step", run.eta, self.step),)
+        for linear in (p for p in self.promises if isinstance(p, Linear)):
+            least = 16 * BLUR * linear.rounding  # else there is nothing to see in float64
+            hypotheses += (Inequality("rounding ≪ ‖r_0‖", least, (2 * run.loss[0]).sqrt()),)
+        return Outcome(self, hypotheses, tuple(p.check(run) for p in self.promises), run)
+
+    def trial(self, steps: int = 1000, share: float = 1.0, looks: int = 40, **options) -> "Outcome":
+        """Train as the theorem says, at ``share`` of its largest step, and hold it against that.
+
+        Promises that watch the run look at it ``looks`` times, early steps more often.
+        """
+        if not self.train:
+            return self.against()
+        _validate.count("steps", steps)
+        step = share * self.step if isinstance(self.step, Tensor) else self.step
+        if self.watch:
+            at = sorted({int(steps * (j / looks) ** 2) for j in range(looks + 1)})
+            options |= {"watch": self.watch, "at": at}
+        where = (self.start.model, self.start.problem, self.start.weights)
+        return self.against(descend(*where, train=self.train, step=step, steps=steps, **options))
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """What it shows of itself: a name, numbers, and a word."""
+        rows = [(h.name, _sides(h), _share(h.met)) for h in self.hypotheses]
+        rows += [(name, span(value), "") for name, value in self.constants.items()]
+        if isinstance(self.step, Tensor):
+            rows.append(("largest step", span(self.step), ""))
+        return rows + [("then " + p.name, self._words(p), "") for p in self.promises]
+
+    def _words(self, promise: Linear | Promise) -> str:
+        if not isinstance(promise, Linear) or not isinstance(self.step, Tensor):
+            return ""
+        return f"a millionth of f_0 after {span(promise.steps_to(1e-6, self.step))} steps"
+
+    def __repr__(self) -> str:
+        return text(f"{self.theorem.id}: {self.theorem.title}", self.rows())
+
+    def _repr_html_(self) -> str:
+        return table(self.theorem.title, self.rows())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a theorem's promises in a run."""
+
+    report: Report
+    hypotheses: tuple[Inequality, ...]
+    conclusions: tuple[Inequality, ...]
+    run: Trajectory | None = None
+
+    @property
+    def met(self) -> Bool[Tensor, "*r"]:
+        """In which runs every hypothesis is met, that on the step included."""
+        return _all(self.hypotheses)
+
+    @property
+    def holds(self) -> bool:
+        """Whether no conclusion fails in a run in which the hypotheses are met."""
+        return all(bool((c.met | ~self.met).all()) for c in self.conclusions)
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """What it shows of itself: a name, numbers, and a word."""
+        rows = [(h.name, _sides(h), _share(h.met)) for h in self.hypotheses]
+        return rows + [
+            (c.name, f"sharpness {span(c.sharpness)}", _verdict(c, self.met))
+            for c in self.conclusions
+        ]
+
+    def __repr__(self) -> str:
+        return text(f"{self.report.theorem.id}, held against a run", self.rows())
+
+    def _repr_html_(self) -> str:
+        return table(self.report.theorem.title + ", held against a run", self.rows())
+
+
+def _all(inequalities: tuple[Inequality, ...]) -> Tensor:
+    if not inequalities:
+        return torch.tensor(True)
+    return torch.stack(torch.broadcast_tensors(*(h.met for h in inequalities))).all(0)
+
+
+def _along(t: Tensor, runs: Tensor) -> Tensor:
+    """Steps (t) in front of the runs' dimensions."""
+    return t.reshape(-1, *[1] * runs.ndim).to(runs.dtype)
+
+
+def span(value: Tensor) -> str:
+    """One number, or the median and the range over runs."""
+    flat = torch.as_tensor(value, dtype=torch.float64).flatten()
+    if bool((flat == flat[0]).all()):
+        return f"{flat[0]:.3g}"
+    return f"{flat.median():.3g} ({flat.min():.3g} to {flat.max():.3g})"
+
+
+def _sides(h: Inequality) -> str:
+    return f"{span(h.left)} {'<' if h.strict else '≤'} {span(h.right)}"
+
+
+def _share(met: Tensor) -> str:
+    if met.numel() == 1:
+        return "met" if bool(met) else "NOT met"
+    return f"met in {int(met.sum())} of {met.numel()}"
+
+
+def _verdict(c: Inequality, met: Tensor) -> str:
+    broken, met = torch.broadcast_tensors(c.broken_at, met)
+    if not bool(met.any()):
+        return "holds" if bool((broken < 0).all()) else "fails, but is not promised"
+    broken = broken[met]
+    if bool((broken < 0).all()):
+        return "holds"
+    count = f" in {int((broken >= 0).sum())} of {broken.numel()}" if broken.numel() > 1 else ""
+    return f"FAILS{count}" + (f", first at step {int(broken[broken >= 0].min())}" if c.at else "")
+
+
+def text(title: str, rows: list[tuple[str, ...]]) -> str:
+    """Rows as aligned text under a title."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(f"{x:{w}}" for x, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join([title, *("  " + line.rstrip() for line in lines)])
+
+
+def table(title: str, rows: list[tuple[str, ...]]) -> str:
+    """Rows as a table for Jupyter."""
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(x)}</td>" for x in row) + "</tr>" for row in rows
+    )
+    return f'<table class="descent-report"><caption>{html.escape(title)}</caption>{body}</table>'
