@@ -4,6 +4,7 @@ A problem is ``N`` sequences of ``n`` tokens in ``D`` dimensions with one real l
 Introduced in :doc:`/song2024/values`.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,8 @@ class Problem:
     Parameters
     ----------
     X : tokens (..., N, n, D).
-    y : labels (..., N, n), one per token as in Song et al. 2024, section 3.
+    y : labels (..., N, n), one per token as in Song et al. 2024, section 3, or (..., N), one per
+        sequence, as in Vasudeva et al. 2024.
     ambient : the dimension that the tokens live in, where X holds their coordinates in a subspace
         (`gaussian_in_span`, `descent.span`); D if left out. Weights are drawn at its scale.
 
@@ -31,7 +33,7 @@ class Problem:
     """
 
     X: Float[Tensor, "*b N n D"]
-    y: Float[Tensor, "*b N n"]
+    y: Float[Tensor, "*b N n"] | Float[Tensor, "*b N"]
     ambient: int | None = None
 
     def __post_init__(self) -> None:
@@ -39,10 +41,11 @@ class Problem:
             raise ValueError(f"X must have shape (..., N, n, D), got {tuple(self.X.shape)}")
         for name, size in zip(("N", "n", "D"), self.X.shape[-3:], strict=True):
             _validate.count(name, size)
-        if self.y.shape != self.X.shape[:-1]:
+        if self.y.shape not in (self.X.shape[:-1], self.X.shape[:-2]):
             raise ValueError(
                 f"y has shape {tuple(self.y.shape)}, but X has shape {tuple(self.X.shape)}: "
-                f"expected one label per token, {tuple(self.X.shape[:-1])}"
+                f"expected one label per token, {tuple(self.X.shape[:-1])}, "
+                f"or one per sequence, {tuple(self.X.shape[:-2])}"
             )
         if self.y.dtype != self.X.dtype:
             raise ValueError(f"y is {self.y.dtype}, but X is {self.X.dtype}: convert one of them")
@@ -158,3 +161,87 @@ def digits(
         X = torch.cat([X, torch.eye(n, dtype=X.dtype).expand(N, n, n)], -1)
     y = (2.0 * (torch.from_numpy(target)[chosen] % 2) - 1)[:, None].expand(N, n)
     return Problem(X, y.to(X.dtype)).to(device=_validate.device(device), dtype=dtype)
+
+
+def planted(N: int, n: int, D: int, seed: int) -> tuple[Problem, Float[Tensor, " D"]]:
+    """Sequences with one optimal token each, all others of equal score; and the decoder u.
+
+    Tokens are N(0, I / D) with first coordinate 0, labels +1 or -1 at random. One token of each
+    sequence, at a random place, gets the label as its first coordinate, which u reads: its score
+    is 1, that of all others 0. After Vasudeva et al. 2024, whose generator we have not seen.
+    See :doc:`/vasudeva2024/logistic`.
+    """
+    for name, value, least in (("N", N, 1), ("n", n, 2), ("D", D, 2)):
+        _validate.count(name, value, least)
+    generator = torch.Generator().manual_seed(_validate.count("seed", seed, least=0))
+    X = torch.randn(N, n, D, generator=generator, dtype=torch.float64) / D**0.5
+    y = 2.0 * torch.randint(0, 2, (N,), generator=generator).double() - 1
+    place = torch.randint(0, n, (N,), generator=generator)
+    X[..., 0] = 0
+    X[torch.arange(N), place, 0] = y
+    return Problem(X, y), torch.eye(D, dtype=torch.float64)[0]
+
+
+def pairs(differences: Float[Tensor, "N k"], gap: float = 1.0) -> tuple[Problem, Tensor]:
+    """Sequences of two tokens with given differences a_i, and a decoder with equal gaps of score.
+
+    The first token is the same unit vector e in all sequences, orthogonal to all differences; it
+    asks, and has score 0. The second is e + a_i, of score ``gap``. So A_i is a_i beside the query
+    e, and W is what its product W e with the query is: a vector of k dimensions that matter.
+
+    Raises
+    ------
+    ValueError : where no decoder gives all the same gap.
+    """
+    a = torch.as_tensor(differences, dtype=torch.float64)
+    _validate.positive("gap", gap)
+    N, k = a.shape
+    u = torch.linalg.pinv(a) @ a.new_full((N,), gap)
+    if float((a @ u - gap).abs().max()) > 1e-9 * gap:
+        raise ValueError(
+            f"no decoder gives all {N} sequences the gap {gap}: "
+            "take at most as many differences as dimensions"
+        )
+    X = a.new_zeros(N, 2, k + 1)
+    X[..., k], X[:, 1, :k] = 1, a
+    return Problem(X, a.new_ones(N)), torch.cat([u, a.new_zeros(1)])
+
+
+def trap(s: float = 3.0, alpha: float = 45.0) -> tuple[Problem, Tensor]:
+    """Two sequences of two tokens on which descent may go the wrong way for ever.
+
+    `pairs` with a_1 = (1, 0) and a_2 = s (-cos alpha, sin alpha), alpha in degrees. Both can be
+    selected; but where s cos alpha > 1 and W starts far along a_1, the second sequence has no say.
+    See :doc:`/vasudeva2024/traps`.
+    """
+    _validate.positive("s", s)
+    if not 0 < alpha < 90:
+        raise ValueError(f"alpha must lie between 0 and 90 degrees, got {alpha}")
+    angle = math.radians(alpha)
+    a = [[1, 0], [-s * math.cos(angle), s * math.sin(angle)]]
+    return pairs(torch.tensor(a, dtype=torch.float64))
+
+
+def orthonormal_tokens(N: int, n: int, D: int, seed: int) -> tuple[Problem, Tensor]:
+    """All N n tokens orthonormal, the second of each optimal; and a decoder u with scores 1 and 0.
+
+    The attention SVM has a closed form here (`descent.margin.orthonormal`).
+    """
+    for name, value, least in (("N", N, 1), ("n", n, 2), ("D", D, N * n)):
+        _validate.count(name, value, least)
+    generator = torch.Generator().manual_seed(_validate.count("seed", seed, least=0))
+    draw = torch.randn(D, N * n, generator=generator, dtype=torch.float64)
+    X = torch.linalg.qr(draw)[0].mT.unflatten(0, (N, n))
+    y = 2.0 * torch.randint(0, 2, (N,), generator=generator).double() - 1
+    return Problem(X, y), (y[:, None] * X[:, 1]).sum(0)
+
+
+def unit_tokens(N: int, n: int, D: int, seed: int) -> tuple[Problem, Tensor]:
+    """Uniform tokens on the sphere, random labels, and a random unit decoder: unequal scores."""
+    for name, value, least in (("N", N, 1), ("n", n, 2), ("D", D, 1)):
+        _validate.count(name, value, least)
+    generator = torch.Generator().manual_seed(_validate.count("seed", seed, least=0))
+    draw = torch.randn(N * n + 1, D, generator=generator, dtype=torch.float64)
+    draw = draw / torch.linalg.vector_norm(draw, dim=-1, keepdim=True)
+    y = 2.0 * torch.randint(0, 2, (N,), generator=generator).double() - 1
+    return Problem(draw[:-1].unflatten(0, (N, n)), y), draw[-1]

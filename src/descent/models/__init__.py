@@ -3,5 +3,14 @@
 from . import elementary
 from .attention import Attention, AttentionWeights
 from .elementary import LeastSquares
+from .selection import FactoredWeights, Selection, SelectionWeights
 
-__all__ = ["Attention", "AttentionWeights", "LeastSquares", "elementary"]
+__all__ = [
+    "Attention",
+    "AttentionWeights",
+    "FactoredWeights",
+    "LeastSquares",
+    "Selection",
+    "SelectionWeights",
+    "elementary",
+]

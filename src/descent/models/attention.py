@@ -100,6 +100,8 @@ class Attention:
 
     def check(self, weights: AttentionWeights, problem: Problem) -> None:
         """Raise ValueError where a weight does not fit the tokens or is not finite."""
+        if problem.y.ndim != problem.X.ndim - 1:
+            raise ValueError("y holds one label a sequence, but this layer answers for each token")
         for name in "QKV":
             W = getattr(weights, name)
             _validate.shape(
