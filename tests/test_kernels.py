@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import relative_gap
 
-from descent import kernels, models, problems
+from descent import kernels, models, problems, queries
 
 
 def queries_and_keys(seed=0, n=5, d=3):
@@ -75,9 +75,38 @@ def test_a_kernel_of_the_readers_own_trains_with_the_gradient_autograd_gives():
 
 @pytest.mark.usefixtures("registry")
 def test_register_takes_a_pullback_by_hand():
-    kernels.register("linear", lambda C: C, pullback=lambda C, S, dS: 7 * dS)
+    kernels.register("linear", lambda C: 7 * C, pullback=lambda C, S, dS: 7 * dS)
     ones = torch.ones(1, 2, 2)
     assert torch.equal(kernels.get("linear").pullback(ones, ones, ones), 7 * ones)
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_pullback_that_is_not_the_derivative_is_refused():
+    wrong = {"factor": lambda C, S, dS: 7 * S * dS, "NaN": lambda C, S, dS: S / 0 * dS}
+    for pullback in wrong.values():
+        with pytest.raises(ValueError, match="pullback is not the derivative of value: it differs"):
+            kernels.register("mine", torch.exp, pullback=pullback)
+    assert "mine" not in kernels._registry
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_cell_that_registers_a_kernel_can_be_run_again():
+    for k in (1, 2):
+        kernels.register("cauchy", lambda C, k=k: k / (1 - C), score="distance", overwrite=True)
+    assert kernels.get("cauchy").value(torch.zeros(())) == 2
+    with pytest.raises(ValueError, match="another name, or say overwrite=True"):
+        kernels.register("cauchy", torch.exp)
+    with pytest.raises(ValueError, match="'softmax' is registered already: choose another name$"):
+        kernels.register("softmax", torch.exp, overwrite=True)
+
+
+def test_what_is_true_of_a_kernel_of_the_book_is_not_said_of_its_namesake():
+    other = kernels.Kernel("gaussian", "dot", torch.exp, kernels._ByAutograd(torch.exp))
+    layer, problem = models.Attention(other, d=2), problems.gaussian(N=1, n=2, D=2, seed=0)
+    weights = layer.init(problem, seed=0)
+    for function in (queries.pl, queries.interval):
+        with pytest.raises(ValueError, match="got 'gaussian' of another definition"):
+            function(layer, weights, problem)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +117,7 @@ def test_register_takes_a_pullback_by_hand():
             ("mine", lambda C: C.sum(-1)),
             r"value must keep the shape of the scores, but turned \(2, 3, 3\) into \(2, 3\)",
         ),
+        (("mine", lambda C: C / 0), "value has 18 entries that are NaN or infinite: it must be"),
     ],
 )
 def test_register_refuses(arguments, message):

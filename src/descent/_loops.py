@@ -15,8 +15,9 @@ from torch import Tensor
 from ._sums import Part
 from .kernels import Kernel, gaussian, softmax
 
-#: The kernels that these loops know.
-KNOWN = (softmax, gaussian)
+#: The kernels that these loops know, and whether the weights of a query are to sum to one. To ask
+#: here is the one way to tell them apart, so that who is let in is who is meant.
+KNOWN = {softmax: True, gaussian: False}
 
 
 class Columns(NamedTuple):
@@ -52,7 +53,7 @@ class Loops:
             return part and Columns(part.array.unflatten(0, y.shape).numpy(), np.uint64(part.at))
 
         (n, N), across = y.shape, image["V"].width
-        self.softmax, self.y = kernel is softmax, y.contiguous().numpy()
+        self.softmax, self.y = KNOWN[kernel], y.contiguous().numpy()
         self.sizes = Sizes(*map(np.uint64, (image["Q"].width // across, across, across // heads)))
         self.matrices, self.runs = (N, n, n, across), across // heads
         self.parts = [*(columns(image[W]) for W in "QKV"), *(columns(pulled.get(W)) for W in "QKV")]

@@ -26,6 +26,13 @@ def positive(name: str, value: float) -> float:
     return float(value)
 
 
+def fraction(name: str, value: float) -> float:
+    """Return ``value`` if it lies strictly between 0 and 1, else raise."""
+    if not positive(name, value) < 1:
+        raise ValueError(f"{name} must lie between 0 and 1 (a part of the first loss), got {value}")
+    return float(value)
+
+
 def one_of(name: str, value: str, options: Iterable[str]) -> str:
     """Return ``value`` if it is among ``options``, else raise with the list of them."""
     options = list(options)

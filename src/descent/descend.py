@@ -156,7 +156,7 @@ class _Plan:
         _validate.count("steps", self.steps)
         _validate.count("every", self.every)
         if self.until is not None:
-            _validate.positive("until", self.until)
+            _validate.fraction("until", self.until)
         if self.stall is not None:
             _validate.count("stall", self.stall)
 
@@ -239,11 +239,10 @@ def _loop(
 ) -> Trajectory:
     rule = rules.resolve(step, lambda: model.smoothness(weights, problem, train))
     plan.watch.bind(model, problem, train, lift)
-    with _without_denormals():
-        stretch = STRETCH if rules.is_constant(rule) else 1
-        course = _layout.course(model, weights, problem, train, compact, stretch)
-        with course.at_work():
-            record = _walk(course, rule, plan, stretch)
+    stretch = STRETCH if rules.is_constant(rule) else 1
+    course = _layout.course(model, weights, problem, train, compact, stretch)
+    with course.at_work(), _without_denormals():
+        record = _walk(course, rule, plan, stretch)
     return Trajectory(
         weights=lift(course.weights()),
         watched=plan.watch.values(),
@@ -340,10 +339,15 @@ def _progress(steps: int) -> tqdm:
 
 @contextmanager
 def _without_denormals() -> Iterator[None]:
-    """Take numbers below the smallest normal one for zero, and leave the thread as it was.
+    """Take numbers below the smallest normal one for zero, and leave every thread as it was.
 
     Gaussian attention of distant tokens underflows; processors are slow at what then remains.
+    A thread is born with what holds in the one that starts it, and torch starts its own when it
+    first needs them and keeps them: so nothing is done here where torch may need others than this.
     """
+    if torch.get_num_threads() > 1:
+        yield
+        return
     before = bool(torch.tensor(1e-308, dtype=torch.float64) * 0.1 == 0)
     torch.set_flush_denormal(True)
     try:

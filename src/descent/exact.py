@@ -10,7 +10,7 @@ import mpmath
 from jaxtyping import Float
 from torch import Tensor
 
-from . import _validate
+from . import kernels
 from .models import Attention, AttentionWeights
 from .problems import Problem
 
@@ -52,7 +52,7 @@ def relative_error(found: Tensor, exact: mpmath.matrix | list) -> float:
 def _of_sequence(layer, W, w_O, X, y) -> dict[str, mpmath.matrix]:
     n, root = X.rows, mpmath.sqrt(layer.d)
     Q, K, u = X * W["Q"], X * W["K"], X * W["V"] * w_O
-    kernel = _validate.one_of("kernel", layer.kernel.name, ("softmax", "gaussian"))
+    kernel = kernels.require(layer.kernel, kernels.softmax, kernels.gaussian).name
     C = [[_score(kernel, Q[k, :], K[j, :]) / root for j in range(n)] for k in range(n)]
     S = mpmath.matrix([_attend(kernel, row) for row in C])
     r = S * u - mpmath.matrix(y)

@@ -15,6 +15,7 @@ Introduced in :doc:`/foundations/kernels`; the pullbacks are derived in
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -33,6 +34,8 @@ torch.exp(torch.zeros(1, dtype=torch.float64))
 class Kernel:
     """An attention kernel: a score, its value ``C -> S`` and pullback ``(C, S, dS) -> dC``.
 
+    Two kernels are the same if all of this is: a copy, and what comes back from another process,
+    is equal to the original though it is not the same object. Always compare with ``==``.
     With ``takes_dim`` both also take ``dim=``, the axis of the keys where that is not the last:
     sums over an axis are then taken where the scores lie in memory.
     """
@@ -80,12 +83,19 @@ def _softmax_pullback(C: Scores, S: Scores, dS: Scores, dim: int = -1) -> Scores
 softmax = Kernel("softmax", "dot", _softmax, _softmax_pullback, takes_dim=True)
 r"""Row-wise softmax of :math:`q\cdot k/\sqrt d` (Song et al. 2024, Eq. 3): rows sum to one."""
 
-gaussian = Kernel("gaussian", "distance", torch.exp, lambda C, S, dS: S * dS)
+
+def _gaussian_pullback(C: Scores, S: Scores, dS: Scores) -> Scores:
+    return S * dS
+
+
+gaussian = Kernel("gaussian", "distance", torch.exp, _gaussian_pullback)
 r""":math:`\exp(-\|q-k\|^2/(2\sqrt d))`, not normalised: the form that every proof of
 Song et al. 2024 uses; their Eq. (11) prints :math:`1/\sqrt d`, for which the factorisation
 :math:`S^{soft} = D_1 S^{gauss} D_2` would not hold."""
 
 _registry: dict[str, Kernel] = {"softmax": softmax, "gaussian": gaussian}
+#: The names that stay what they are.
+BUILT_IN = tuple(_registry)
 
 
 def register(
@@ -94,38 +104,66 @@ def register(
     *,
     score: str = "dot",
     pullback: Callable[[Scores, Scores, Scores], Scores] | None = None,
+    overwrite: bool = False,
 ) -> Kernel:
     """Add a kernel of your own, and return it.
 
     Parameters
     ----------
-    name : how models will ask for it; an existing name is refused.
+    name : how models will ask for it.
     value : scores C (..., n, n) to attention matrix S of the same shape.
     score : ``"dot"`` or ``"distance"``, see the module's docstring.
     pullback : ``(C, S, dS) -> dC``; left out, autograd derives it from ``value``.
+    overwrite : replace a kernel of your own that has this name, as when a cell is run again.
 
     Raises
     ------
-    ValueError : if the name is taken, the score unknown, or ``value`` changes the shape.
+    ValueError : if the name is taken, the score unknown, if ``value`` changes the shape or gives no
+        finite number, or if ``pullback`` is not the derivative of ``value``. All of it is tried on
+        a few scores.
     """
-    if name in _registry:
-        raise ValueError(f"kernel {name!r} is registered already: choose another name")
+    if name in BUILT_IN or (name in _registry and not overwrite):
+        way_out = "" if name in BUILT_IN else ", or say overwrite=True"
+        raise ValueError(f"kernel {name!r} is registered already: choose another name{way_out}")
     _validate.one_of("score", score, ("dot", "distance"))
-    probe = value(torch.zeros(2, 3, 3, dtype=torch.float64))
-    if probe.shape != (2, 3, 3):
+    kernel = Kernel(name, score, value, pullback or _ByAutograd(value))
+    _try(kernel)
+    _registry[name] = kernel
+    return kernel
+
+
+def _try(kernel: Kernel) -> None:
+    """Look at a kernel's value, and its pullback beside autograd's, on a few scores."""
+    generator = torch.Generator().manual_seed(0)
+    draw = partial(torch.randn, 2, 3, 3, generator=generator, dtype=torch.float64)
+    C, dS = draw(), draw()
+    C = -C.square() if kernel.score == "distance" else C
+    S = kernel.value(C.clone())
+    found = tuple(S.shape) if isinstance(S, Tensor) else type(S).__name__
+    if found != (2, 3, 3):
         raise ValueError(
-            "value must keep the shape of the scores, "
-            f"but turned (2, 3, 3) into {tuple(probe.shape)}"
+            f"value must keep the shape of the scores, but turned (2, 3, 3) into {found}"
         )
-    _registry[name] = Kernel(name, score, value, pullback or _autograd_pullback(value))
-    return _registry[name]
+    _validate.finite("value", S, "it must be defined for all scores of this kind")
+    if isinstance(kernel.pullback, _ByAutograd):
+        return
+    expected = _ByAutograd(kernel.value)(C, S, dS)
+    gap = float((kernel.pullback(C, S, dS) - expected).abs().max())
+    if not gap <= 1e-8 * max(1.0, float(expected.abs().max())):
+        raise ValueError(
+            f"pullback is not the derivative of value: it differs from autograd's by {gap:.2g}; "
+            "leave it out, or make a descent.kernels.Kernel if that is what you want"
+        )
 
 
-def _autograd_pullback(value: Callable[[Scores], Scores]) -> Callable:
-    def pullback(C: Scores, S: Scores, dS: Scores) -> Scores:
-        return torch.func.vjp(value, C)[1](dS)[0]
+@dataclass(frozen=True)
+class _ByAutograd:
+    """The pullback of ``value`` that autograd takes; as easily copied and pickled as that is."""
 
-    return pullback
+    value: Callable[[Scores], Scores]
+
+    def __call__(self, C: Scores, S: Scores, dS: Scores) -> Scores:
+        return torch.func.vjp(self.value, C)[1](dS)[0]
 
 
 def get(kernel: str | Kernel) -> Kernel:
@@ -133,3 +171,15 @@ def get(kernel: str | Kernel) -> Kernel:
     if isinstance(kernel, Kernel):
         return kernel
     return _registry[_validate.one_of("kernel", kernel, _registry)]
+
+
+def require(kernel: Kernel, *known: Kernel) -> Kernel:
+    """Return ``kernel`` if it is one of ``known``, else raise ValueError.
+
+    What is true of a kernel of the book need not be of another one that bears its name.
+    """
+    if kernel not in known:
+        names = " or ".join(repr(k.name) for k in known)
+        other = " of another definition" if kernel.name in {k.name for k in known} else ""
+        raise ValueError(f"kernel must be {names}, got {kernel.name!r}{other}: use the book's own")
+    return kernel

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from . import spectra
+from . import kernels, spectra
 from .models import Attention, AttentionWeights
 from .problems import Problem
 
@@ -50,8 +50,7 @@ class PL(NamedTuple):
 
 def pl(layer: Attention, weights: AttentionWeights, problem: Problem) -> PL:
     """The three constants at ``weights``; ValueError unless the kernel is the Gaussian."""
-    if layer.kernel.name != "gaussian":
-        raise ValueError(f"kernel must be 'gaussian', got {layer.kernel.name!r}")
+    kernels.require(layer.kernel, kernels.gaussian)
     pass_, jacobian = layer.forward(weights, problem), scores_jacobian(layer, weights, problem)
     delta = spectra.sigma_min(jacobian)
     read = pass_.S * pass_.u.unsqueeze(-2)  # (*r, H, N, n, n): the S_kj u_j of each output
@@ -80,12 +79,10 @@ def interval(
     ValueError : for any other kernel.
     """
     u = layer.forward(weights, problem).u
-    if layer.kernel.name == "softmax":
+    if kernels.require(layer.kernel, kernels.softmax, kernels.gaussian) == kernels.softmax:
         low, high = u.amin(-1), u.amax(-1)
-    elif layer.kernel.name == "gaussian":
-        low, high = u.clamp_max(0).sum(-1), u.clamp_min(0).sum(-1)
     else:
-        raise ValueError(f"kernel must be 'softmax' or 'gaussian', got {layer.kernel.name!r}")
+        low, high = u.clamp_max(0).sum(-1), u.clamp_min(0).sum(-1)
     return low.sum(-2)[..., None], high.sum(-2)[..., None]
 
 
@@ -106,9 +103,8 @@ def softmax_smoothness(
     :math:`L = \frac1d \sum_i \max_k(\sum_h \rho_{ih}^2/4 + \frac54 \max_h \rho_{ih}\bar r_{ik})
     \|X_i\|^2 \max_h \|K_{ih}\|^2`.
     """
+    kernels.require(layer.kernel, kernels.softmax)
     low, high = interval(layer, weights, problem)
-    if layer.kernel.name != "softmax":
-        raise ValueError(f"kernel must be 'softmax', got {layer.kernel.name!r}")
     pass_ = layer.forward(weights, problem)
     rho = pass_.u.amax(-1) - pass_.u.amin(-1)  # (*r, H, N)
     furthest = torch.maximum(high - problem.y, problem.y - low).amax(-1)

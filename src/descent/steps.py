@@ -28,26 +28,33 @@ def is_constant(rule: Rule) -> bool:
     return getattr(rule, "is_constant", False)
 
 
+# Rules are objects and no closures, so that they can be copied, compared and sent to a process.
+
+
+@dataclass(frozen=True, eq=False)
+class _Constant:
+    eta: Tensor
+
+    uses_gradient = False
+    is_constant = True
+
+    def __call__(self, loss: Tensor, square: Tensor | None) -> Tensor:
+        if not self.eta.ndim:
+            return torch.full_like(loss, float(self.eta))  # made on the device: nothing to copy
+        if self.eta.shape != loss.shape:
+            raise ValueError(
+                f"step has shape {tuple(self.eta.shape)}, but there are runs of shape "
+                f"{tuple(loss.shape)}: give one number, or one for every run"
+            )
+        return self.eta.to(loss).expand_as(loss)
+
+
 def constant(eta: float | Tensor) -> Rule:
     """The same step always; a tensor (...,) gives every run its own."""
     eta = torch.as_tensor(eta, dtype=torch.float64)
     if not bool((torch.isfinite(eta) & (eta > 0)).all()):
         raise ValueError(f"step must be positive and finite, got {eta.tolist()}: try step='1/L'")
-
-    number = None if eta.ndim else float(eta)
-
-    def rule(loss: Tensor, square: Tensor) -> Tensor:
-        if eta.ndim and eta.shape != loss.shape:
-            raise ValueError(
-                f"step has shape {tuple(eta.shape)}, but there are runs of shape "
-                f"{tuple(loss.shape)}: give one number, or one for every run"
-            )
-        if not eta.ndim:
-            return torch.full_like(loss, number)  # made on the device: nothing to copy there
-        return eta.to(loss).expand_as(loss)
-
-    rule.uses_gradient, rule.is_constant = False, True
-    return rule
+    return _Constant(eta)
 
 
 @dataclass
@@ -74,21 +81,32 @@ def schedule(eta: Callable[[int], float | Tensor]) -> Rule:
 
 def normalised(eta: float) -> Rule:
     r"""Move a distance ``eta`` whatever the gradient's length: :math:`\eta / \|\nabla f\|`."""
-    _validate.positive("eta", eta)
-    return lambda loss, square: eta / square.sqrt().clamp_min(torch.finfo(square.dtype).tiny)
+    return _Normalised(_validate.positive("eta", eta))
+
+
+@dataclass(frozen=True)
+class _Normalised:
+    eta: float
+
+    def __call__(self, loss: Tensor, square: Tensor) -> Tensor:
+        return self.eta / square.sqrt().clamp_min(torch.finfo(square.dtype).tiny)
 
 
 def polyak(optimum: float = 0.0) -> Rule:
     r"""Polyak's step :math:`(f - f^*) / \|\nabla f\|^2`, for a known optimal value."""
     if not math.isfinite(optimum):
         raise ValueError(f"optimum must be finite, got {optimum}")
+    return _Polyak(optimum)
 
-    def rule(loss: Tensor, square: Tensor) -> Tensor:
+
+@dataclass(frozen=True)
+class _Polyak:
+    optimum: float
+
+    def __call__(self, loss: Tensor, square: Tensor) -> Tensor:
         limits = torch.finfo(square.dtype)
-        step = (loss - optimum).clamp_min(0) / square.clamp_min(limits.tiny)
+        step = (loss - self.optimum).clamp_min(0) / square.clamp_min(limits.tiny)
         return step.clamp_max(limits.max)  # where the gradient is zero: infinity times it is NaN
-
-    return rule
 
 
 def check(eta: Tensor, loss: Tensor) -> None:

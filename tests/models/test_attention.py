@@ -91,7 +91,7 @@ BALANCED = kernels.Kernel(
     "balanced",
     "dot",
     lambda C: torch.softmax(C, -1) * torch.softmax(C, -2),
-    kernels._autograd_pullback(lambda C: torch.softmax(C, -1) * torch.softmax(C, -2)),
+    kernels._ByAutograd(lambda C: torch.softmax(C, -1) * torch.softmax(C, -2)),
 )
 
 

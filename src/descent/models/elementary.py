@@ -8,6 +8,7 @@ Introduced in :doc:`/foundations/descent`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -92,7 +93,11 @@ class LeastSquares:
 def linear(A: Float[Tensor, "m p"], y: Float[Tensor, " m"]) -> LeastSquares:
     r"""Linear least squares, :math:`r(\theta) = A\theta - y`: the Jacobian is A everywhere."""
     _validate.shape("y", y, (A.shape[-2],), f"A has {A.shape[-2]} rows")
-    return LeastSquares(lambda theta: theta @ A.mT - y)
+    return LeastSquares(partial(_linear, A, y))
+
+
+def _linear(A: Tensor, y: Tensor, theta: Tensor) -> Tensor:
+    return theta @ A.mT - y
 
 
 def factorisation(M: Float[Tensor, "*r a b"], k: int) -> LeastSquares:
@@ -102,14 +107,14 @@ def factorisation(M: Float[Tensor, "*r a b"], k: int) -> LeastSquares:
     values of the Jacobian are the sums of an eigenvalue of :math:`UU^\top` and one of
     :math:`VV^\top`.
     """
-    (a, b), k = M.shape[-2:], _validate.count("k", k)
+    return LeastSquares(partial(_factorised, M, _validate.count("k", k)))
 
-    def residual(theta: Tensor) -> Tensor:
-        U = theta[..., : a * k].unflatten(-1, (a, k))
-        V = theta[..., a * k :].unflatten(-1, (b, k))
-        return (U @ V.mT - M).flatten(-2)
 
-    return LeastSquares(residual)
+def _factorised(M: Tensor, k: int, theta: Tensor) -> Tensor:
+    a, b = M.shape[-2:]
+    U = theta[..., : a * k].unflatten(-1, (a, k))
+    V = theta[..., a * k :].unflatten(-1, (b, k))
+    return (U @ V.mT - M).flatten(-2)
 
 
 def network(
@@ -121,8 +126,12 @@ def network(
     :math:`\frac{4}{3\sqrt3}\max_j|a_j|\,\max_i\|x_i\|\,\|X\|_2` in the spectral norm.
     """
     _validate.shape("y", y, (X.shape[-2],), f"X has {X.shape[-2]} rows")
-    units = (a.shape[-1], X.shape[-1])
-    return LeastSquares(lambda theta: a @ torch.tanh(theta.unflatten(-1, units) @ X.mT) - y)
+    return LeastSquares(partial(_network, X, y, a))
+
+
+def _network(X: Tensor, y: Tensor, a: Tensor, theta: Tensor) -> Tensor:
+    w = theta.unflatten(-1, (a.shape[-1], X.shape[-1]))
+    return a @ torch.tanh(w @ X.mT) - y
 
 
 def flattened(
@@ -134,12 +143,13 @@ def flattened(
     """
     batch = model.loss(weights, problem).ndim
     moving = {W: getattr(weights, W) for W in train}
-    shapes = [W.shape[batch:] for W in moving.values()]
-
-    def residual(theta: Tensor) -> Tensor:
-        parts = theta.split([shape.numel() for shape in shapes], -1)
-        placed = [W.unflatten(-1, shape) for W, shape in zip(parts, shapes, strict=True)]
-        full = weights._replace(**dict(zip(moving, placed, strict=True)))
-        return (model.predict(full, problem) - problem.y).flatten(-2)
-
+    shapes = {W: part.shape[batch:] for W, part in moving.items()}
+    residual = partial(_of_layer, model, problem, weights, shapes)
     return LeastSquares(residual), torch.cat([W.flatten(batch) for W in moving.values()], -1)
+
+
+def _of_layer(model, problem: Problem, weights: NamedTuple, shapes: dict, theta: Tensor) -> Tensor:
+    parts = theta.split([shape.numel() for shape in shapes.values()], -1)
+    named = zip(shapes, parts, strict=True)
+    placed = {W: part.unflatten(-1, shapes[W]) for W, part in named}
+    return (model.predict(weights._replace(**placed), problem) - problem.y).flatten(-2)

@@ -76,8 +76,10 @@ class Grid:
         if missing:
             raise ValueError(f"the grid lacks {', '.join(missing)}: give each a value or a list")
         full = {axis: _values(axis, axes.get(axis, DEFAULTS[axis])) for axis in DEFAULTS}
-        marks = tuple(sorted({_fraction("thresholds", x) for x in thresholds}, reverse=True))
-        return cls(full, marks, None if until is None else _fraction("until", until))
+        marks = tuple(
+            sorted({_validate.fraction("thresholds", x) for x in thresholds}, reverse=True)
+        )
+        return cls(full, marks, None if until is None else _validate.fraction("until", until))
 
     @property
     def size(self) -> int:
@@ -159,7 +161,7 @@ def _value(axis: str, value):
 def _kernel(value) -> str:
     """The name by which a task finds the kernel again, in whatever process."""
     kernel = kernels.get(value)
-    if kernels.get(kernel.name) is not kernel:
+    if kernels.get(kernel.name) != kernel:
         raise ValueError(f"kernel {kernel.name!r} is not the registered one: give it another name")
     return kernel.name
 
@@ -178,9 +180,3 @@ def _step(value):
     if isinstance(value, numbers.Real):
         return _validate.positive("step", value)
     return _validate.one_of("step", value, ("1/L", "polyak"))
-
-
-def _fraction(name: str, value: float) -> float:
-    if not 0 < _validate.positive(name, value) < 1:
-        raise ValueError(f"{name} must lie between 0 and 1 (a part of the first loss), got {value}")
-    return float(value)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ... import spectra
+from ... import kernels, spectra
 from ...models import Attention, AttentionWeights
 from ...problems import Problem
 
@@ -69,13 +69,13 @@ def smallness(layer: Attention, problem: Problem, weights: AttentionWeights) -> 
 
     The theorem "Training everything" of :doc:`/song2024/joint` proves that this is enough.
     """
-    if layer.H != 1 or layer.kernel.name not in ("softmax", "gaussian"):
+    if layer.H != 1 or layer.kernel not in (kernels.softmax, kernels.gaussian):
         raise ValueError(
             f"smallness is proved for one head and the kernels softmax and gaussian, "
             f"got H = {layer.H} and {layer.kernel.name}"
         )
     at, d = terms(layer, problem, weights), layer.d
-    if layer.kernel.name == "softmax":
+    if layer.kernel == kernels.softmax:
         norm, factor = problem.n**0.5, 9 * at.X**6 * (at.q**2 + at.k**2).sum(-1) / d
     else:
         norm, factor = problem.n, 32 * problem.n * at.X**4 / (math.e * d**0.5)
