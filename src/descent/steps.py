@@ -7,6 +7,7 @@ returns that run's step. A number is the constant step; ``"1/L"`` takes L from t
 
 import math
 import numbers
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -79,8 +80,19 @@ def schedule(eta: Callable[[int], float | Tensor]) -> Rule:
     return _Schedule(eta)
 
 
-def normalised(eta: float) -> Rule:
-    r"""Move a distance ``eta`` whatever the gradient's length: :math:`\eta / \|\nabla f\|`."""
+class PrecisionWarning(UserWarning):
+    """A gradient so small that float64 does not hold its square: its length is not known."""
+
+
+def normalised(eta: float | Callable[[int], float]) -> Rule:
+    r"""Move a distance ``eta`` whatever the gradient's length: :math:`\eta / \|\nabla f\|`.
+
+    A function of the step number t = 0, 1, 2, ... makes the distances change, as in
+    ``normalised(lambda t: (t + 1) ** -0.5)``. Where the square of the length underflows, the run
+    stands still and a `PrecisionWarning` says so.
+    """
+    if callable(eta):
+        return _NormalisedSchedule(eta)
     return _Normalised(_validate.positive("eta", eta))
 
 
@@ -89,24 +101,65 @@ class _Normalised:
     eta: float
 
     def __call__(self, loss: Tensor, square: Tensor) -> Tensor:
-        return self.eta / square.sqrt().clamp_min(torch.finfo(square.dtype).tiny)
+        return _known(torch.full_like(square, self.eta), square, square.sqrt())
 
 
-def polyak(optimum: float = 0.0) -> Rule:
-    r"""Polyak's step :math:`(f - f^*) / \|\nabla f\|^2`, for a known optimal value."""
+@dataclass
+class _NormalisedSchedule(_Schedule):
+    uses_gradient = True
+
+    def __call__(self, loss: Tensor, square: Tensor) -> Tensor:
+        return _known(super().__call__(loss, square), square, square.sqrt())
+
+
+def polyak(optimum: float = 0.0, factor: float = 1.0) -> Rule:
+    r"""Polyak's step :math:`\lambda (f - f^*) / \|\nabla f\|^2`, for a known optimal value."""
     if not math.isfinite(optimum):
         raise ValueError(f"optimum must be finite, got {optimum}")
-    return _Polyak(optimum)
+    return _Polyak(optimum, _validate.positive("factor", factor))
 
 
 @dataclass(frozen=True)
 class _Polyak:
     optimum: float
+    factor: float
 
     def __call__(self, loss: Tensor, square: Tensor) -> Tensor:
         limits = torch.finfo(square.dtype)
-        step = (loss - self.optimum).clamp_min(0) / square.clamp_min(limits.tiny)
+        step = self.factor * (loss - self.optimum).clamp_min(0) / square.clamp_min(limits.tiny)
         return step.clamp_max(limits.max)  # where the gradient is zero: infinity times it is NaN
+
+
+def polyak_of_logarithm(factor: float = 1.0) -> Rule:
+    r"""Polyak's step for f where :math:`F = \log(f - f^*)` descends: :math:`\lambda / \|\nabla F\|^2`.
+
+    Since :math:`\nabla F = \nabla f / (f - f^*)`, it moves the weights exactly as `polyak` moves
+    them on f, however small :math:`f - f^*` has become. See :doc:`/vasudeva2024/convergence`.
+    """
+    return _PolyakOfLogarithm(_validate.positive("factor", factor))
+
+
+@dataclass(frozen=True)
+class _PolyakOfLogarithm:
+    factor: float
+
+    def __call__(self, loss: Tensor, square: Tensor) -> Tensor:
+        return _known(torch.full_like(square, self.factor), square, square)
+
+
+def _known(step: Tensor, square: Tensor, divisor: Tensor) -> Tensor:
+    """The step over the divisor; zero, with a warning, where float64 does not hold the square."""
+    tiny = torch.finfo(square.dtype).tiny
+    lost = square < tiny
+    if bool(lost.any()):
+        warnings.warn(
+            f"the gradient of {int(lost.sum())} of {lost.numel()} runs is so small that float64 "
+            "does not hold its square: they stand still, since where it points is not known. "
+            "Let the logarithm of the loss descend, or stop earlier",
+            PrecisionWarning,
+            stacklevel=4,
+        )
+    return torch.where(lost, 0.0, step / torch.where(lost, 1.0, divisor))
 
 
 def check(eta: Tensor, loss: Tensor) -> None:
