@@ -52,8 +52,11 @@ class LeastSquares:
     def hessian(self, theta: Float[Tensor, "*r p"]) -> Float[Tensor, "*r p p"]:
         """All second derivatives, p products with the Hessian: for small p."""
         one_hot = torch.eye(theta.shape[-1], dtype=theta.dtype, device=theta.device)
-        _, multiply = torch.func.vjp(lambda x: self.loss_and_gradient(x)[1], theta)
-        return torch.stack([multiply(e.expand_as(theta))[0] for e in one_hot], -2)
+        rows = [
+            torch.func.jvp(lambda x: self.loss_and_gradient(x)[1], (theta,), (e.expand_as(theta),))
+            for e in one_hot
+        ]
+        return torch.stack([row for _, row in rows], -2)
 
     def smoothness(self, theta: Float[Tensor, "*r p"]) -> Float[Tensor, "*r"]:
         """Largest absolute eigenvalue of the Hessian at ``theta``: the L of the step 1/L there."""
@@ -87,6 +90,32 @@ class LeastSquares:
         return torch.stack(iterates)
 
 
+def momentum_path(
+    f: LeastSquares,
+    theta: Float[Tensor, "*r p"],
+    *,
+    step: float,
+    momentum: Callable[[int], float],
+    ahead: bool = False,
+    steps: int = 1000,
+) -> Float[Tensor, "steps *r p"]:
+    r"""Every iterate of descent with momentum, from rest, (steps + 1, ..., p).
+
+    Heavy ball :math:`\theta_{t+1} = \theta_t + \beta_t(\theta_t - \theta_{t-1}) - \eta\nabla f`,
+    the gradient taken at :math:`\theta_t`, or ``ahead``, where momentum leads (Nesterov).
+    ``momentum`` gives :math:`\beta_t`. Introduced in :doc:`/foundations/momentum`.
+    """
+    _validate.count("steps", steps)
+    iterates = [_validate.finite("theta", theta, "choose another start")]
+    last = theta
+    for t in range(steps):
+        onward = theta + momentum(t) * (theta - last)
+        gradient = f.loss_and_gradient(onward if ahead else theta)[1]
+        last, theta = theta, onward - step * gradient
+        iterates.append(theta)
+    return torch.stack(iterates)
+
+
 def linear(A: Float[Tensor, "m p"], y: Float[Tensor, " m"]) -> LeastSquares:
     r"""Linear least squares, :math:`r(\theta) = A\theta - y`: the Jacobian is A everywhere."""
     _validate.shape("y", y, (A.shape[-2],), f"A has {A.shape[-2]} rows")
@@ -95,6 +124,21 @@ def linear(A: Float[Tensor, "m p"], y: Float[Tensor, " m"]) -> LeastSquares:
 
 def _linear(A: Tensor, y: Tensor, theta: Tensor) -> Tensor:
     return theta @ A.mT - y
+
+
+def chain(p: int) -> LeastSquares:
+    r"""Nesterov's chain of p coordinates between 1 and 0: smooth with L = 1, and hard to descend.
+
+    :math:`f = \frac18\big[(1-\theta_1)^2 + \sum_i(\theta_i-\theta_{i+1})^2 + \theta_p^2\big]` has
+    the minimum :math:`\frac1{8(p+1)}`, at equal drops. Introduced in :doc:`/foundations/momentum`.
+    """
+    _validate.count("p", p)
+
+    def residual(theta: Tensor) -> Tensor:
+        ends = theta.new_ones(*theta.shape[:-1], 1)
+        return -torch.cat([ends, theta, 0 * ends], -1).diff(dim=-1) / 2
+
+    return LeastSquares(residual)
 
 
 def factorisation(M: Float[Tensor, "*r a b"], k: int) -> LeastSquares:

@@ -1,0 +1,362 @@
+"""Claims of the chapter on momentum and rates, and on where least squares and saddles lead."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ...models import LeastSquares, elementary
+from ...theorems import Standing
+from .._record import Evidence, Verdict, claim
+from .descent import normal, wavy
+
+PAGE = "foundations/momentum"
+
+
+def ratios(measured: Tensor, bound: Tensor) -> tuple[float, float]:
+    """Measured over bound, in the median and at best."""
+    each = (measured / bound).flatten()
+    return float(each.median()), float(each.max())
+
+
+def chains(steps: int, momentum: bool) -> list[tuple[LeastSquares, Tensor, Tensor, float]]:
+    """Chains of 1 to 401 coordinates with the losses of descent: convex, and smooth with L = 1."""
+    found = []
+    for p in (1, 3, 21, 401):
+        f, zero = elementary.chain(p), torch.zeros(p, dtype=torch.float64)
+        best = 1 - torch.arange(1, p + 1, dtype=zero.dtype) / (p + 1)
+        path = elementary.momentum_path(
+            f,
+            zero,
+            step=1.0,
+            momentum=lambda t: momentum * (t - 1) / (t + 2),
+            ahead=True,
+            steps=steps,
+        )
+        found.append((f, f.loss(path)[1:] - f.loss(best), best.square().sum(), p))
+    return found
+
+
+def convex_cases(step: float, steps: int) -> list[tuple[Tensor, Tensor]]:
+    """Gap to a comparison point and squared distance to it: chains, and a loss with straight flanks."""
+    cases = [(gap, far) for _, gap, far, _ in chains(steps, momentum=False)] if step == 1 else []
+    # the loss sqrt(1 + x^2) - 1, convex, smooth with L = 1, and far out nearly a straight line
+    f = LeastSquares(lambda x: (2 * (torch.sqrt(1 + x.square()) - 1)).clamp_min(0).sqrt())
+    x = torch.linspace(3, 300, 64, dtype=torch.float64)[:, None]
+    losses = [f.loss(x)]
+    for _ in range(steps):
+        x = x - step * x / torch.sqrt(1 + x.square())
+        losses.append(f.loss(x))
+    start = torch.linspace(3, 300, 64, dtype=torch.float64)
+    return [*cases, (torch.stack(losses)[1:], start.square())]
+
+
+@claim(
+    "convex-rate",
+    paper="Descent",
+    number="Theorem",
+    statement=r"If $f$ is convex and $L$-smooth and $0<\eta\le1/L$, then for every $\theta^*$ gradient "
+    r"descent has $f_t-f(\theta^*)\le\|\theta_0-\theta^*\|^2/(2\eta t)$.",
+    verdict=Verdict.HOLDS,
+    chapter=PAGE,
+    title="Gradient descent on a convex loss",
+    box="thm-convex",
+    standing=Standing.PROVED,
+    uses=("lem-descent",),
+    mutations={
+        "less than half of the constant": {"constant": 0.4},
+        "one over t to the power 1.2": {"power": 1.2},
+    },
+)
+def convex_rate(constant: float = 1.0, power: float = 1.0) -> Evidence:
+    """Four chains and sqrt(1 + x^2) - 1 from 64 far starts, whose slope is nearly constant."""
+    steps = 300
+    t = torch.arange(1, steps + 1, dtype=torch.float64)
+    measured, promised = [], []
+    for gap, far in convex_cases(1.0, steps):
+        bound = constant * far / (2 * t.reshape(-1, *[1] * (gap.ndim - 1)) ** power)
+        measured.append(gap.reshape(steps, -1)), promised.append(bound.reshape(steps, -1))
+    measured, promised = torch.cat(measured, 1), torch.cat(promised, 1)
+    sharp = ratios(measured, promised)
+    return Evidence(
+        {"every loss stays below the bound": sharp[1] <= 1 + 1e-9},
+        {"runs": measured.shape[1]},
+        sharpness={"f_t - f(θ*) ≤ ‖θ_0 - θ*‖² / 2ηt": sharp},
+    )
+
+
+@claim(
+    "first-order-limit",
+    paper="Descent",
+    number="Theorem",
+    statement=r"On the chain of $p$ coordinates, $L = 1$, started at zero, every method that moves in "
+    r"the span of its gradients has $f_t-f^*\ge\frac18(\frac1{t+1}-\frac1{p+1})$ for $t\le p$.",
+    verdict=Verdict.HOLDS,
+    chapter=PAGE,
+    title="A limit for every first-order method (Nesterov)",
+    box="thm-lower",
+    standing=Standing.PROVED,
+    mutations={
+        "a start in the middle": {"start": 0.5},
+        "a limit 2 % higher": {"factor": 1.02},
+    },
+)
+def first_order_limit(start: float = 0.0, factor: float = 1.0) -> Evidence:
+    """Descent at three steps, heavy ball, Nesterov and conjugate gradients, which attain it."""
+    p, steps = 61, 60
+    f, begin = elementary.chain(p), torch.full((p,), start, dtype=torch.float64)
+    t = torch.arange(1, steps + 1, dtype=begin.dtype)
+    limit = factor * (1 / (t + 1) - 1 / (p + 1)) / 8
+    ways = [
+        elementary.momentum_path(f, begin, step=step, momentum=m, ahead=ahead, steps=steps)
+        for step, m, ahead in (
+            (0.5, lambda t: 0.0, False),
+            (1.0, lambda t: 0.0, False),
+            (1.9, lambda t: 0.0, False),
+            (1.0, lambda t: 0.8, False),
+            (1.0, lambda t: (t - 1) / (t + 2), True),
+        )
+    ]
+    least = 1 / (8 * (p + 1))
+    gaps = torch.stack([f.loss(path)[1:] - least for path in ways])
+    attained = conjugate_gradients(f, begin, steps) - least
+    sharp = ratios(limit.expand_as(gaps), gaps)
+    return Evidence(
+        {
+            "no method gets below the limit": bool((gaps >= limit - 1e-15).all()),
+            "conjugate gradients attain it": float((attained / limit - 1).abs().max()) < 1e-8,
+        },
+        {"methods": len(ways) + 1, "coordinates": p},
+        sharpness={"limit ≤ f_t - f*": sharp},
+    )
+
+
+def conjugate_gradients(f: LeastSquares, theta: Tensor, steps: int) -> Tensor:
+    """Losses of the best points in the span of all gradients seen, for a quadratic."""
+    losses, slope = [], f.loss_and_gradient(theta)[1]
+    way = -slope
+    for _ in range(steps):
+        turned = f.loss_and_gradient(theta + way)[1] - slope
+        theta = theta + way * (slope @ slope) / (way @ turned)
+        new = f.loss_and_gradient(theta)[1]
+        way, slope = -new + way * (new @ new) / (slope @ slope), new
+        losses.append(f.loss(theta))
+    return torch.stack(losses)
+
+
+@claim(
+    "nesterov-momentum",
+    paper="Descent",
+    number="Theorem",
+    statement=r"If $f$ is convex and $L$-smooth with a minimiser $\theta^*$, Nesterov's method with "
+    r"$\eta = 1/L$ and momentum $(t-1)/(t+2)$ has $f_t-f^*\le2L\|\theta_0-\theta^*\|^2/(t(t+2))$.",
+    verdict=Verdict.HOLDS,
+    chapter=PAGE,
+    title="Nesterov's momentum",
+    box="thm-nesterov",
+    standing=Standing.PROVED,
+    uses=("thm-lower",),
+    mutations={
+        "no momentum": {"momentum": False},
+        "a fifth of the constant": {"constant": 0.2},
+    },
+)
+def nesterov_momentum(momentum: bool = True, constant: float = 1.0) -> Evidence:
+    """Four chains, 1000 steps each: for 401 coordinates a thousand are in the regime of t^2."""
+    t = torch.arange(1, 1001, dtype=torch.float64)
+    measured, promised = [], []
+    for _, gap, far, _ in chains(1000, momentum):
+        seen = gap > 1e-14
+        measured.append(gap[seen]), promised.append((2 * constant * far / (t * (t + 2)))[seen])
+    sharp = ratios(torch.cat(measured), torch.cat(promised))
+    return Evidence(
+        {"every loss stays below the bound": sharp[1] <= 1 + 1e-9},
+        {"runs": 4},
+        sharpness={"f_t - f* ≤ 2L ‖θ_0 - θ*‖² / t(t+2)": sharp},
+    )
+
+
+@claim(
+    "heavy-ball-rate",
+    paper="Descent",
+    number="Theorem",
+    statement=r"On a quadratic with nonzero curvatures in $[\mu,L]$ the heavy ball with "
+    r"$\eta = 4/(\sqrt L+\sqrt\mu)^2$, $\sqrt\beta = (\sqrt\kappa-1)/(\sqrt\kappa+1)$ has "
+    r"$f_t-f^*\le(2t+1)^2\beta^t(f_0-f^*)$.",
+    verdict=Verdict.HOLDS,
+    chapter=PAGE,
+    title="The heavy ball on a quadratic (Polyak)",
+    box="thm-heavy-ball",
+    standing=Standing.PROVED,
+    mutations={
+        "without the factor that grows": {"linear": 0.0},
+        "a curvature outside of the interval": {"beyond": 1.3},
+        "a function that is no quadratic": {"quadratic": False},
+    },
+)
+def heavy_ball_rate(linear: float = 2.0, beyond: float = 1.0, quadratic: bool = True) -> Evidence:
+    """Three condition numbers, 30 curvatures and the two ends, each started alone and together."""
+    worst, t = [], torch.arange(301, dtype=torch.float64)
+    for kappa in (4.0, 100.0, 2500.0):
+        root = kappa**0.5
+        beta, eta = ((root - 1) / (root + 1)) ** 2, 4 / (1 + kappa**-0.5) ** 2
+        curved = torch.logspace(0, 1, 32, base=1 / kappa, dtype=torch.float64)
+        curved[0] = curved[0] * beyond
+        f = elementary.linear(curved.sqrt().diag(), 0 * curved)
+        starts = torch.cat([torch.eye(32, dtype=torch.float64), normal(32, 32, seed=0)])
+        if not quadratic:
+            f, starts = kinked(kappa), torch.linspace(-4, 4, 81, dtype=torch.float64)[:, None]
+        path = elementary.momentum_path(
+            f, starts, step=eta, momentum=lambda t, b=beta: b, steps=300
+        )
+        bound = ((linear * t + 1).square() * beta**t)[:, None]
+        losses = f.loss(path) / f.loss(starts).clamp_min(1e-300)
+        seen = (bound > 1e-20).expand_as(losses)
+        worst.append((losses / bound)[1:][seen[1:]])
+    sharp = ratios(torch.cat(worst), torch.ones(()))
+    return Evidence(
+        {"every loss stays below the bound": sharp[1] <= 1 + 1e-6},
+        {"runs": 192},
+        sharpness={"f_t - f* ≤ (2t+1)² β^t (f_0 - f*)": sharp},
+    )
+
+
+def kinked(kappa: float) -> LeastSquares:
+    """Curvature 1 but between 1 and 2, where it is 1/kappa (Lessard, Recht, Packard 2016)."""
+
+    def residual(x: Tensor) -> Tensor:
+        low, a = x.clamp_max(1), 1 / kappa
+        middle, high = (x.clamp(1, 2) - 1), (x - 2).clamp_min(0)
+        area = low.square() / 2 + middle + a * middle.square() / 2
+        return (2 * (area + (1 + a) * high + high.square() / 2)).clamp_min(0).sqrt()
+
+    return LeastSquares(residual)
+
+
+@claim(
+    "flow-limit",
+    paper="Descent",
+    number="Theorem",
+    statement=r"If $f$ is $L$-smooth, gradient descent stays within $\frac12\eta g_0(e^{L\eta t}-1)$ of "
+    r"the gradient flow at time $\eta t$, with $g_0 = \sqrt{2L(f_0-f^*)}$; the distance is of order $\eta$.",
+    verdict=Verdict.HOLDS,
+    chapter=PAGE,
+    title="Gradient flow as the limit of descent",
+    box="thm-flow",
+    standing=Standing.PROVED,
+    uses=("lem-descent",),
+    mutations={
+        "half of the constant": {"constant": 0.5},
+        "an order more of the step": {"order": 2},
+    },
+)
+def flow_limit(constant: float = 1.0, order: int = 1) -> Evidence:
+    """x^2 + 3 sin^2 x from 41 starts, at time 0.5; and x^2 / 2 at every step, sharp at the first."""
+    etas = 0.5 / 2.0 ** torch.arange(1, 9)
+    start = torch.linspace(-6, 6, 41, dtype=torch.float64)[:, None]
+    f, L = wavy(), 8.0
+    end, g0 = finely(f, start, 0.5), (2 * L * f.loss(start)).sqrt()
+    away = torch.stack(
+        [
+            (f.path(start, step=float(e), steps=round(0.5 / float(e)))[-1] - end).norm(dim=-1)
+            for e in etas
+        ]
+    )
+    seen = away[-1] > 1e-9
+    bound = constant * etas[:, None].double() ** order * g0 / 2 * math.expm1(0.5 * L)
+    worst = [(away / bound)[:, seen].flatten()]
+    t = torch.arange(1, 101, dtype=torch.float64)
+    for eta in (0.1, 0.01):
+        gap = ((1 - eta) ** t - torch.exp(-eta * t)).abs()
+        worst.append(gap / (constant * eta**order / 2 * torch.expm1(eta * t)))
+    halves = (away[-1] / away[-2])[seen]
+    sharp = ratios(torch.cat(worst), torch.ones(()))
+    return Evidence(
+        {
+            "the distance stays below the bound": sharp[1] <= 1 + 1e-6,
+            "half of the step, half of the distance": float((halves - 0.5).abs().max()) < 0.1,
+        },
+        {"runs": len(halves) + 2},
+        sharpness={"‖θ_t - θ(ηt)‖ ≤ ½ η g_0 (e^{Lηt} - 1)": sharp},
+    )
+
+
+def finely(f: LeastSquares, theta: Tensor, time: float, pieces: int = 500) -> Tensor:
+    """The gradient flow at ``time`` by the classical Runge-Kutta method."""
+    h = time / pieces
+    for _ in range(pieces):
+        a = -f.loss_and_gradient(theta)[1]
+        b = -f.loss_and_gradient(theta + h / 2 * a)[1]
+        c = -f.loss_and_gradient(theta + h / 2 * b)[1]
+        d = -f.loss_and_gradient(theta + h * c)[1]
+        theta = theta + h / 6 * (a + 2 * b + 2 * c + d)
+    return theta
+
+
+@claim(
+    "least-squares-nearest",
+    paper="Descent",
+    number="Theorem",
+    statement=r"Gradient descent on $\frac12\|A\theta-y\|^2$ with $0<\eta<2/\sigma_{\max}(A)^2$ converges "
+    r"to the minimiser nearest to $\theta_0$, $A^+y+(I-A^+A)\theta_0$.",
+    verdict=Verdict.HOLDS,
+    chapter="foundations/descent",
+    title="Descent on least squares finds the nearest solution",
+    box="thm-min-norm",
+    standing=Standing.PROVED,
+    mutations={
+        "the sign of the gradient": {"rule": torch.sign},
+        "a step of 2.02/L": {"step": 2.02},
+    },
+)
+def least_squares_nearest(rule=None, step: float = 1.5) -> Evidence:
+    """A wide matrix, a tall one and one of rank 3, 32 starts each."""
+    wide, tall = normal(6, 12, seed=0), normal(8, 4, seed=1)
+    low = normal(6, 3, seed=2) @ normal(3, 7, seed=3)
+    far = 0.0
+    for A in (wide, tall, low):
+        y, theta = normal(len(A), seed=4), normal(32, A.shape[1], seed=5)
+        inverse = torch.linalg.pinv(A, rtol=1e-10)
+        goal = inverse @ y + theta - theta @ (inverse @ A).mT
+        f, eta = elementary.linear(A, y), step / torch.linalg.matrix_norm(A, 2) ** 2
+        for t in range(4000):
+            slope = f.loss_and_gradient(theta)[1]
+            move = eta * slope if rule is None else 0.1 * 0.99**t * rule(slope)
+            theta = theta - move
+        far = max(far, float((theta - goal).norm(dim=-1).max()))
+    return Evidence(
+        {"every run ends at the nearest minimiser": far < 1e-6},
+        {"largest_distance": min(far, 1e300), "runs": 96},
+    )
+
+
+@claim(
+    "saddles-are-avoided",
+    paper="Descent",
+    number="Theorem",
+    statement=r"For analytic $f$ the starts from which gradient descent converges to a strict saddle at "
+    r"which $1/\eta$ is no eigenvalue of the Hessian have measure zero.",
+    verdict=Verdict.HOLDS,
+    chapter="foundations/descent",
+    title="Almost every start avoids a strict saddle",
+    box="thm-saddle",
+    standing=Standing.CITED,
+    mutations={"starts on the line that leads into it": {"line": True}},
+)
+def saddles_are_avoided(line: bool = False) -> Evidence:
+    """Half of (uv - 1)^2 from 5000 starts in a square, and 5000 within 1e-3 of the line v = -u."""
+    f = elementary.factorisation(torch.ones(1, 1, dtype=torch.float64), k=1)
+    drawn = 2 * torch.rand(5000, 2, generator=torch.Generator().manual_seed(0)).double() - 1
+    along = drawn[:, :1] * torch.tensor([1.0, -1.0], dtype=torch.float64)
+    close = along if line else along + 1e-3 * drawn.flip(0)
+    theta = torch.cat([2 * drawn, close])
+    nearest = theta.norm(dim=-1)
+    for _ in range(600):
+        theta = theta - 0.1 * f.loss_and_gradient(theta)[1]
+        nearest = torch.minimum(nearest, theta.norm(dim=-1))
+    saddle = float(torch.linalg.eigvalsh(f.hessian(0 * theta[0])).min())
+    return Evidence(
+        {"every start arrives at zero loss": float(f.loss(theta).max()) < 1e-9},
+        {"pass_within_a_hundredth": int((nearest < 0.01).sum()), "lowest_curvature": saddle},
+        hypotheses={"the origin is a strict saddle": saddle < -0.5},
+    )
