@@ -98,11 +98,8 @@ class Visit:
             route.abort()
 
 
-# Resolves when mathematics is typeset and the fonts of all that is shown have come.
-SETTLED = """async () => {
-  if (window.MathJax?.startup) await MathJax.startup.promise;
-  await document.fonts.ready;
-}"""
+# Resolves when the fonts of all that is shown have come.
+SETTLED = "async () => { await document.fonts.ready }"
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import sphinx_descent
+import sphinx_katex
+
+from descent.plots._text import formulas
 
 ROOT = Path(__file__).parent.parent
 VERDICTS = ["holds", "holds as corrected", "counterexample", "gap", "not reproduced", "open"]
@@ -24,7 +27,9 @@ sys.modules["descent"] = types.ModuleType("descent")
 sys.modules["descent.claims"] = SimpleNamespace(registry=registry)
 
 project = html_title = "A small book"
-extensions = ["myst_nb", "sphinx_thebe", "sphinx_book_theme", "sphinx_proof", "sphinx_descent"]
+extensions = ["myst_nb", "sphinx_thebe", "sphinx_book_theme", "sphinx_proof"]
+extensions += ["sphinx_descent", "sphinx_katex"]
+myst_enable_extensions = ["dollarmath", "colon_fence"]
 html_theme = "sphinx_book_theme"
 html_theme_options = {{
     "repository_url": "https://github.com/some/book", "path_to_docs": "book",
@@ -60,14 +65,26 @@ By *looking*.
 Again.
 ```
 
+$x < y$
+
+$$
+a &= b \\\\
+  &= c
+$$ (sum)
+
 ```{code-cell} ipython3
 1 + 1
 ```
 
 ```{raw} html
-<p>as a cell would show it: <span class="math">\\(x\\)</span></p>
+<p>as a cell would show it: FORMULA</p>
 ```
-"""
+
+:::{note}
+:class: dropdown
+Read this *later*.
+:::
+""".replace("FORMULA", formulas("$x < y$"))
 
 
 def build(folder, pages, notebooks):
@@ -143,9 +160,29 @@ def test_a_page_is_described_by_its_first_sentences(chapter):
     assert description.startswith("The first paragraph says &lt;what&gt; the page is about.")
 
 
-def test_formulas_that_only_a_cell_shows_bring_mathjax_to_the_page(book, chapter):
-    assert "mathjax" in chapter
-    assert "mathjax" not in (book / "ledger.html").read_text()
+def test_formulas_of_the_text_and_of_outputs_are_set_by_katex(chapter):
+    set_by_katex = sphinx_katex.typeset("x < y")
+    assert chapter.count(set_by_katex) == 2
+    assert "<math>" not in chapter
+
+
+def test_a_formula_that_katex_cannot_read_fails_the_build(tmp_path):
+    pages = {"index": HEADER + "# A small book\n\n$\\nonsense$\n"}
+    built = build(tmp_path, pages, {"index": "{}"})
+    assert built.returncode == 1
+    assert "index.md:9: WARNING: KaTeX cannot set '\\\\nonsense'" in built.stderr
+
+
+def test_the_number_of_an_equation_stands_beside_it(chapter):
+    equation = re.search(r'<div class="math[^>]*id="equation-sum">.*?</div>', chapter, re.S)[0]
+    assert re.search(r'<span class="eqno">\(1\)<a class="headerlink"', equation)
+    assert r"\begin{split}a &amp;= b \\" in equation
+
+
+def test_a_folded_box_needs_no_script(chapter):
+    box = re.search(r'<details class="admonition.*?</details>', chapter, re.S)[0]
+    assert re.search('<summary class="admonition-title"><span>Note</span></summary>', box)
+    assert "Read this <em>later</em>." in box
 
 
 def test_proofs_begin_with_a_word_of_their_own_and_share_no_id(chapter):

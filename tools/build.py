@@ -7,7 +7,7 @@ happens to the library below it. So two keys decide here what may be kept:
 
 * the key of the *library* (its sources, the pinned packages, the version of Python): when it
   changes, every page is run anew;
-* the key of the *site* (the library, the two settings files, the Sphinx extension, the style):
+* the key of the *site* (the library, the two settings files, the Sphinx extensions, the style):
   when it changes, every page is laid out anew, from outputs that are kept.
 """
 
@@ -58,7 +58,8 @@ def library_key(root):
 
 
 def site_key(root):
-    files = [*root.glob("_*.yml"), *root.glob("tools/*.py"), *files_below(root / "book" / "static")]
+    files = [*root.glob("_*.yml"), *files_below(root / "tools")]
+    files += [*files_below(root / "book" / "static"), *files_below(root / "book" / "templates")]
     return digest(root, files, library_key(root))
 
 

@@ -10,6 +10,7 @@ from shutil import copyfile
 from textwrap import shorten
 
 from docutils import nodes
+from sphinx.locale import admonitionlabels
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxRole
 
@@ -63,6 +64,7 @@ def notebook_buttons(app, pagename, templatename, context, doctree):
     source = f"/{app.config.html_theme_options['path_to_docs']}/{pagename}.md"
     groups = {each["label"]: each.get("buttons") for each in context.get("header_buttons", [])}
     for button in groups.get("launch-buttons", []):
+        button["icon"] = "fas fa-rocket"  # the services' own pictures weigh 9 kB
         button["url"] = button["url"].replace(source, f"/notebooks/{pagename}.ipynb")
     downloads = groups.get("download-buttons", [])
     downloads[:] = [each for each in downloads if each["label"] != "download-source-button"]
@@ -92,12 +94,6 @@ def describe(app, pagename, templatename, context, doctree):
     context["metatags"] = context.get("metatags", "") + tag
 
 
-def notice_formulas(app, doctree):
-    """Have MathJax also on pages whose only formulas come from code cells, unseen by Sphinx."""
-    if any(r"\(" in raw.astext() for raw in doctree.findall(nodes.raw)):
-        app.env.get_domain("math").data["has_equations"][app.env.docname] = True
-
-
 def tidy_boxes(app, doctree, docname):
     """Drop the ids that all boxes of a page would share, and set the word "Proof." apart."""
     for node in doctree.findall(nodes.Element):
@@ -107,6 +103,26 @@ def tidy_boxes(app, doctree, docname):
         if "proof" in proof["classes"] and first.startswith("Proof. "):
             word = nodes.inline(text="Proof.", classes=["descent-proof-word"])
             first.parent.replace(first, [word, nodes.Text(first.removeprefix("Proof."))])
+
+
+def fold_boxes(app, doctree, docname):
+    """Write boxes of class ``dropdown`` as ``<details>``, which unfold without a script."""
+    boxes = [box for box in doctree.findall(nodes.Element) if "dropdown" in box.get("classes", [])]
+    for box in boxes:
+        if not isinstance(box[0], nodes.title):  # the writer would name it: a note, a tip
+            box.insert(0, nodes.title("", admonitionlabels[box.tagname]))
+            box["classes"].insert(0, box.tagname)
+        title, *content = box.children
+        classes = " ".join(dict.fromkeys(["admonition", *box["classes"]]))
+        id = f' id="{box["ids"][0]}"' if box["ids"] else ""
+        opening = f'<details class="{classes}"{id}><summary class="admonition-title">'
+        summary = [html(opening), nodes.inline("", "", *title.children), html("</summary>")]
+        place = box.parent.index(box)  # `replace_self` would hand classes and id on
+        box.parent[place : place + 1] = [*summary, *content, html("</details>")]
+
+
+def html(text):
+    return nodes.raw("", text, format="html")
 
 
 def drop_thebe(app):
@@ -129,7 +145,7 @@ def setup(app):
     # After the theme, at 501, has made its buttons.
     app.connect("html-page-context", notebook_buttons, priority=900)
     app.connect("html-page-context", describe)
-    app.connect("doctree-read", notice_formulas)
     app.connect("doctree-resolved", tidy_boxes)
+    app.connect("doctree-resolved", fold_boxes, priority=900)
     app.connect("build-finished", serve_notebooks)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

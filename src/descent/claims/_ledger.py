@@ -2,11 +2,12 @@
 
 import html
 import os
-import re
 from collections import Counter
 from dataclasses import dataclass
 
 from tqdm.auto import tqdm
+
+from descent.plots._text import formulas
 
 from ._record import Claim, Evidence, registry
 
@@ -86,7 +87,7 @@ def _row(entry: Entry) -> str:
         f'<section class="descent-claim-row" id="{claim.id}"><p class="descent-claim-head">'
         f'<a class="descent-claim-id" href="#{claim.id}">{claim.id}</a> '
         f'<span class="descent-verdict {slug(claim.verdict)}">{verdict}</span></p>'
-        f"<p>{_mathematics(claim.statement)}</p>"
+        f"<p>{formulas(claim.statement)}</p>"
         f'<p class="descent-claim-source">{html.escape(source(claim))}. {_chapter(claim)}</p>'
         f"<dl>{numbers}</dl></section>"
     )
@@ -97,10 +98,6 @@ def _chapter(claim: Claim) -> str:
     if "DESCENT_BOOK" not in os.environ:
         return f"Chapter {claim.chapter}."
     return f'<a href="{claim.chapter}.html">Read the chapter</a>.'
-
-
-def _mathematics(text: str) -> str:
-    return re.sub(r"\$(.+?)\$", r"\\(\1\\)", html.escape(text))
 
 
 def number(value: float) -> str:

@@ -13,7 +13,7 @@ from descent.explore._grid import grid_data, pictures, thinned
 from descent.plots import Picture, draw
 from descent.plots._picture import describe
 from descent.plots._svg import Figure, css, svg
-from descent.plots._text import markup, mathjax
+from descent.plots._text import formulas, markup
 
 BUDGET = 100_000  # bytes after gzip, what a reader on a train is asked to load
 
@@ -50,7 +50,7 @@ def _block(key, controls: list[Control], data: str, still: str, alt, caption, su
 <div class="descent-plot">{still}</div>
 <p class="descent-summary" aria-live="polite">{html.escape(summary, quote=False)}</p>
 </div>
-<p class="descent-caption">{mathjax(caption)}</p>
+<p class="descent-caption">{formulas(caption)}</p>
 <script type="application/json">{data}</script>
 <script>{_asset("explorer.js")}</script>
 </section>"""

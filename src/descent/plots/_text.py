@@ -7,6 +7,8 @@ import math
 import re
 import unicodedata
 
+from latex2mathml.converter import convert
+
 _RAISED = str.maketrans("-−0123456789", "⁻⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _LOWERED = str.maketrans("−0123456789aehijklmnoprstuvx", "₋₀₁₂₃₄₅₆₇₈₉ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ")
 
@@ -27,20 +29,23 @@ def number(value: float, digits: int = 4) -> str:
     return sign + (tens if mantissa == "1" else f"{mantissa}·{tens}")
 
 
-def mathjax(text: str) -> str:
-    r"""Turn text with ``$...$`` into HTML that every MathJax typesets.
+def formulas(text: str) -> str:
+    r"""Turn text with ``$...$`` into HTML whose formulas are MathML: every browser draws it.
 
-    MathJax knows ``\(...\)`` without being told; ``$`` only where a page switches it on. The
-    classes are those by which Sphinx pages, which typeset nothing else, find formulas.
+    No script has to run, so it is the same in the book, in Jupyter, in VS Code and in Colab. Each
+    formula carries its TeX along, by which the book finds it again and sets it like its others.
     """
-
-    def formula(match: re.Match) -> str:
-        return rf'<span class="math notranslate nohighlight">\({match[1]}\)</span>'
-
-    return re.sub(r"\$([^$]+)\$", formula, html.escape(text, quote=False))
+    return re.sub(r"\$([^$]+)\$", lambda m: _mathml(m[1]), html.escape(text, quote=False))
 
 
-# A label inside an SVG drawn by the browser can't wait for MathJax, so simple formulas are
+def _mathml(tex: str) -> str:
+    """A formula, its TeX escaped for HTML, as MathML."""
+    drawn = re.sub(r"^<math[^>]*>|</math>$", "", convert(html.unescape(tex)))
+    note = f'<annotation encoding="application/x-tex">{tex}</annotation>'
+    return f"<math><semantics>{drawn}{note}</semantics></math>"
+
+
+# An SVG holds no MathML that all browsers draw, so simple formulas in the labels of figures are
 # broken into runs of text: (text, style), style a subset of the letters i(talic) s(ub) p (sup).
 _SYMBOLS = {
     **{"cdot": "·", "times": "×", "pm": "±", "sqrt": "√", "infty": "∞", "ell": "ℓ"},
@@ -62,6 +67,8 @@ def runs(label: str) -> list[tuple[str, str]]:
     ValueError : for a command that plain text can't show.
     """
     pieces: list[tuple[str, str]] = []
+    # matplotlib's word for the usual letters: it stands in the numbers of its axes
+    label = label.replace(r"\mathdefault", "")
     for k, part in enumerate(label.split("$")):
         pieces += _formula(part, label) if k % 2 else [(part, "")]
     return _merged(pieces)
@@ -80,7 +87,7 @@ def _flat(text: str, style: str) -> str:
 
 
 def markup(label: str) -> str:
-    """The label as HTML with ``<i>``, ``<sub>`` and ``<sup>``: needs no MathJax."""
+    """The label as HTML with ``<i>``, ``<sub>`` and ``<sup>``."""
     tags = {"i": "i", "s": "sub", "p": "sup"}
     out = ""
     for text, style in runs(label):

@@ -1,0 +1,289 @@
+"""Pages that weigh little: one style sheet of the rules in use, one script, and subset fonts.
+
+The theme and its extensions style a thousand things that this book does not have. When all pages
+are written, their sheets are joined into ``_static/site.css``, less
+
+* selectors that name a class, id, element or attribute that is on no page and in no script;
+* fonts that no rule names, and in each font the characters that no page holds.
+
+On the way each rule of the dark or the light theme learns two things for which the theme needs a
+script: to follow the system where no script has chosen, and to be light on paper. The styles and
+the script that every figure carries for notebooks stand in the joined files instead.
+
+``templates/layout.html`` links the results.
+"""
+
+import re
+from base64 import b64encode
+from functools import partial
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+
+import tinycss2
+from docutils import nodes
+from fontTools import subset
+from fontTools.ttLib import TTFont
+from fontTools.varLib import instancer
+
+SHEETS = [  # in this order: a later one wins
+    "basic.css",
+    "styles/theme.css",
+    "styles/pydata-sphinx-theme.css",
+    "pygments.css",
+    "styles/sphinx-book-theme.css",
+    "mystnb.*.css",
+    "proof.css",
+    "exercise.css",
+    "sphinx-design.min.css",
+    "katex/katex.min.css",
+    "descent.css",
+]
+# What figures bring along, as seen from the folder of the library.
+FIGURES = ["plots/figure.css", "explore/explorer.css", "explore/explorer.js"]
+
+GROUPS = ("media", "supports", "layer", "container")  # at-rules that hold rules
+STRING = r"\"[^\"]*\"|'[^']*'|url\([^)]*\)"  # in which a semicolon or a brace ends nothing
+
+# The text is set at one optical size, in weights up to that of headings; italics in one weight.
+AXES = {"normal": {"opsz": 18, "wght": (400, 600)}, "italic": {"opsz": 18, "wght": 400}}
+FEATURES = ["onum", "pnum", "lnum", "tnum"]
+# Fonts of a few glyphs travel inside the sheet; those of the text are preloaded as files.
+INLINE = ("KaTeX_Size", "fa-")
+# The classes by which KaTeX asks for a family other than its main one.
+KATEX = {
+    "mathnormal": "KaTeX_Math",
+    "boldsymbol": "KaTeX_Math",
+    "mathbb": "KaTeX_AMS",
+    "amsrm": "KaTeX_AMS",
+    "mathcal": "KaTeX_Caligraphic",
+}
+
+
+# ---------------------------------------------------------------- what the pages hold
+
+
+class Words(HTMLParser):
+    """The names that a selector can match on the pages fed to it, and the characters in use."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.characters = set(), set(map(chr, range(0x20, 0x7F)))
+        self.formulas = {family: set() for family in [*KATEX.values(), "KaTeX_Main"]}
+        self.families = []  # what each open span of a formula asks for
+
+    def handle_starttag(self, tag, attributes):
+        self.names.update([tag, *(name for name, _ in attributes)])
+        attributes = dict(attributes)
+        classes = (attributes.get("class") or "").split()
+        self.names.update(classes, (attributes.get("id") or "").split())
+        if tag == "span" and (self.families or "katex-html" in classes):
+            inherited = self.families[-1] if self.families else "KaTeX_Main"
+            asked = [KATEX[name] for name in classes if name in KATEX]
+            self.families.append(asked[-1] if asked else inherited)
+
+    def handle_endtag(self, tag):
+        if tag == "span" and self.families:
+            self.families.pop()
+
+    def handle_data(self, data):
+        place = self.formulas[self.families[-1]] if self.families else self.characters
+        place.update(data)
+
+
+def read(pages, script):
+    """The words of the pages; whatever word is in the script may come onto a page by it."""
+    words = Words()
+    for page in pages:
+        words.feed(page)
+    words.names.update(re.findall(r"[\w-]+", script))
+    words.characters.update(script)
+    return words
+
+
+# ---------------------------------------------------------------- style sheets
+
+
+def in_use(selector, names):
+    """Whether a selector names nothing unknown; what stands in ``:not(...)`` is not looked at."""
+    bare = re.sub(r":[\w-]+\((?:[^()]|\([^()]*\))*\)|::?[\w-]+", "", selector)
+    bare = re.sub(r"\[\s*([\w-]+)[^\]]*\]", r" \1 ", bare).replace("\\", "")
+    return set(re.findall(r"[A-Za-z_][\w-]*", bare)) <= names
+
+
+def themed(rule):
+    """A rule; for one of a theme also what it is without a script, and on paper."""
+    theme = re.search(r"\[data-theme=['\"]?(light|dark)['\"]?\]", rule)
+    if not theme:
+        return rule
+    other = {name: rule.replace(theme[0], f"[data-theme={name}]") for name in ("auto", "dark")}
+    if theme[1] == "dark":
+        system = "@media screen and (prefers-color-scheme:dark)"
+        return f"@media screen{{{rule}}}{system}{{{other['auto']}}}"
+    system = "@media print,(prefers-color-scheme:light)"
+    return f"{rule}{system}{{{other['auto']}}}@media print{{{other['dark']}}}"
+
+
+def pruned(rules, names):
+    """The rules in use, as text without comments or idle space."""
+    return "".join(
+        pruned_rule(rule, names) for rule in rules if rule.type in ("qualified-rule", "at-rule")
+    )
+
+
+def pruned_rule(rule, names):
+    if rule.type == "qualified-rule":
+        selectors = ",".join(s for s in parted(rule.prelude) if in_use(s, names))
+        return selectors and themed(f"{selectors}{{{squeezed(rule.content)}}}")
+    if rule.content is None:  # @import, @charset
+        return ""
+    body = squeezed(rule.content)
+    if rule.lower_at_keyword in GROUPS:
+        body = pruned(tinycss2.parse_rule_list(rule.content, True, True), names)
+    return body and f"@{rule.at_keyword} {squeezed(rule.prelude)}".strip() + f"{{{body}}}"
+
+
+def parted(prelude):
+    """The selectors of a rule, parted at its outer commas."""
+    parts = [[]]
+    for token in prelude:
+        parts.append([]) if token == "," else parts[-1].append(token)
+    return [squeezed(part) for part in parts]
+
+
+def squeezed(tokens):
+    text = tinycss2.serialize([token for token in tokens if token.type != "comment"])
+    space = rf"({STRING})|\s*([;{{}},])\s*|\s+"
+    return re.sub(space, lambda m: m[1] or m[2] or " ", text).strip(" ;")
+
+
+def without_idle_variables(css, read_elsewhere):
+    """Drop the custom properties that nothing reads, until all that are left are read."""
+    used = set(re.findall(r"var\(\s*(--[\w-]+)", css)) | read_elsewhere
+    lean = re.sub(
+        rf"(?<=[{{;}}])(--[\w-]+):(?:{STRING}|[^;{{}}\"'])*(?:;|(?=\}}))",
+        lambda m: m[0] if m[1] in used else "",
+        css,
+    )
+    return css if lean == css else without_idle_variables(lean, read_elsewhere)
+
+
+def moved(sheet, static):
+    """A sheet's text without comments, its addresses as seen from ``_static``."""
+
+    def address(found):
+        if re.match(r"data:|#|\w+:", found[2]):
+            return found[0]
+        target = (sheet.parent / found[2].split("?")[0]).resolve()
+        return f"url({target.relative_to(static.resolve()).as_posix()})"
+
+    text = re.sub(r"/\*.*?\*/", "", sheet.read_text("utf8"), flags=re.S)
+    return re.sub(r"url\(\s*(['\"]?)(?!['\"]?data:)([^'\")]+)\1\s*\)", address, text)
+
+
+# ---------------------------------------------------------------- fonts
+
+
+def with_subset_fonts(css, static, words):
+    """The sheet with fonts that hold the characters in use, and none that no rule names."""
+    face = r"@font-face\{[^}]*\}"
+    rest = re.sub(face, "", css)
+    faces = [subset_face(each, rest, static, words) for each in re.findall(face, css)]
+    return "".join(faces) + rest
+
+
+def subset_face(face, rest, static, words):
+    """One ``@font-face``, its font subset; nothing if no rule asks for its family."""
+    family = re.search(r"font-family:\s*['\"]?([^;}'\"]+)", face)[1]
+    source = re.search(r"url\(['\"]?([^)'\"]+\.woff2)", face)
+    if not source:  # a font of the reader's own, by local(...)
+        return face
+    if family not in rest:
+        return ""
+    data = subset_font(static / source[1], characters_for(family, words, rest))
+    name = Path(source[1]).name
+    address = "data:font/woff2;base64," + b64encode(data).decode()
+    if not name.startswith(INLINE):
+        address = f"fonts-in-use/{name}"
+        (static / "fonts-in-use").mkdir(exist_ok=True)
+        (static / address).write_bytes(data)
+    return re.sub(r"src:[^;}]*", f'src:url({address}) format("woff2")', face)
+
+
+def characters_for(family, words, css):
+    if "KaTeX" in family:
+        return words.formulas.get(family) or set().union(*words.formulas.values())
+    if "Awesome" in family:  # its icons stand in style sheets, in the private part of Unicode
+        return {c for c in css if 0xE000 <= ord(c) <= 0xF8FF}
+    return words.characters | set(css)
+
+
+def subset_font(file, characters):
+    """The font with the given characters alone, its axes narrowed to what is asked for."""
+    font = TTFont(file)
+    options = subset.Options(hinting=False, notdef_outline=True)
+    options.layout_features += FEATURES
+    subsetter = subset.Subsetter(options)
+    subsetter.populate(unicodes=map(ord, characters))
+    subsetter.subset(font)
+    if "fvar" in font:
+        wanted = AXES["italic" if "italic" in file.name else "normal"]
+        axes = {axis.axisTag: wanted[axis.axisTag] for axis in font["fvar"].axes}
+        font = instancer.instantiateVariableFont(font, axes)
+    font.flavor, buffer = "woff2", BytesIO()
+    font.save(buffer)
+    return buffer.getvalue()
+
+
+# ---------------------------------------------------------------- all together
+
+
+def library(app):
+    return Path(app.srcdir).parent / "src" / "descent"
+
+
+def figure_files(app):
+    """The styles and the script of figures; none where a book has no library beside it."""
+    return [file for name in FIGURES if (file := library(app) / name).exists()]
+
+
+def take_out(app, doctree):
+    """Take from the outputs of a page what the joined files hold."""
+    shared = {file.read_text("utf8") for file in figure_files(app)}
+    shared |= {"".join(f.read_text("utf8") for f in figure_files(app) if f.suffix == ".css")}
+    for raw in doctree.findall(nodes.raw):
+        text = re.sub(
+            r"<(style|script)>(.*?)</\1>\n?",
+            lambda m: "" if m[2] in shared else m[0],
+            raw.astext(),
+            flags=re.S,
+        )
+        raw.children[:] = [nodes.Text(text)]
+
+
+def join(app, exception):
+    """Write ``site.css`` and ``site.js``."""
+    if exception or app.builder.format != "html":
+        return
+    out = Path(app.outdir)
+    static = out / "_static"
+    pages = [p.read_text("utf8") for p in out.rglob("*.html") if "_static" not in p.parts]
+    files = figure_files(app)
+    scripts = [static / "descent.js", *(file for file in files if file.suffix == ".js")]
+    script = ";\n".join(file.read_text("utf8") for file in scripts)
+    (static / "site.js").write_text(script, "utf8")
+
+    words = read(pages, script)
+    sheets = [sheet for pattern in SHEETS for sheet in static.glob(pattern)]
+    texts = [file.read_text("utf8") for file in files if file.suffix == ".css"]
+    texts = [*map(partial(moved, static=static), sheets[:-1]), *texts, moved(sheets[-1], static)]
+    css = "".join(pruned(tinycss2.parse_stylesheet(t, True, True), words.names) for t in texts)
+    elsewhere = {name for text in [*pages, script] for name in re.findall(r"--[\w-]+", text)}
+    css = with_subset_fonts(without_idle_variables(css, elsewhere), static, words)
+    (static / "site.css").write_text(css, "utf8")
+
+
+def setup(app):
+    app.connect("doctree-read", take_out)
+    app.connect("build-finished", join)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
