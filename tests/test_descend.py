@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import differentiable, instances, relative_gap
 
-from descent import DivergenceWarning, _layout, _memory, descend, problems, spectra, steps
+from descent import DivergenceWarning, _layout, _memory, descend, kernels, problems, spectra, steps
 from descent._watch import Watch
 from descent.models import Attention
 
@@ -313,9 +313,63 @@ def test_weights_of_no_run_are_refused():
 def test_a_flat_start_has_no_step_one_over_L():
     layer, problem, weights = setting()
     with pytest.raises(
-        ValueError, match="the loss is flat where some run starts: give step a number"
+        ValueError, match="the loss is flat where every run starts: give step a number"
     ):
         descend(layer, problem, weights._replace(O=torch.zeros_like(weights.O)), train="V")
+
+
+@pytest.mark.parametrize("train", ["V", "QKV"])
+def test_one_flat_start_stays_and_leaves_the_others_their_step(train):
+    layer, problem, weights = setting(runs=3)
+    O = weights.O.clone()  # noqa: E741
+    O[1] = 0
+    with pytest.warns(UserWarning, match="the loss is flat where 1 of 3 runs start: they stay"):
+        run = descend(layer, problem, weights._replace(O=O), train=train, steps=20)
+    alone = descend(layer, problem, type(weights)(*(W[2] for W in weights)), train=train, steps=20)
+    assert relative_gap(run.loss[:, 2], alone.loss) < 1e-11
+    assert run.eta[1] == 0 and (run.loss[:, 1] == run.loss[0, 1]).all()
+
+
+def masked(C):
+    """Each query may attend to the tokens after it: the last one to none, which is 0 / 0."""
+    return torch.softmax(C + torch.full_like(C, -torch.inf).tril(), -1)
+
+
+NAN = kernels.Kernel("nan", "dot", lambda C: C / 0, lambda C, S, dS: S * dS)
+MASKED = kernels.Kernel("masked", "dot", masked, kernels._ByAutograd(masked))
+
+
+@pytest.mark.parametrize("kernel", [NAN, MASKED], ids=["NaN", "masked"])
+@pytest.mark.parametrize(("reduce", "step"), [(True, 0.01), (False, 0.01), (True, "1/L")])
+def test_a_start_without_a_loss_is_not_called_a_step_too_large(kernel, reduce, step):
+    layer, problem, weights = setting(runs=2, kernel=kernel)
+    if step == "1/L":
+        with pytest.raises(ValueError, match="the curvature is NaN where every run starts"):
+            descend(layer, problem, weights)
+        return
+    with pytest.warns(DivergenceWarning) as caught:
+        run = descend(layer, problem, weights, step=step, reduce=reduce, steps=3)
+    (message,) = (str(one.message) for one in caught)
+    assert message.startswith("2 of 2 runs start with a loss that is NaN or infinite")
+    assert run.diverged_at.tolist() == [0, 0] and run.loss.isnan().all()
+
+
+@pytest.mark.parametrize("step", [0.01, "1/L"])
+@pytest.mark.filterwarnings("ignore:step '1/L' needs curvature")
+def test_a_start_that_overflows_is_told_apart_from_the_runs_beside_it(step):
+    layer, problem, weights = setting(runs=2)
+    V = weights.V.clone()
+    V[0] *= 1e200
+    with pytest.warns(DivergenceWarning, match="1 of 2 runs start with a loss that is NaN"):
+        run = descend(layer, problem, weights._replace(V=V), step=step, steps=30)
+    alone = descend(layer, problem, type(weights)(*(W[1] for W in weights)), step=step, steps=30)
+    assert run.diverged_at.tolist() == [0, -1]
+    assert relative_gap(run.loss[:, 1], alone.loss) < 1e-11
+
+
+def test_until_is_a_part_of_the_first_loss():
+    with pytest.raises(ValueError, match="until must lie between 0 and 1 .*, got 5"):
+        descend(*setting(), until=5)
 
 
 class TestRules:

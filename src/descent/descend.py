@@ -38,8 +38,8 @@ class Trajectory:
         after a divergence, and where a run has stopped the loss it stopped at.
     weights : the last iterate of every run, the last finite one where it diverged.
     diverged_at : (*r), the step that blew the loss up (with ``every = 1`` the index of its first
-        NaN), -1 if none did.
-    eta : (*r), the step size that was taken first.
+        NaN), -1 if none did; 0 where the loss is NaN or infinite before any step.
+    eta : (*r), the step size that was taken first; 0 where a run has no step 1/L, and stays.
     stopped_at : (*r), the step after which `until` or `stall` stopped the run, -1 if neither did.
     watched : name -> (len(at), ...), what was watched, at the steps ``at``.
     at : those steps, in order.
@@ -111,7 +111,9 @@ def descend(
 
     Warns
     -----
-    DivergenceWarning : if a run's loss blows up. The others are not disturbed.
+    DivergenceWarning : if a run's loss blows up, or is no number to begin with.
+    UserWarning : if some runs have no step 1/L, because the loss is flat where they start.
+        The others are not disturbed by any of them.
 
     A run that diverged or stopped stays where it is, and the loop ends when no run is left.
 
@@ -289,13 +291,14 @@ class _Book:
 
     def __init__(self, loss: Tensor, losses: Tensor, plan: _Plan):
         self.every, self.done, self.losses = plan.every, plan.stopping(loss), losses
-        self.losses[0] = loss
+        sound = torch.isfinite(loss)
+        self.losses[0] = torch.where(sound, loss, torch.nan)
         self.ceiling = BLOW_UP * loss.clamp_min(1)
         self.last = torch.full_like(loss, torch.nan)  # the losses of runs that no longer move
-        self.moves = torch.ones_like(loss, dtype=torch.bool)
-        self.diverged_at = torch.full_like(loss, -1, dtype=torch.int64)
-        self.stopped_at = self.diverged_at.clone()
-        self.all_move = loss.device.type == "cpu"  # as far as is known
+        self.moves = sound
+        self.stopped_at = torch.full_like(loss, -1, dtype=torch.int64)
+        self.diverged_at = self.stopped_at.where(sound, 0)
+        self.all_move = loss.device.type == "cpu" and bool(sound.all())  # as far as is known
         self.closed = False
 
     def enter(self, t: int, loss: Tensor) -> Tensor | None:
@@ -357,11 +360,19 @@ def _without_denormals() -> Iterator[None]:
 
 
 def _warn(run: Trajectory) -> Trajectory:
-    lost = int(run.diverged.sum())
-    if lost:
-        first = int(run.diverged_at[run.diverged].min())
+    runs, dead = run.diverged.numel(), int((run.diverged_at == 0).sum())
+    if dead:
         warnings.warn(
-            f"{lost} of {run.diverged.numel()} runs diverged, the first at step {first}: "
+            f"{dead} of {runs} runs start with a loss that is NaN or infinite, and stay there: "
+            "look for a row of scores without a finite one, for a kernel that gives NaN, or for "
+            "numbers too large for their squares",
+            DivergenceWarning,
+            stacklevel=3,
+        )
+    lost = run.diverged_at[run.diverged_at > 0]
+    if len(lost):
+        warnings.warn(
+            f"{len(lost)} of {runs} runs diverged, the first at step {int(lost.min())}: "
             f"the step is too large, try step='1/L' or a smaller number",
             DivergenceWarning,
             stacklevel=3,

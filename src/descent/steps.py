@@ -180,7 +180,7 @@ def resolve(step: float | str | Tensor | Rule, smoothness: Callable[[], Tensor])
                 f"unknown step {step!r}: expected '1/L', a positive number "
                 "or a rule of descent.steps"
             )
-        return constant(1 / _curved(smoothness()))
+        return _Constant(_inverse(smoothness()))
     if isinstance(step, bool) or not (callable(step) or isinstance(step, (numbers.Real, Tensor))):
         raise TypeError(f"step must be a positive number, '1/L' or a rule, got {step!r}")
     if isinstance(step, _Schedule):
@@ -188,10 +188,20 @@ def resolve(step: float | str | Tensor | Rule, smoothness: Callable[[], Tensor])
     return step if callable(step) else constant(step)
 
 
-def _curved(L: Tensor) -> Tensor:
-    if not bool((torch.isfinite(L) & (L > 0)).all()):
-        raise ValueError(
-            "step '1/L' needs curvature, but the loss is flat where some run starts: "
-            "give step a number"
+def _inverse(L: Tensor) -> Tensor:
+    """1/L, or no step at all for the runs that have none; an error if that is every one."""
+    known = torch.isfinite(1 / L) & (L > 0)
+    lost = int((~known).sum())
+    if lost:
+        found = "the loss is flat" if bool((L[~known] == 0).all()) else "the curvature is NaN"
+        if lost == L.numel():
+            raise ValueError(
+                f"step '1/L' needs curvature, but {found} where every run starts: "
+                "give step a number, or choose another start"
+            )
+        warnings.warn(
+            f"step '1/L' needs curvature, but {found} where {lost} of {L.numel()} runs start: "
+            "they stay there; give step a number, or choose another start",
+            stacklevel=2,
         )
-    return L
+    return torch.where(known, 1 / L, 0)

@@ -72,7 +72,7 @@ class Evidence:
         outcomes = list(outcomes)
         asked = _by_name(h for outcome in outcomes for h in outcome.hypotheses)
         found = _by_name(c for outcome in outcomes for c in outcome.conclusions)
-        runs = sum(outcome.met.numel() for outcome in outcomes)
+        runs = sum(outcome.conclusions[0].met.numel() for outcome in outcomes)
         return cls(
             conclusions=_all_met(found) | (conclusions or {}),
             numbers={"runs": runs} | numbers,

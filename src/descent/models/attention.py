@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .. import _validate, kernels
 from ..problems import Problem
+from ..spectra import eigenvalues, top_hessian_eigenvalue
 
 
 class AttentionWeights(NamedTuple):
@@ -273,18 +274,16 @@ class Attention:
     def smoothness(
         self, weights: AttentionWeights, problem: Problem, train: str
     ) -> Float[Tensor, "*r"]:
-        """The loss's curvature L for the step 1/L.
+        """The loss's curvature L for the step 1/L: NaN where it is no finite number.
 
         Exact and global for W_V alone (the largest eigenvalue of `gram`); otherwise the largest
-        eigenvalue of the Hessian at ``weights``, which holds only nearby.
+        absolute eigenvalue of the Hessian at ``weights``, which holds only nearby.
         """
         if train == "V":
-            return torch.linalg.eigvalsh(self.gram(weights, problem))[..., -1]
-        from ..spectra import top_hessian_eigenvalue
-
+            return eigenvalues(self.gram(weights, problem))[..., -1]
+        weights = self.spread(weights, problem)
         objective = self.objective(weights, problem, train)
-        # forward mode cannot write into a view that runs share (weights that were `expand`ed)
-        point = {W: getattr(weights, W).contiguous() for W in train}
+        point = {W: getattr(weights, W) for W in train}
         return top_hessian_eigenvalue(objective, point, weights.O.ndim - 2)
 
 

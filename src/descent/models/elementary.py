@@ -52,11 +52,8 @@ class LeastSquares:
     def hessian(self, theta: Float[Tensor, "*r p"]) -> Float[Tensor, "*r p p"]:
         """All second derivatives, p products with the Hessian: for small p."""
         one_hot = torch.eye(theta.shape[-1], dtype=theta.dtype, device=theta.device)
-        rows = [
-            torch.func.jvp(lambda x: self.loss_and_gradient(x)[1], (theta,), (e.expand_as(theta),))
-            for e in one_hot
-        ]
-        return torch.stack([row for _, row in rows], -2)
+        _, multiply = torch.func.vjp(lambda x: self.loss_and_gradient(x)[1], theta)
+        return torch.stack([multiply(e.expand_as(theta))[0] for e in one_hot], -2)
 
     def smoothness(self, theta: Float[Tensor, "*r p"]) -> Float[Tensor, "*r"]:
         """Largest absolute eigenvalue of the Hessian at ``theta``: the L of the step 1/L there."""

@@ -6,6 +6,7 @@
 from . import song2024
 from ._attention import AttentionStart
 from ._inequality import Inequality
+from ._meet import loud, meet, near
 from ._record import Standing, Theorem, get, registry, theorem
 from ._report import Linear, Outcome, Promise, Report
 
@@ -19,6 +20,9 @@ __all__ = [
     "Standing",
     "Theorem",
     "get",
+    "loud",
+    "meet",
+    "near",
     "registry",
     "song2024",
     "theorem",

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import spectra
+from .. import queries, spectra
 from ..models import Attention, AttentionWeights
 from ..problems import Problem
 
@@ -36,7 +36,39 @@ class AttentionStart:
         """Everything that one pass through the layer computes."""
         return self.model.forward(self.weights, self.problem)
 
+    # -- tokens ---------------------------------------------------------------------------------
+
+    @cached_property
+    def X(self) -> Float[Tensor, "*b"]:
+        """Norm of all tokens, stacked."""
+        return torch.linalg.matrix_norm(self.problem.tokens, 2)
+
+    @cached_property
+    def X_F(self) -> Float[Tensor, "*b"]:
+        """Their Frobenius norm."""
+        return torch.linalg.matrix_norm(self.problem.tokens)
+
+    @cached_property
+    def longest(self) -> Float[Tensor, "*b"]:
+        """Length of the longest token."""
+        return torch.linalg.vector_norm(self.problem.tokens, dim=-1).amax(-1)
+
     # -- weights --------------------------------------------------------------------------------
+
+    @cached_property
+    def q(self) -> Float[Tensor, "*r H"]:
+        """Norm of each head's W_Q."""
+        return torch.linalg.matrix_norm(self.weights.Q, 2)
+
+    @cached_property
+    def k(self) -> Float[Tensor, "*r H"]:
+        """Norm of each head's W_K."""
+        return torch.linalg.matrix_norm(self.weights.K, 2)
+
+    @cached_property
+    def v(self) -> Float[Tensor, "*r H"]:
+        """Norm of each head's W_V."""
+        return torch.linalg.matrix_norm(self.weights.V, 2)
 
     @cached_property
     def omega(self) -> Float[Tensor, "*r H"]:
@@ -91,3 +123,37 @@ class AttentionStart:
     def G(self) -> Float[Tensor, "*r m"]:
         """Eigenvalues of the Gram matrix of the values, in rising order."""
         return torch.linalg.eigvalsh(self.model.gram(self.weights, self.problem))
+
+    # -- the scores, where W_Q alone is trained -------------------------------------------------
+
+    @cached_property
+    def u(self) -> Float[Tensor, "*r H N n"]:
+        """Read-outs: what each token says if it is attended to alone."""
+        return self.forward.u
+
+    @cached_property
+    def least_u(self) -> Float[Tensor, "*r H"]:
+        """The smallest read-out of each head, in size."""
+        return self.u.abs().amin((-2, -1))
+
+    @cached_property
+    def scores_jacobian(self) -> Float[Tensor, "*r H Nnn Dd"]:
+        """Derivative of each head's scores with respect to its W_Q."""
+        return queries.scores_jacobian(self.model, self.weights, self.problem)
+
+    @cached_property
+    def delta(self) -> Float[Tensor, "*r H"]:
+        """The smallest of the N n^2 singular values of that derivative; 0 where it is rounding."""
+        top = torch.linalg.matrix_norm(self.scores_jacobian, 2)
+        noise = max(self.scores_jacobian.shape[-2:]) * torch.finfo(top.dtype).eps * top
+        sigma = spectra.sigma_min(self.scores_jacobian)
+        return torch.where(sigma > noise, sigma, 0)
+
+    @cached_property
+    def furthest(self) -> Float[Tensor, "*r H"]:
+        """Largest distance of a query from a key of its sequence."""
+        return torch.cdist(self.forward.Q, self.forward.K).amax((-3, -2, -1))
+
+    def now(self, run) -> "AttentionStart":
+        """The same numbers along a run that watched its weights, (len(run.at), *r, ...)."""
+        return AttentionStart(self.model, self.problem, run.watched["weights"])

@@ -20,6 +20,11 @@ BLUR = 64
 FURTHEST = 600.0
 
 
+def blurred(loss: Tensor, rounding: Tensor) -> Tensor:
+    """The largest loss that a residual of this loss may seem to have, known up to its rounding."""
+    return ((2 * loss).sqrt() + BLUR * rounding).square() / 2
+
+
 @dataclass(frozen=True)
 class Linear:
     r"""The promise :math:`f_t \le (1 - \eta\mu)^{pt} f_0`, read as a promise on rates.
@@ -108,6 +113,11 @@ class Report:
         """The largest step that the theorem allows, one a run, or a rule; "1/L" if it names none."""
         return "1/L" if self.largest_step is None else self.largest_step()
 
+    def __getitem__(self, name: str) -> Inequality | Tensor:
+        """The hypothesis or constant of that name; ValueError with the list of names if none is."""
+        known = {h.name: h for h in self.hypotheses} | self.constants
+        return known[_validate.one_of("number of the report", name, known)]
+
     @property
     def watch(self) -> tuple[str, ...]:
         """What `descend` must watch for all promises to be seen."""
@@ -153,7 +163,8 @@ class Report:
     def trial(self, steps: int = 1000, share: float = 1.0, looks: int = 40, **options) -> "Outcome":
         """Train as the theorem says, at ``share`` of its largest step, and hold it against that.
 
-        Promises that watch the run look at it ``looks`` times, early steps more often.
+        Promises that watch the run look at it ``looks`` times, early steps more often, unless
+        ``at`` names the steps. ``options`` are those of `descend`.
         """
         if not self.train:
             return self.against()
@@ -161,7 +172,7 @@ class Report:
         step = share * self.step if isinstance(self.step, Tensor) else self.step
         if self.watch:
             at = sorted({int(steps * (j / looks) ** 2) for j in range(looks + 1)})
-            options |= {"watch": self.watch, "at": at}
+            options = {"watch": self.watch, "at": at} | options
         where = (self.start.model, self.start.problem, self.start.weights)
         return self.against(descend(*where, train=self.train, step=step, steps=steps, **options))
 

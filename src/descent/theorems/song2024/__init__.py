@@ -3,6 +3,34 @@
 As printed and as corrected, one file a chapter.
 """
 
-from .values import theorem_1, theorem_1_printed
+from .initialisation import conditioning, small
+from .joint import theorem_2, theorem_2_printed, theorem_2_rate
+from .queries import (
+    hull_bound,
+    pl_constant,
+    softmax_rests,
+    theorem_3,
+    theorem_3_12,
+    theorem_3_53,
+    theorem_3_tangent,
+)
+from .values import plateau, rank_threshold, theorem_1, theorem_1_printed
 
-__all__ = ["theorem_1", "theorem_1_printed"]
+__all__ = [
+    "conditioning",
+    "hull_bound",
+    "pl_constant",
+    "plateau",
+    "rank_threshold",
+    "small",
+    "softmax_rests",
+    "theorem_1",
+    "theorem_1_printed",
+    "theorem_2",
+    "theorem_2_printed",
+    "theorem_2_rate",
+    "theorem_3",
+    "theorem_3_12",
+    "theorem_3_53",
+    "theorem_3_tangent",
+]

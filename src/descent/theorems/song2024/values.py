@@ -1,10 +1,12 @@
 """Theorems of :doc:`/song2024/values`: W_V is trained, everything else stays."""
 
+import torch
 from torch import Tensor
 
+from ... import spectra
 from .._attention import AttentionStart
 from .._record import Standing, theorem
-from .._report import Report
+from .._report import Promise, Report, blurred
 from ._shared import full_rank, linear
 
 
@@ -43,3 +45,78 @@ def theorem_1(at: AttentionStart) -> Report:
 def theorem_1_printed(at: AttentionStart) -> Report:
     """The norm of all of W_O in the rate: right for one head, false for more."""
     return values_alone(at, "α = ‖W_O‖² σ_min²(B_0)", (at.output * at.sigma).square(), power=1)
+
+
+@theorem(
+    "song2024-plateau",
+    title="What no values reach",
+    box="thm-values",
+    standing=Standing.PROVED,
+    start=AttentionStart,
+    uses=("eq-recursion",),
+)
+def plateau(at: AttentionStart) -> Report:
+    r"""The loss never falls below :math:`\frac12\|(I-BB^+)r_0\|^2` and falls to it linearly.
+
+    The rate is twice the smallest eigenvalue of G that is not zero.
+    """
+    values, vectors = torch.linalg.eigh(at.model.gram(at.weights, at.problem))
+    dead = values <= values.shape[-1] * torch.finfo(values.dtype).eps * values[..., -1:]
+    squares = (vectors.mT @ at.residual[..., None]).squeeze(-1).square()
+    floor = torch.where(dead, squares, 0).sum(-1) / 2
+    rate = torch.where(dead, torch.inf, values).amin(-1)
+
+    def steps(run):
+        return tuple(run.every * t for t in range(len(run.loss)))
+
+    def above(run):
+        return floor.expand_as(run.loss), blurred(run.loss, at.rounding), steps(run)
+
+    def below(run):
+        t = run.every * torch.arange(len(run.loss))[:, None]
+        left = (1 - run.eta * rate) ** (2 * t) * (run.loss[0] - floor)
+        return run.loss - floor, blurred(left, at.rounding) + 1e-12 * floor, steps(run)
+
+    return Report(
+        hypotheses=(),
+        promises=(
+            Promise("½‖(I - BB⁺)r_0‖² ≤ f_t", above),
+            Promise("f_t - ½‖(I - BB⁺)r_0‖² falls linearly", below),
+        ),
+        constants={"½‖(I - BB⁺)r_0‖²": floor, "smallest λ(G) > 0": rate},
+        train="V",
+        largest_step=lambda: 1 / values[..., -1],
+    )
+
+
+@theorem(
+    "rank-threshold",
+    title="The rank of the features",
+    box="thm-rank-heads",
+    standing=Standing.PROVED,
+    start=AttentionStart,
+    uses=("thm-rank-one-head",),
+)
+def rank_threshold(at: AttentionStart) -> Report:
+    """At most min(HD, tokens distinct within their sequence), and that for almost all draws.
+
+    Softmax attention of one token is 1 whatever the weights: all heads then see the same.
+    """
+    X, layer = at.problem.X, at.model
+    same = (X.unsqueeze(-2) == X.unsqueeze(-3)).all(-1)
+    distinct = (~same.tril(-1).any(-1)).sum((-2, -1)).double()
+    heads = 1 if at.problem.n == 1 and layer.kernel.name == "softmax" else layer.H
+    most = distinct.clamp_max(heads * at.problem.D)
+    rank = spectra.rank(at.B).double()
+    return Report(
+        hypotheses=(),
+        promises=(
+            Promise("rank B_0 ≤ min(HD, distinct tokens)", lambda _: (rank, most, ())),
+            Promise("rank B_0 ≥ that, for almost all draws", lambda _: (most, rank, ())),
+        ),
+        constants={
+            "rank B_0": rank,
+            "HD": most.new_tensor(heads * at.problem.D),
+            "distinct": distinct,
+        },
+    )
