@@ -1,6 +1,18 @@
 """What a number of successes says about a rate. Introduced in :doc:`/song2024/queries`."""
 
+from torch import Tensor
+
 from . import _validate
+
+
+def mcnemar(one: Tensor, other: Tensor) -> float:
+    """McNemar's z for paired successes (pairs,) of bool: above 2 or so, ``one`` succeeds more often.
+
+    Only the pairs that differ count: of b where ``one`` alone succeeded and c where ``other`` did,
+    (b - c) / sqrt(b + c) is nearly standard normal if neither is better. 0 where none differ.
+    """
+    b, c = int((one & ~other).sum()), int((other & ~one).sum())
+    return (b - c) / max(1, b + c) ** 0.5
 
 
 def wilson(successes: int, runs: int, z: float = 1.96) -> tuple[float, float]:

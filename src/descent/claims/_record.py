@@ -63,9 +63,10 @@ class Evidence:
         outcomes: Iterable[Outcome],
         *,
         conclusions: dict[str, bool] | None = None,
+        hypotheses: dict[str, bool] | None = None,
         **numbers: float,
     ) -> "Evidence":
-        """The evidence of a theorem's outcomes, with further conclusions and numbers by name.
+        """The evidence of a theorem's outcomes; further conclusions, hypotheses and numbers by name.
 
         A hypothesis counts as met and a conclusion as true if it is so in every run of all.
         """
@@ -76,7 +77,7 @@ class Evidence:
         return cls(
             conclusions=_all_met(found) | (conclusions or {}),
             numbers={"runs": runs} | numbers,
-            hypotheses=_all_met(asked),
+            hypotheses=_all_met(asked) | (hypotheses or {}),
             sharpness={name: _sharpness(each) for name, each in found.items()},
         )
 

@@ -124,6 +124,13 @@ class AttentionStart:
         """Eigenvalues of the Gram matrix of the values, in rising order."""
         return torch.linalg.eigvalsh(self.model.gram(self.weights, self.problem))
 
+    @cached_property
+    def slope(self) -> Float[Tensor, "*r"]:
+        r""":math:`r_0^\top G r_0 / \|r_0\|^2`: how steeply the loss falls with the values."""
+        pulled = self.residual[..., None, None, :] @ self.blocks
+        pulled = torch.linalg.vector_norm(pulled.squeeze(-2), dim=-1)
+        return (self.omega * pulled / self.r[..., None]).square().sum(-1)
+
     # -- the scores, where W_Q alone is trained -------------------------------------------------
 
     @cached_property

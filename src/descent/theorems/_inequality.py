@@ -42,7 +42,9 @@ class Inequality:
         """The largest left / right over the steps: 1 is attained, more is violated."""
         left, right = torch.broadcast_tensors(self.left, self.right)
         ratio = torch.where(left <= 0, 0.0, left / right.clamp_min(0))
-        ratio = ratio.nan_to_num(nan=torch.inf)  # a run that diverged keeps no promise
+        ratio = ratio.nan_to_num(
+            nan=torch.inf, posinf=torch.inf
+        )  # a run that diverged keeps no promise
         return ratio.amax(0) if self.at else ratio
 
     @property

@@ -1,18 +1,18 @@
 """Claims of the chapter on where to start."""
 
+import itertools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ... import problems, spectra
+from ... import problems, spectra, theorems
 from ...descend import descend
 from ...models import Attention, AttentionWeights
 from ...problems import Problem
+from ...theorems import Standing
 from .._record import Evidence, Verdict, claim
 from ._shared import PAPER
-from .conditions import NU, condition_8, smallness, terms
-from .joint import gentle
 
 INITIALISATION = "song2024/initialisation"
 
@@ -50,15 +50,14 @@ def outcome(layer: Attention, problem: Problem, weights: AttentionWeights, steps
     """Train all three matrices from every start at 1/(2L)."""
     step = 0.5 / layer.smoothness(weights, problem, "QKV")
     run = descend(layer, problem, weights, step=step, steps=steps, every=steps)
-    return Outcome(
-        terms(layer, problem, weights).sigma,
-        condition_8(layer, problem, weights) / NU,
-        run.loss[-1] / run.loss[0],
-    )
+    report = theorems.get("song2024-theorem-2-printed")(layer, problem, weights)
+    excess = report["condition (8)"].sharpness
+    return Outcome(report.start.sigma, excess, run.loss[-1] / run.loss[0])
 
 
 @claim(
     "song2024-initialisation-small",
+    theorem="song2024-initialisation-small",
     paper=PAPER,
     number="Remark 3, small weights",
     statement=r"For $n \ge 2$, $\sigma_{\min}(B_0) \le \|X\|^3\|W_Q\|\|W_K\|/\sqrt{2d}$ with "
@@ -66,43 +65,36 @@ def outcome(layer: Attention, problem: Problem, weights: AttentionWeights, steps
     r"the square of the scale of queries and keys.",
     verdict=Verdict.HOLDS,
     chapter=INITIALISATION,
-    mutations={
-        "the cube of the scale": {"power": 3},
-        "a thousandth of the bound": {"factor": 1e-3},
-    },
+    mutations={"scales that are not small": {"smallest": 0.1}},
 )
-def small(power: int = 2, factor: float = 1.0) -> Evidence:
-    """Both kernels, 64 draws, scales from 0.0001 to 10."""
-    problem = problems.gaussian(N=4, n=3, D=48, seed=0)
-    scales = torch.tensor([1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0], dtype=torch.float64)
-    over, slopes = 0.0, []
-    for kernel in ("softmax", "gaussian"):
-        layer = Attention(kernel, H=1, d=8)
-        weights = at_scales(layer.init(problem, runs=64, seed=1), QK=scales)
-        at = terms(layer, problem, weights)
-        q, k = at.q[..., 0], at.k[..., 0]
-        sizes = {"softmax": q * k / 2**0.5, "gaussian": problem.n * (q**2 + k**2)}
-        bound = factor * at.X**3 * sizes[kernel] / layer.d**0.5
-        over = max(over, float((at.sigma / bound).max()))
-        slopes.append(torch.log10(at.sigma[1] / at.sigma[0]))
+def small(smallest: float = 1e-4) -> Evidence:
+    """Both kernels, 64 draws, a large problem and the smallest, six scales up to 10."""
+    scales = [smallest, 10 * smallest, 0.01, 0.1, 1.0, 10.0]
+    outcomes, slopes = [], []
+    shapes = ((4, 3, 48, 8), (1, 2, 2, 1))
+    for (N, n, D, d), kernel in itertools.product(shapes, ("softmax", "gaussian")):
+        problem, layer = problems.gaussian(N=N, n=n, D=D, seed=0), Attention(kernel, H=1, d=d)
+        weights = layer.init(problem, runs=64, seed=1)
+        weights = at_scales(weights, QK=torch.tensor(scales, dtype=torch.float64))
+        report = theorems.get("song2024-initialisation-small")(layer, problem, weights)
+        outcomes.append(report.against())
+        slopes.append(torch.log10(report.start.sigma[1] / report.start.sigma[0]))
     slopes = torch.stack(slopes)
-    return Evidence(
-        {
-            "the bound holds": over < 1,
-            "ten times the scale is a hundred times sigma_min": float((slopes - power).abs().max())
-            < 0.05,
-        },
-        {
-            "largest_share_of_the_bound": over,
-            "least_slope": float(slopes.min()),
-            "largest_slope": float(slopes.max()),
-            "draws": 128,
-        },
+    square = float((slopes - 2).abs().max()) < 0.05
+    return Evidence.of(
+        outcomes,
+        conclusions={"ten times the scale is a hundred times sigma_min": square},
+        least_slope=float(slopes.min()),
+        largest_slope=float(slopes.max()),
     )
 
 
 @claim(
     "song2024-initialisation-tied",
+    title="Tie the queries to the keys",
+    box="prop-tied",
+    standing=Standing.PROVED,
+    uses=("thm-joint",),
     paper=PAPER,
     number="Remark 3, tied queries and keys",
     statement=r"With $W_Q = W_K$ scaled up and distinct projected tokens, Gaussian attention tends "
@@ -110,38 +102,43 @@ def small(power: int = 2, factor: float = 1.0) -> Evidence:
     r"then met from $W_V = 0$ by a $\|W_O\|$ that depends on the tokens and labels alone.",
     verdict=Verdict.HOLDS,
     chapter=INITIALISATION,
-    mutations={"queries and keys drawn apart": {"tied": False}},
+    mutations={
+        "queries and keys drawn apart": {"tied": False},
+        "not scaled up": {"scale": 1.0},
+    },
 )
-def tied(tied: bool = True) -> Evidence:
+def tied(tied: bool = True, scale: float = 10.0) -> Evidence:
     """N = 4, n = 3, D = 48: scale 10, 64 draws; then W_O as the condition asks, and a run."""
     problem, layer = problems.gaussian(N=4, n=3, D=48, seed=0), Attention("gaussian", H=1, d=8)
-    weights = at_scales(layer.init(problem, runs=64, seed=1), QK=10.0, V=0.0)
+    weights = at_scales(layer.init(problem, runs=64, seed=1), QK=scale, V=0.0)
     weights = weights._replace(K=weights.Q if tied else weights.K)
-    sigma, tokens = terms(layer, problem, weights).sigma, spectra.sigma_min(problem.tokens)
-    error = float((sigma / tokens - 1).abs().max())
+    found = spectra.sigma_min(spectra.beside(layer.features(weights, problem)))
+    error = float((found / spectra.sigma_min(problem.tokens) - 1).abs().max())
+    conclusions = {"sigma_min is that of the tokens": error < 1e-3}
     if error > 0.1:  # sigma_min underflows, and no W_O is large enough
-        return Evidence({"sigma_min is that of the tokens": False}, {"largest_error": error})
-    weights = gentle(layer, problem, weights)
-    norms = torch.linalg.vector_norm(weights.O, dim=(-2, -1))
-    run = descend(layer, problem, weights, steps=300)
-    return Evidence(
-        {
-            "sigma_min is that of the tokens": error < 1e-3,
-            "the condition is met": float(smallness(layer, problem, weights).max()) <= 1,
-            "every draw needs the same W_O": float(norms.max() / norms.min()) < 1.01,
-            "every run converges": float((run.loss[-1] / run.loss[0]).max()) < 1e-6,
-        },
-        {
-            "largest_error": error,
-            "norm_of_W_O": float(norms.max()),
-            "largest_final_loss": float((run.loss[-1] / run.loss[0]).max()),
-            "runs": 64,
-        },
+        return Evidence(conclusions, {"largest_error": error})
+    family = theorems.loud(layer, problem, weights)
+    start = theorems.meet(theorems.get("song2024-theorem-2"), family, 64)
+    outcome = theorems.get("song2024-theorem-2")(*start).trial(300)
+    norms, ratio = outcome.report.start.output, outcome.run.loss[-1] / outcome.run.loss[0]
+    conclusions |= {
+        "every draw needs the same W_O": float(norms.max() / norms.min()) < 1.01,
+        "every run converges": float(ratio.max()) < 1e-6,
+    }
+    return Evidence.of(
+        [outcome],
+        conclusions=conclusions,
+        largest_error=error,
+        norm_of_W_O=float(norms.max()),
+        largest_final_loss=float(ratio.max()),
     )
 
 
 @claim(
     "song2024-initialisation-map",
+    title="A map of starts",
+    box="thm-joint",
+    standing=Standing.OBSERVED,
     paper=PAPER,
     number="Remark 3, the map",
     statement=r"From $W_V = 0$, over three decades of the scale of $W_Q, W_K$ and two of $W_O$, "
