@@ -137,20 +137,30 @@ def theorem_3_tangent(at: AttentionStart) -> Report:
     )
 
 
-def printed(at: AttentionStart, name: str, power: int) -> Report:
-    r"""The paper's condition, with ``power`` more factors δ in the denominator, and its rate.
+def printed_condition(at: AttentionStart, power: int) -> Tensor:
+    r"""Left side of (12), or of (53) with ``power`` = 2 more factors δ in the denominator, (*r).
 
-    Left side, for each head: :math:`n\|X\|_F^5(q+k)e^{\frac94\|X\|_F^2(q^2+k^2)}
-    v\|W_O\|\|r_0\| / (\min|u|^2\,\min(\delta,q)\,\delta^{power})`, and :math:`\gamma =
-    \frac12\delta^2\kappa^2\min|u|^2` with that exponential for :math:`1/\kappa`.
+    The largest over heads of :math:`n\|X\|_F^5(q+k)e^{\frac94\|X\|_F^2(q^2+k^2)}
+    v\|W_O\|\|r_0\| / (\min|u|^2\,\min(\delta,q)\,\delta^{power})`; the right side is 1/8.
     """
-    gaussian(at)
-    n, X, m = at.problem.n, at.X_F[..., None], at.least_u.amin(-1)
-    exponent = 9 / 4 * X**2 * (at.q.square() + at.k.square())
-    left = n * X**5 * (at.q + at.k) * torch.exp(exponent)
+    X = at.X_F[..., None]
+    left = at.problem.n * X**5 * (at.q + at.k) * torch.exp(exponent(at))
     left = left / (torch.minimum(at.delta, at.q) * at.delta**power)
-    left = left.amax(-1) * at.v.amax(-1) * at.output * at.r / m.square()
-    gamma = (at.delta * torch.exp(-exponent)).amin(-1).square() * m.square() / 2
+    least = at.least_u.amin(-1)
+    return left.amax(-1) * at.v.amax(-1) * at.output * at.r / least.square()
+
+
+def exponent(at: AttentionStart) -> Tensor:
+    """Minus the logarithm of what the paper takes for κ, for each head."""
+    return 9 / 4 * at.X_F[..., None] ** 2 * (at.q.square() + at.k.square())
+
+
+def printed(at: AttentionStart, name: str, power: int) -> Report:
+    r"""The paper's condition and its rate :math:`\gamma = \frac12\delta^2\kappa^2\min|u|^2`."""
+    gaussian(at)
+    left = printed_condition(at, power)
+    gamma = (at.delta * torch.exp(-exponent(at))).amin(-1).square()
+    gamma = gamma * at.least_u.amin(-1).square() / 2
     return Report(
         hypotheses=(
             Inequality("0 < δ_h", 0 * at.r, at.delta.amin(-1), strict=True),
