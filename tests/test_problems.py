@@ -72,7 +72,7 @@ X = torch.zeros(2, 3, 4)
         (lambda: Problem(X, X[..., 0] / 0), "y has 6 entries that are NaN or infinite"),
         (
             lambda: Problem(X, X[..., 0].double()),
-            "y is torch.float64, but X is torch.float32: convert one of them",
+            "y is torch.float64 on cpu, but the tokens are torch.float32 on cpu: convert one",
         ),
         (
             lambda: problems.digits(N=2000, seed=0),

@@ -218,7 +218,7 @@ def test_the_library_as_it_stands_is_not_caught():
 
 
 CLOSED_FORM = [
-    (Attention.loss_and_gradient, "softmax"),
+    (Attention._pull_back, "softmax"),
     (Kernel.scores_pullback, "gaussian"),
     (kernels._softmax_pullback, "softmax"),
 ]
@@ -242,17 +242,17 @@ def test_a_sign_reversed_anywhere_in_the_closed_form_is_caught(
     if function is kernels._softmax_pullback:
         layer = Attention(Kernel("softmax", "dot", kernels.softmax.value, wrong), H=2, d=3)
     else:
-        owner = Attention if function is Attention.loss_and_gradient else Kernel
+        owner = Attention if function is Attention._pull_back else Kernel
         monkeypatch.setattr(owner, function.__name__, wrong)
     assert caught(layer, weights, problem)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_transpose_forgotten_in_the_closed_form_is_caught(kernel, monkeypatch):
-    source = inspect.getsource(attention.Attention.loss_and_gradient)
-    names = dict(attention.Attention.loss_and_gradient.__globals__)
+    source = inspect.getsource(attention.Attention._pull_back)
+    names = dict(attention.Attention._pull_back.__globals__)
     exec(textwrap.dedent(source.replace("pass_.S.mT", "pass_.S")), names)
-    monkeypatch.setattr(Attention, "loss_and_gradient", names["loss_and_gradient"])
+    monkeypatch.setattr(Attention, "_pull_back", names["_pull_back"])
     assert caught(*instance(kernel, 2, 3, 4, 2, 3))
 
 

@@ -1,8 +1,11 @@
 """How much memory there is, and the error that says how many runs fit into it."""
 
+import math
 from pathlib import Path
 
 import torch
+
+from ._errors import error
 
 #: Memory that this process may still take, in the order asked: a container's limit, the machine's.
 CONTAINER, MACHINE = Path("/sys/fs/cgroup"), Path("/proc/meminfo")
@@ -34,14 +37,26 @@ def _machine() -> int | None:
     return next((1024 * int(x.split()[1]) for x in lines if x.startswith("MemAvailable")), None)
 
 
+def room(what: str, *sizes: int) -> None:
+    """Raise MemoryError unless an array of these sizes, in float64, fits on this machine.
+
+    To ask beforehand is the way to a line that says so: torch and numpy each have a word of their
+    own for a size that they cannot allocate, and another for one that they cannot count.
+    """
+    limit, needed = free(torch.device("cpu")), 8 * math.prod(sizes)
+    if needed > (2**60 if limit is None else limit):
+        of = " x ".join(map(str, sizes))
+        found = f"{what} ({of} numbers) need {_size(needed)}, but {_size(limit or 2**60)} are free"
+        raise error(MemoryError, found, "choose smaller sizes")
+
+
 def require(runs: int, per_run: int, device: torch.device) -> None:
     """Raise MemoryError, with the number of runs that fit, unless all of them do."""
     limit = free(device)
     if limit is not None and runs * per_run > limit:
-        raise MemoryError(
-            f"{runs} runs need about {_size(runs * per_run)}, but {_size(limit)} are free on "
-            f"{device}: {limit // per_run or 'no'} runs fit at once"
-        )
+        found = f"{runs} runs need about {_size(runs * per_run)}, but {_size(limit)} are free"
+        fit = f"{limit // per_run or 'no'} runs fit at once"
+        raise error(MemoryError, f"{found} on {device}", fit)
 
 
 def _size(amount: int) -> str:

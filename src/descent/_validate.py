@@ -2,52 +2,173 @@
 
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ._errors import error
 
-def count(name: str, value: int, least: int = 1) -> int:
-    """Return ``value`` if it is an integer of at least ``least``, else raise."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__})")
+#: What the library computes with, and what is turned into float64 on the way in.
+FLOATS = (torch.float32, torch.float64)
+WHOLE = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
+
+
+def shown(value: object) -> str:
+    """A value as it fits into a line."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        return f"{type(value).__name__} of shape {tuple(value.shape)}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def count(name: str, value: int, least: int = 1, below: int | None = None) -> int:
+    """Return ``value`` if it is an integer of at least ``least`` (and below ``below``), else raise."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        found = f"{name} must be an integer, got {shown(value)} ({type(value).__name__})"
+        raise error(TypeError, found, "be an integer")
     if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
+        raise error(
+            ValueError, f"{name} must be at least {least}, got {value}", f"at least {least}"
+        )
+    if below is not None and value >= below:
+        raise error(ValueError, f"{name} must be below {below}, got {value}", f"below {below}")
     return int(value)
+
+
+def seed(name: str, value: int) -> int:
+    """Return ``value`` if it is a whole number of at most 64 bits, as every generator takes it."""
+    return count(name, value, least=0, below=2**64)
+
+
+def real(name: str, value: float, wanted: str = "a number") -> float:
+    """Return ``value`` if it is one real number, also as an array without dimensions; else raise."""
+    if isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        found = f"{name} must be {wanted}, got {shown(value)} ({type(value).__name__})"
+        raise error(TypeError, found, f"be {wanted}")
+    return float(value)
 
 
 def positive(name: str, value: float) -> float:
     """Return ``value`` if it is a finite positive number, else raise."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a positive number, got {value!r} ({type(value).__name__})")
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name} must be positive and finite, got {value}")
-    return float(value)
+    number = real(name, value, "a positive number")
+    if not (number > 0 and math.isfinite(number)):
+        found = f"{name} must be positive and finite, got {value}"
+        raise error(ValueError, found, "positive and finite")
+    return number
 
 
 def fraction(name: str, value: float) -> float:
     """Return ``value`` if it lies strictly between 0 and 1, else raise."""
     if not positive(name, value) < 1:
-        raise ValueError(f"{name} must lie between 0 and 1 (a part of the first loss), got {value}")
+        found = f"{name} must lie between 0 and 1 (a part of the whole), got {value}"
+        raise error(ValueError, found, "between 0 and 1")
     return float(value)
 
 
 def one_of(name: str, value: str, options: Iterable[str]) -> str:
     """Return ``value`` if it is among ``options``, else raise with the list of them."""
     options = list(options)
-    if value not in options:
-        raise ValueError(
-            f"unknown {name} {value!r}: expected one of {', '.join(map(repr, options))}"
-        )
+    if not any(type(value) is type(option) and value == option for option in options):
+        expected = f"expected one of {', '.join(map(repr, options))}"
+        raise error(ValueError, f"unknown {name} {shown(value)}", expected)
     return value
+
+
+def function(name: str, value: Callable) -> Callable:
+    """Return ``value`` if it can be called, else raise."""
+    if not callable(value):
+        raise error(TypeError, f"{name} must be a function, got {shown(value)}", "be a function")
+    return value
+
+
+def tensor(name: str, value: object) -> Tensor:
+    """Real numbers as a tensor: float32 and float64 as they are, the rest becomes float64.
+
+    That is lists, arrays of numpy, and whole numbers. Raises TypeError for what is no array of
+    numbers, and for complex, half precision and truth values, which could be meant in many ways.
+    """
+    if isinstance(value, Tensor) and value.dtype in FLOATS and value.layout == torch.strided:
+        return value
+    if not isinstance(value, Tensor):
+        return _from_numpy(name, value)
+    if value.dtype in WHOLE and value.layout == torch.strided:
+        return value.to(torch.float64)
+    kind = value.dtype if value.layout == torch.strided else value.layout
+    remedy = "convert it with .to_dense()" if kind is value.layout else "convert it with .double()"
+    raise error(TypeError, f"{name} must hold float32 or float64, got {kind}", remedy)
+
+
+def _from_numpy(name: str, value: object) -> Tensor:
+    remedy = "give a tensor, an array or nested lists of one shape, of real numbers"
+    try:
+        if isinstance(value, (list, tuple)):
+            value = [x.detach().cpu().numpy() if isinstance(x, Tensor) else x for x in value]
+        array = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError):
+        raise error(TypeError, f"{name} is no array of numbers: {shown(value)}", remedy) from None
+    if array.dtype.kind not in "iuf" or array.dtype == np.float16:
+        found = f"{name} must be an array of real numbers, got {shown(value)} ({array.dtype})"
+        raise error(TypeError, found, remedy)
+    return torch.from_numpy(np.array(array, dtype=np.float64))
+
+
+def matrix(name: str, value: object, least: int = 2) -> Tensor:
+    """Numbers as by `tensor`, with ``least`` dimensions or more, none of them empty."""
+    value = tensor(name, value)
+    if value.ndim < least:
+        found = f"{name} must have at least {least} dimensions, got shape {tuple(value.shape)}"
+        raise error(ValueError, found, f"at least {least} dimensions")
+    if not value.numel():
+        raise error(ValueError, f"{name} is empty, {tuple(value.shape)}", "give it some entries")
+    return value
+
+
+def problem(value):
+    """Return ``value`` if it is a `descent.problems.Problem`, or is made like one; else raise."""
+    if not all(hasattr(value, name) for name in ("X", "y", "tokens", "N", "n", "D")):
+        found = f"problem must be a Problem, got {shown(value)}"
+        raise error(TypeError, found, "make one with descent.problems.Problem(X, y)")
+    return value
+
+
+def letters(name: str, value: str, options: str) -> str:
+    """Return ``value`` if it is made of some of the letters ``options``, each once, else raise."""
+    if (
+        not isinstance(value, str)
+        or not value
+        or set(value) - set(options)
+        or len(set(value)) < len(value)
+    ):
+        found = (
+            f"{name} must name some of the matrices {', '.join(options)}, "
+            f"each once (as in train='V' or 'QKV'), got {shown(value)}"
+        )
+        raise error(ValueError, found, "each once")
+    return value
+
+
+def weights(value: NamedTuple) -> NamedTuple:
+    """A container of weights with a tensor for each, converted as by `tensor`; else raise."""
+    if not (isinstance(value, tuple) and hasattr(value, "_fields")):
+        found = f"weights must be a NamedTuple of arrays, got {shown(value)}"
+        raise error(TypeError, found, "draw some with model.init(problem, seed=0)")
+    named = zip(value._fields, value, strict=True)
+    return type(value)(*(tensor(f"W_{name}", W) for name, W in named))
 
 
 def finite(name: str, value: Tensor, remedy: str) -> Tensor:
     """Return ``value`` if every entry is finite, else raise and say what to do."""
-    bad = int((~torch.isfinite(value)).sum())
+    try:
+        bad = int((~torch.isfinite(value)).sum())
+    except RuntimeError:  # within torch.func.vmap nobody can look at a number
+        return value
     if bad:
-        raise ValueError(f"{name} has {bad} entries that are NaN or infinite: {remedy}")
+        raise error(ValueError, f"{name} has {bad} entries that are NaN or infinite", remedy)
     return value
 
 
@@ -56,7 +177,18 @@ def shape(name: str, value: Tensor, expected: tuple[int, ...], because: str = ""
     found = tuple(value.shape[-len(expected) :])
     if found != tuple(expected):
         reason = f", but {because}" if because else ""
-        raise ValueError(f"{name} has shape {found}{reason}: expected {tuple(expected)}")
+        remedy = f"expected {tuple(expected)}"
+        raise error(ValueError, f"{name} has shape {found}{reason}", remedy)
+    return value
+
+
+def beside(name: str, value: Tensor, X: Tensor) -> Tensor:
+    """Return ``value`` if it has the precision and the device of the tokens ``X``, else raise."""
+    if (value.dtype, value.device) != (X.dtype, X.device):
+        found = (
+            f"{name} is {value.dtype} on {value.device}, but the tokens are {X.dtype} on {X.device}"
+        )
+        raise error(ValueError, found, "convert one with .to(...)")
     return value
 
 
@@ -64,14 +196,16 @@ def device(name: str | torch.device | None) -> torch.device | None:
     """Resolve ``"auto"`` to a GPU where there is one; refuse ``"cuda"`` without one."""
     if name is None:
         return None
-    if name == "auto":
+    if isinstance(name, str) and name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    remedy = "use 'auto', 'cpu' or 'cuda'"
+    if not isinstance(name, (str, torch.device)):
+        raise error(TypeError, f"device must be a name, got {shown(name)}", remedy)
     try:
         chosen = torch.device(name)
-    except (RuntimeError, TypeError):
-        raise ValueError(f"unknown device {name!r}: use 'auto', 'cpu' or 'cuda'") from None
+    except RuntimeError:
+        raise error(ValueError, f"unknown device {name!r}", remedy) from None
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "device='cuda' was asked for, but torch sees no GPU: use device='auto' or 'cpu'"
-        )
+        found = "device='cuda' was asked for, but torch sees no GPU"
+        raise error(ValueError, found, "use device='auto' or 'cpu'")
     return chosen

@@ -123,7 +123,8 @@ def descend(
     """
     train = _trained(model, train)
     plan = _Plan(steps, until, stall, every, Watch(watch, at, steps))
-    device = _validate.device(device)
+    device, weights = _validate.device(device), _validate.weights(weights)
+    _validate.problem(problem)
     if device is not None:
         problem, weights = problem.to(device), type(weights)(*(W.to(device) for W in weights))
     model.check(weights, problem)
@@ -201,16 +202,7 @@ class _Stalled:
 
 
 def _trained(model, train: str) -> str:
-    if (
-        not isinstance(train, str)
-        or not train
-        or set(train) - set(model.trainable)
-        or len(set(train)) < len(train)
-    ):
-        raise ValueError(
-            f"train must name some of the matrices {', '.join(model.trainable)}, "
-            f"each once (as in train='V' or 'QKV'), got {train!r}"
-        )
+    _validate.letters("train", train, model.trainable)
     return "".join(W for W in model.trainable if W in train)
 
 

@@ -10,7 +10,8 @@ import mpmath
 from jaxtyping import Float
 from torch import Tensor
 
-from . import kernels
+from . import _validate, kernels
+from ._errors import error
 from .models import Attention, AttentionWeights
 from .problems import Problem
 
@@ -27,8 +28,14 @@ def gradient(
     layer: Attention, weights: AttentionWeights, problem: Problem
 ) -> dict[str, mpmath.matrix]:
     """The gradient by W_Q, W_K and W_V (D, d) of a layer with one head, for one run."""
+    weights = _validate.weights(weights)
+    layer.check(weights, problem)
     if layer.H != 1:
-        raise ValueError(f"H must be 1, got {layer.H}: one head is what is worked out here")
+        found = f"H must be 1, got {layer.H}: one head is what is worked out here"
+        raise error(ValueError, found, "H must be 1")
+    if weights.Q.ndim > 3 or problem.X.ndim > 3:
+        found = f"weights hold runs, {tuple(weights.Q.shape[:-3])}, and one is worked out at a time"
+        raise error(ValueError, found, "take one of them")
     with mpmath.workdps(DIGITS):
         W = {name: mpmath.matrix(getattr(weights, name)[0].tolist()) for name in "QKV"}
         w_O = mpmath.matrix(weights.O[0].tolist())

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import _validate
+from ._errors import error
 from .descend import descend
 from .models import Attention, AttentionWeights
 from .problems import Problem, gaussian
@@ -31,7 +32,8 @@ def directions(weights: AttentionWeights, seed: int, *, normalise: bool = True) 
     to). Without, every column has length sqrt(D) or so, whatever the weights are. All runs get the
     same draw, so that two trainings with one seed are cut along the same lines.
     """
-    generator = torch.Generator().manual_seed(_validate.count("seed", seed, least=0))
+    weights = _validate.weights(weights)
+    generator = torch.Generator().manual_seed(_validate.seed("seed", seed))
 
     def draw(W: Tensor) -> Tensor:
         direction = torch.randn(*W.shape[-3:], generator=generator, dtype=torch.float64).to(W)
@@ -47,7 +49,8 @@ def offsets(radius: float, points: int) -> Float[Tensor, "points"]:
     """Evenly spaced from -radius to radius; an odd number, so that 0 is the middle one."""
     _validate.positive("radius", radius)
     if _validate.count("points", points, least=3) % 2 == 0:
-        raise ValueError(f"points must be odd, got {points}: the weights are the middle point")
+        found = f"points must be odd, got {points}: the weights are the middle point"
+        raise error(ValueError, found, "be odd")
     return torch.linspace(-radius, radius, points, dtype=torch.float64)
 
 
@@ -61,9 +64,20 @@ def surface(
 ) -> Float[Tensor, "*r a b"]:
     """The loss of every run at every point: alpha moves the queries, beta the keys.
 
-    Queries are computed for each alpha and keys for each beta, not for each pair.
+    Queries are computed for each alpha and keys for each beta, not for each pair. Raises ValueError
+    where weights, directions or offsets do not fit.
     """
+    weights = _validate.weights(weights)
+    layer.check(weights, problem)
+    weights = layer.spread(weights, problem)
     batch = weights.O.ndim - 2
+    alpha, beta = _line("alpha", alpha), _line("beta", beta)
+    for name, W in zip("QK", _validate.weights(along), strict=True):
+        _validate.shape(f"direction {name}", W, tuple(weights.Q.shape[-3:]), "weights are others")
+        _validate.finite(f"direction {name}", W, "draw it again with landscape.directions")
+    if problem.X.ndim > 3:  # the problems are runs: alpha and beta come after them
+        X, y = problem.X.unsqueeze(-4).unsqueeze(-4), problem.y.unsqueeze(-3).unsqueeze(-3)
+        problem = Problem(X, y, problem.ambient)
 
     def spread(W: Tensor, steps: Tensor, direction: Tensor, axis: int) -> Tensor:
         shape = [1, 1, 1, 1, 1]
@@ -78,8 +92,26 @@ def surface(
     return layer.loss(moved, problem)
 
 
+def _line(name: str, values: Tensor) -> Tensor:
+    values = _validate.finite(name, _validate.tensor(name, values), "give finite offsets")
+    if values.ndim != 1 or not len(values):
+        found = f"{name} must be a line of offsets, got shape {tuple(values.shape)}"
+        raise error(ValueError, found, "take landscape.offsets(radius, points)")
+    return values
+
+
+def _slice(f: Tensor) -> Tensor:
+    """A surface that has an inside and numbers everywhere, or an error."""
+    f = _validate.matrix("f", f)
+    if min(f.shape[-2:]) < 3:
+        found = f"f has {f.shape[-2]} x {f.shape[-1]} points, and none with neighbours all around"
+        raise error(ValueError, found, "give at least 3 x 3")
+    return _validate.finite("f", f, "take a smaller radius, where the loss is a number")
+
+
 def minima(f: Float[Tensor, "*r a b"]) -> Int[Tensor, "*r"]:
     """How many interior points of the grid lie strictly below all of their eight neighbours."""
+    f = _slice(f)
     centre = f[..., 1:-1, 1:-1]
     lower = torch.ones_like(centre, dtype=torch.bool)
     for i in range(3):
@@ -90,10 +122,17 @@ def minima(f: Float[Tensor, "*r a b"]) -> Int[Tensor, "*r"]:
     return lower.sum((-2, -1))
 
 
-def curvature(f: Float[Tensor, "*r a a"], spacing: float) -> Float[Tensor, "*r"]:
-    """The larger eigenvalue of the Hessian of the slice at its middle, by central differences."""
-    m = f.shape[-1] // 2
-    near = f[..., m - 1 : m + 2, m - 1 : m + 2]
+def curvature(f: Float[Tensor, "*r a b"], spacing: float) -> Float[Tensor, "*r"]:
+    """The larger eigenvalue of the Hessian of the slice at its middle, by central differences.
+
+    The slice has an odd number of points each way, ``spacing`` apart.
+    """
+    f, spacing = _slice(f), _validate.positive("spacing", spacing)
+    if not all(size % 2 for size in f.shape[-2:]):
+        found = f"f has {f.shape[-2]} x {f.shape[-1]} points, and none in the middle"
+        raise error(ValueError, found, "give an odd number each way")
+    i, j = (size // 2 for size in f.shape[-2:])
+    near = f[..., i - 1 : i + 2, j - 1 : j + 2]
     aa = near[..., 2, 1] - 2 * near[..., 1, 1] + near[..., 0, 1]
     bb = near[..., 1, 2] - 2 * near[..., 1, 1] + near[..., 1, 0]
     ab = (near[..., 2, 2] - near[..., 2, 0] - near[..., 0, 2] + near[..., 0, 0]) / 4
@@ -104,8 +143,9 @@ def curvature(f: Float[Tensor, "*r a a"], spacing: float) -> Float[Tensor, "*r"]
 def roughness(f: Float[Tensor, "*r a b"]) -> Float[Tensor, "*r"]:
     """The share of the slice's variance that no quadratic in (alpha, beta) explains.
 
-    Zero for a bowl or a saddle, one for a surface that has nothing of either.
+    Zero for a bowl, a saddle or a plain, one for a surface that has nothing of any.
     """
+    f = _slice(f)
     a, b = (torch.linspace(-1, 1, k, dtype=f.dtype) for k in f.shape[-2:])
     A, B = torch.meshgrid(a, b, indexing="ij")
     monomials = torch.stack([torch.ones_like(A), A, B, A * A, A * B, B * B], -1)
@@ -113,7 +153,8 @@ def roughness(f: Float[Tensor, "*r a b"]) -> Float[Tensor, "*r"]:
     values = f.flatten(-2)
     rest = values - (values @ basis) @ basis.mT
     spread = values - values.mean(-1, keepdim=True)
-    return rest.square().sum(-1) / spread.square().sum(-1)
+    of = spread.square().sum(-1)
+    return torch.where(of > 0, rest.square().sum(-1) / of, 0)
 
 
 def interaction(N: int, n: int, D: int, seed: int) -> Problem:
@@ -123,7 +164,7 @@ def interaction(N: int, n: int, D: int, seed: int) -> Problem:
     (\bar x_i\cdot b)\big)`, with the mean token of the sequence and random vectors a, b.
     """
     problem = gaussian(N, n, D, seed)
-    generator = torch.Generator().manual_seed(seed + 1)
+    generator = torch.Generator().manual_seed((seed + 1) % 2**64)
     a, b = torch.randn(2, D, generator=generator, dtype=torch.float64)
     return Problem(problem.X, ((problem.X @ a) * (problem.X.mean(1) @ b)[:, None]).sign())
 

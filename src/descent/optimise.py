@@ -5,6 +5,7 @@ the last gradient or that move each entry at its own pace: momentum, weight deca
 Introduced in :doc:`/foundations/span`.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from . import _validate
+from ._errors import error
+from .descend import DivergenceWarning
 from .problems import Problem
 
 
@@ -40,22 +43,67 @@ def optimise(
     Returns
     -------
     The losses (steps + 1, ...) on all sequences, and the last weights.
+
+    Raises
+    ------
+    ValueError, TypeError : for what `descend` refuses too, for batches that name no sequences, and
+        for what is no optimiser, does not take the options, or asks for more than gradients.
+
+    Warns
+    -----
+    DivergenceWarning : if a run's loss is no number any more.
     """
     _validate.count("steps", steps)
+    _validate.letters("train", train, model.trainable)
+    weights = _validate.weights(weights)
+    model.check(weights, problem)
+    weights = type(weights)(*(W.detach() for W in model.spread(weights, problem)))
+    whole = model.objective(weights, problem, train)
+    parts = [model.objective(weights, part, train) for part in _parts(problem, batches)]
     moving = {W: getattr(weights, W).clone() for W in train}
-    rule = optimiser(list(moving.values()), **options)
+    rule = _made(optimiser, list(moving.values()), options)
     losses = []
     for t in range(steps):
-        here = weights._replace(**moving)
-        losses.append(model.loss(here, problem))
-        seen = problem if batches is None else _part(problem, batches[t % len(batches)])
-        for W, gradient in model.loss_and_gradient(here, seen, train)[1].items():
+        loss, gradients = whole(moving)
+        losses.append(loss)
+        if parts:
+            gradients = parts[t % len(parts)](moving)[1]
+        for W, gradient in gradients.items():
             moving[W].grad = gradient
         rule.step()
-    last = weights._replace(**moving)
-    return torch.stack([*losses, model.loss(last, problem)]), last
+    losses = torch.stack([*losses, whole(moving)[0]])
+    lost = ~torch.isfinite(losses[-1])
+    if lost.any():
+        found = f"the losses of {int(lost.sum())} of {lost.numel()} runs are no numbers any more"
+        warnings.warn(f"{found}: try a smaller lr", DivergenceWarning, stacklevel=2)
+    return losses, weights._replace(**moving)
 
 
-def _part(problem: Problem, sequences: Sequence[int]) -> Problem:
-    chosen = list(sequences)
-    return Problem(problem.X[..., chosen, :, :], problem.y[..., chosen, :])
+def _made(optimiser: Callable, moving: list[Tensor], options: dict) -> torch.optim.Optimizer:
+    """The optimiser, after a look at whether a step of gradients alone is all that it needs."""
+    _validate.function("optimiser", optimiser)
+    name, remedy = getattr(optimiser, "__name__", "optimiser"), "see its page in torch.optim"
+    try:
+        trial = [torch.zeros_like(W) for W in moving]
+        for W in trial:
+            W.grad = torch.zeros_like(W)
+        optimiser(trial, **options).step()
+        return optimiser(moving, **options)
+    except Exception as refusal:
+        kind = type(refusal) if isinstance(refusal, (TypeError, ValueError)) else ValueError
+        found = f"{name}({', '.join(options)}) does not work on gradients alone: {refusal}"
+        raise error(kind, found, remedy) from None
+
+
+def _parts(problem: Problem, batches: Sequence[Sequence[int]] | None) -> list[Problem]:
+    if batches is None:
+        return []
+    chosen = [[_validate.count("batches", i, least=0) for i in batch] for batch in batches]
+    if not chosen or not all(chosen) or max(map(max, chosen)) >= problem.N:
+        found = f"batches must hold some of the {problem.N} sequences each, got {chosen}"
+        raise error(ValueError, found, f"number them from 0 to {problem.N - 1}")
+    labels = (slice(None),) * (problem.y.ndim - problem.X.ndim + 2)
+    return [
+        Problem(problem.X[..., batch, :, :], problem.y[..., batch, *labels], problem.ambient)
+        for batch in chosen
+    ]

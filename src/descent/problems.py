@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from . import _validate
+from . import _memory, _validate
+from ._errors import error
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Problem:
     Raises
     ------
     ValueError : if a shape does not fit, a dimension is empty or an entry is not finite.
+    TypeError : for what is no array of real numbers. Lists, arrays of numpy and whole numbers
+        become float64.
     """
 
     X: Float[Tensor, "*b N n D"]
@@ -37,18 +40,22 @@ class Problem:
     ambient: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("X", "y"):
+            object.__setattr__(self, name, _validate.tensor(name, getattr(self, name)))
         if self.X.ndim < 3:
-            raise ValueError(f"X must have shape (..., N, n, D), got {tuple(self.X.shape)}")
+            found = f"X must have shape (..., N, n, D), got {tuple(self.X.shape)}"
+            raise error(ValueError, found, "shape (..., N, n, D)")
         for name, size in zip(("N", "n", "D"), self.X.shape[-3:], strict=True):
             _validate.count(name, size)
         if self.y.shape not in (self.X.shape[:-1], self.X.shape[:-2]):
-            raise ValueError(
-                f"y has shape {tuple(self.y.shape)}, but X has shape {tuple(self.X.shape)}: "
+            found = f"y has shape {tuple(self.y.shape)}, but X has shape {tuple(self.X.shape)}"
+            raise error(
+                ValueError,
+                found,
                 f"expected one label per token, {tuple(self.X.shape[:-1])}, "
-                f"or one per sequence, {tuple(self.X.shape[:-2])}"
+                f"or one per sequence, {tuple(self.X.shape[:-2])}",
             )
-        if self.y.dtype != self.X.dtype:
-            raise ValueError(f"y is {self.y.dtype}, but X is {self.X.dtype}: convert one of them")
+        _validate.beside("y", self.y, self.X)
         _validate.finite("X", self.X, "drop or impute these tokens")
         _validate.finite("y", self.y, "drop or impute these labels")
         ambient = self.D if self.ambient is None else _validate.count("ambient", self.ambient)
@@ -91,7 +98,8 @@ def gaussian(
     """
     for name, value in (("N", N), ("n", n), ("D", D)):
         _validate.count(name, value)
-    generator = torch.Generator().manual_seed(_validate.count("seed", seed, least=0))
+    _memory.room("the tokens", N, n, D)
+    generator = torch.Generator().manual_seed(_validate.seed("seed", seed))
     X = torch.randn(N, n, D, generator=generator, dtype=torch.float64)
     y = torch.randn(N, n, generator=generator, dtype=torch.float64)
     return Problem(X, y).to(device=_validate.device(device), dtype=dtype)
@@ -120,6 +128,7 @@ def gaussian_in_span(
     m, D = _validate.count("N", N) * _validate.count("n", n), _validate.count("D", D)
     if D < m:
         return gaussian(N, n, D, seed, dtype=dtype, device=device)
+    _memory.room("the tokens in their span", m, m)
     generator = np.random.default_rng(_validate.count("seed", seed, least=0))
     L = np.tril(generator.standard_normal((m, m)), -1)
     np.fill_diagonal(L, np.sqrt(generator.chisquare(D - np.arange(m))))
@@ -152,7 +161,7 @@ def digits(
     images, target = load_digits(return_X_y=True)
     if N > len(images):
         raise ValueError(f"N must be at most {len(images)}, the number of images, got {N}")
-    generator = torch.Generator().manual_seed(_validate.count("seed", seed, least=0))
+    generator = torch.Generator().manual_seed(_validate.seed("seed", seed))
     chosen = torch.randperm(len(images), generator=generator)[:N]
     pixels = torch.from_numpy(images).reshape(-1, 8, 8)[chosen] / 16
     X = pixels.unfold(1, patch, patch).unfold(2, patch, patch).reshape(N, -1, patch**2)
@@ -173,7 +182,7 @@ def planted(N: int, n: int, D: int, seed: int) -> tuple[Problem, Float[Tensor, "
     """
     for name, value, least in (("N", N, 1), ("n", n, 2), ("D", D, 2)):
         _validate.count(name, value, least)
-    generator = torch.Generator().manual_seed(_validate.count("seed", seed, least=0))
+    generator = torch.Generator().manual_seed(_validate.seed("seed", seed))
     X = torch.randn(N, n, D, generator=generator, dtype=torch.float64) / D**0.5
     y = 2.0 * torch.randint(0, 2, (N,), generator=generator).double() - 1
     place = torch.randint(0, n, (N,), generator=generator)
@@ -229,7 +238,7 @@ def orthonormal_tokens(N: int, n: int, D: int, seed: int) -> tuple[Problem, Tens
     """
     for name, value, least in (("N", N, 1), ("n", n, 2), ("D", D, N * n)):
         _validate.count(name, value, least)
-    generator = torch.Generator().manual_seed(_validate.count("seed", seed, least=0))
+    generator = torch.Generator().manual_seed(_validate.seed("seed", seed))
     draw = torch.randn(D, N * n, generator=generator, dtype=torch.float64)
     X = torch.linalg.qr(draw)[0].mT.unflatten(0, (N, n))
     y = 2.0 * torch.randint(0, 2, (N,), generator=generator).double() - 1
@@ -240,7 +249,7 @@ def unit_tokens(N: int, n: int, D: int, seed: int) -> tuple[Problem, Tensor]:
     """Uniform tokens on the sphere, random labels, and a random unit decoder: unequal scores."""
     for name, value, least in (("N", N, 1), ("n", n, 2), ("D", D, 1)):
         _validate.count(name, value, least)
-    generator = torch.Generator().manual_seed(_validate.count("seed", seed, least=0))
+    generator = torch.Generator().manual_seed(_validate.seed("seed", seed))
     draw = torch.randn(N * n + 1, D, generator=generator, dtype=torch.float64)
     draw = draw / torch.linalg.vector_norm(draw, dim=-1, keepdim=True)
     y = 2.0 * torch.randint(0, 2, (N,), generator=generator).double() - 1

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from . import kernels, spectra
+from . import _memory, _validate, kernels, spectra
+from ._errors import error
 from .models import Attention, AttentionWeights
 from .problems import Problem
 
@@ -122,6 +123,14 @@ def two_by_two(
     One sequence of two tokens, X = I, one head, d = 2, w_O = (1, 1); W_V = ((2, 1), (1, 2)) where
     u = (3, 3) as in the paper (its a, which cancels, is 1). W_Q and W_K are drawn.
     """
+    if (layer.H, layer.d) != (1, 2):
+        found = f"the example is of one head with d = 2, got H = {layer.H} and d = {layer.d}"
+        raise error(ValueError, found, "make it with Attention(kernel, H=1, d=2)")
+    u, y = (
+        _validate.shape(k, _validate.tensor(k, v), (2,)).tolist()
+        for k, v in zip("uy", (u, y), strict=True)
+    )
+    runs = _validate.count("runs", runs)
     eye = torch.eye(2, dtype=torch.float64)
     problem = Problem(eye[None], torch.tensor([y], dtype=torch.float64))
     V = torch.tensor([[u[0] - 1, 1], [1, u[1] - 1]], dtype=torch.float64)
@@ -144,10 +153,17 @@ def random_instances(
     The labels (levels, count, N, n) are the layer's own first outputs plus ``noise`` times one
     standard normal draw: how far there is to go is the only thing that a level changes.
     """
+    shape = tuple(_validate.count(k, v) for k, v in zip("NnD", shape, strict=True))
+    noise = _validate.finite("noise", _validate.tensor("noise", noise), "give finite levels")
+    if noise.ndim != 1:
+        found = f"noise must be a line of levels, got shape {tuple(noise.shape)}"
+        raise error(ValueError, found, "give a list of numbers")
+    seed, count = _validate.seed("seed", seed), _validate.count("count", count)
+    _memory.room("all tokens", len(noise), count, *shape)
     generator = torch.Generator().manual_seed(seed)
     X = torch.randn(count, *shape, generator=generator, dtype=torch.float64)
     off = torch.randn(count, *shape[:2], generator=generator, dtype=torch.float64)
-    weights = layer.init(Problem(X, off), runs=count, seed=seed + 1)
+    weights = layer.init(Problem(X, off), runs=count, seed=(seed + 1) % 2**64)
     levels = len(noise)
     y = layer.predict(weights, Problem(X, off)) + noise.to(X)[:, None, None, None] * off
     repeated = (W.repeat(levels, *[1] * W.ndim) for W in weights)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from . import _validate
 from .problems import Problem
 
 
@@ -58,6 +59,7 @@ def reduce(problem: Problem, names: str = "QKV") -> Reduction:
     -------
     Reduction whose problem has tokens (..., N, n, r), ``r = min(N n, D)``.
     """
+    _validate.problem(problem)
     basis, R = torch.linalg.qr(problem.tokens.mT)
     X = R.mT.unflatten(-2, (problem.N, problem.n))
     return Reduction(Problem(X, problem.y, problem.ambient), basis, names)

@@ -22,7 +22,8 @@ def resolution(A: Float[Tensor, "*b p q"]) -> float:
 
 def rank(A: Float[Tensor, "*b p q"], tolerance: float | None = None) -> Int[Tensor, "*b"]:
     """Number of singular values above ``tolerance`` times the largest one; else `resolution`."""
-    values = torch.linalg.svdvals(_validate.finite("A", A, "rank needs finite entries"))
+    A = _matrix(A, "rank needs finite entries")
+    values = torch.linalg.svdvals(A)
     least = resolution(A) if tolerance is None else _validate.fraction("tolerance", tolerance)
     return (values > least * values[..., :1]).sum(-1)
 
@@ -35,14 +36,19 @@ def sigma_min(A: Float[Tensor, "*b p q"]) -> Float[Tensor, "*b"]:
     singular value of ``B_0``. The smallest of the q values on the other side is
     ``sigma_min(A.mT)``. A value below `resolution` times the largest says no more than zero does.
     """
+    A = _matrix(A, "a singular value needs finite entries")
     if A.shape[-2] > A.shape[-1]:
         return A.new_zeros(A.shape[:-2])
     return torch.linalg.svdvals(A)[..., -1]
 
 
+def _matrix(A: Tensor, remedy: str) -> Tensor:
+    return _validate.finite("A", _validate.matrix("A", A), remedy)
+
+
 def beside(blocks: Float[Tensor, "*b H m D"]) -> Float[Tensor, "*b m HD"]:
     """Put the heads' blocks side by side: (B_1, ..., B_H) as one matrix."""
-    return blocks.movedim(-3, -2).flatten(-2)
+    return _validate.matrix("blocks", blocks, least=3).movedim(-3, -2).flatten(-2)
 
 
 def eigenvalues(A: Float[Tensor, "*b p p"]) -> Float[Tensor, "*b p"]:

@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import _validate, kernels
+from .. import _memory, _validate, kernels
+from .._errors import error
 from ..problems import Problem
 from ..spectra import eigenvalues, top_hessian_eigenvalue
 
@@ -89,20 +90,26 @@ class Attention:
         """
         _validate.positive("scale", scale)
         batch = () if runs is None else (_validate.count("runs", runs),)
-        generator = torch.Generator().manual_seed(_validate.count("seed", seed, least=0))
+        generator = torch.Generator().manual_seed(_validate.seed("seed", seed))
 
         def normal(*shape: int, std: float) -> Tensor:
             draw = torch.randn(*batch, *shape, generator=generator, dtype=torch.float64)
             return (std * draw).to(problem.X)
 
-        inputs = (self.H, problem.D, self.d)
+        inputs = (self.H, _validate.problem(problem).D, self.d)
+        _memory.room("the weights of all runs", *batch, *inputs)
         Q, K, V = (normal(*inputs, std=scale / problem.ambient**0.5) for _ in range(3))
         return AttentionWeights(Q, K, V, normal(self.H, self.d, std=(self.H * self.d) ** -0.5))
 
     def check(self, weights: AttentionWeights, problem: Problem) -> None:
         """Raise ValueError where a weight does not fit the tokens or is not finite."""
+        _validate.problem(problem)
+        if not isinstance(weights, AttentionWeights):
+            found = f"weights must be AttentionWeights, got {_validate.shown(weights)}"
+            raise error(TypeError, found, "draw some with layer.init(problem, seed=0)")
         if problem.y.ndim != problem.X.ndim - 1:
-            raise ValueError("y holds one label a sequence, but this layer answers for each token")
+            found = "y holds one label a sequence, but this layer answers for each token"
+            raise error(ValueError, found, "give y the shape (..., N, n)")
         for name in "QKV":
             W = getattr(weights, name)
             _validate.shape(
@@ -113,12 +120,9 @@ class Attention:
             )
         _validate.shape("W_O", weights.O, (self.H, self.d))
         for name, W in zip(weights._fields, weights, strict=True):
+            _validate.beside(f"W_{name}", W, problem.X)
             _validate.finite(f"W_{name}", W, "initialise it again")
-            if (W.dtype, W.device) != (problem.X.dtype, problem.X.device):
-                raise ValueError(
-                    f"W_{name} is {W.dtype} on {W.device}, but the tokens are {problem.X.dtype} "
-                    f"on {problem.X.device}: convert one with .to(...)"
-                )
+        self.spread(weights, problem)
 
     def spread(self, weights: AttentionWeights, problem: Problem) -> AttentionWeights:
         """The weights with all run dimensions each, which some of them or the problem may lack.
@@ -130,10 +134,9 @@ class Attention:
             runs = torch.broadcast_shapes(problem.X.shape[:-3], *shapes)
         except RuntimeError:
             found = ", ".join(f"W_{n} {tuple(r)}" for n, r in zip("QKVO", shapes, strict=True))
-            raise ValueError(
-                f"runs do not go together: the problem has {tuple(problem.X.shape[:-3])}, {found}: "
-                "give each the same leading dimensions, or none"
-            ) from None
+            found = f"the problem has {tuple(problem.X.shape[:-3])}, {found}"
+            remedy = "give each the same leading dimensions, or none"
+            raise error(ValueError, f"runs do not go together: {found}", remedy) from None
         return AttentionWeights(
             *(W.expand(*runs, *W.shape[-k:]) for W, k in zip(weights, OWN, strict=True))
         )
@@ -141,7 +144,16 @@ class Attention:
     # -- the layer ----------------------------------------------------------------------------
 
     def forward(self, weights: AttentionWeights, problem: Problem) -> Forward:
-        """Queries, keys, read-outs, scores, attention matrices and the output of every run."""
+        """Queries, keys, read-outs, scores, attention matrices and the output of every run.
+
+        Every public function of a layer comes through here, so all of them raise what `check` does.
+        """
+        weights = _validate.weights(weights)
+        self.check(weights, problem)
+        return self._forward(weights, problem)
+
+    def _forward(self, weights: AttentionWeights, problem: Problem) -> Forward:
+        """The same for what has been looked at: `descend` and a path do not look at every step."""
 
         def project(W: Tensor) -> Tensor:
             return (problem.tokens.unsqueeze(-3) @ W).unflatten(-2, (problem.N, problem.n))
@@ -160,6 +172,9 @@ class Attention:
         """Half the sum of squared residuals (Song et al. 2024, Eq. 6)."""
         return _half_square(self.predict(weights, problem) - problem.y)
 
+    def _predict(self, weights: AttentionWeights, problem: Problem) -> Float[Tensor, "*r N n"]:
+        return self._forward(weights, problem).output
+
     def loss_and_gradient(
         self, weights: AttentionWeights, problem: Problem, train: str = "QKV"
     ) -> tuple[Float[Tensor, "*r"], dict[str, Tensor]]:
@@ -167,7 +182,12 @@ class Attention:
 
         Returns the loss (...,) and a dict with one gradient (..., H, D, d) per letter of ``train``.
         """
-        pass_ = self.forward(weights, problem)
+        _validate.letters("train", train, self.trainable)
+        return self._pull_back(self.forward(weights, problem), weights, problem, train)
+
+    def _pull_back(
+        self, pass_: Forward, weights: AttentionWeights, problem: Problem, train: str
+    ) -> tuple[Float[Tensor, "*r"], dict[str, Tensor]]:
         residual = pass_.output - problem.y
         pulled = {}
         if "V" in train:
@@ -211,6 +231,7 @@ class Attention:
         Returns a dict with one array (..., m, H, D, d) per letter, ``m = N n`` outputs.
         Introduced in :doc:`/foundations/rank`.
         """
+        _validate.letters("train", train, self.trainable)
         pass_ = self.forward(weights, problem)
         jacobians = {}
         if "V" in train:
@@ -267,8 +288,16 @@ class Attention:
         Whatever the frozen weights fix is computed once, here. With W_V trained alone that is the
         whole attention matrix, and a step is two products with the features B.
         """
+        weights = _validate.weights(weights)
+        _validate.letters("train", train, self.trainable)
         if train != "V":
-            return lambda moving: self.loss_and_gradient(weights._replace(**moving), problem, train)
+            self.check(weights, problem)
+
+            def objective(moving: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+                here = weights._replace(**moving)
+                return self._pull_back(self._forward(here, problem), here, problem, train)
+
+            return objective
         return least_squares(self.features(weights, problem), weights.O, problem.y.flatten(-2))
 
     def smoothness(
@@ -279,6 +308,8 @@ class Attention:
         Exact and global for W_V alone (the largest eigenvalue of `gram`); otherwise the largest
         absolute eigenvalue of the Hessian at ``weights``, which holds only nearby.
         """
+        weights = _validate.weights(weights)
+        self.check(weights, problem)
         if train == "V":
             return eigenvalues(self.gram(weights, problem))[..., -1]
         weights = self.spread(weights, problem)

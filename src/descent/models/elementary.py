@@ -190,4 +190,6 @@ def _of_layer(model, problem: Problem, weights: NamedTuple, shapes: dict, theta:
     parts = theta.split([shape.numel() for shape in shapes.values()], -1)
     named = zip(shapes, parts, strict=True)
     placed = {W: part.unflatten(-1, shapes[W]) for W, part in named}
-    return (model.predict(weights._replace(**placed), problem) - problem.y).flatten(-2)
+    # a path may leave the finite numbers, which `predict` would refuse
+    predict = getattr(model, "_predict", model.predict)
+    return (predict(weights._replace(**placed), problem) - problem.y).flatten(-2)
