@@ -52,6 +52,8 @@ def _check(options: argparse.Namespace) -> int:
             print(f"  {'ok ' if true else 'NO '} {word:5} {name}{_sharpness(evidence, name)}")
     for name, value in evidence.numbers.items():
         print(f"      {name} = {value:.6g}")
+    for inequality in claim.certified():
+        print(f"      certified  {inequality}")
     print(
         "\nThe evidence supports the verdict."
         if evidence.supports

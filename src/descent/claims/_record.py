@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import torch
@@ -12,6 +12,7 @@ from .. import _validate, theorems
 from ..descend import DivergenceWarning
 from ..theorems import Inequality, Outcome, Standing
 from ..theorems._inequality import TOLERANCE
+from ._certificate import BITS, certify
 
 
 class Verdict(StrEnum):
@@ -133,6 +134,8 @@ class Claim:
         claim is about one.
     mutations : name -> keyword arguments of ``check`` that break a hypothesis or a constant; under
         each of them a *conclusion* must fail.
+    certificate : for a counterexample, what gives its `Certain` inequalities.
+    proof : or the label of the box that proves it on paper.
     """
 
     id: str
@@ -148,13 +151,24 @@ class Claim:
     standing: Standing = Standing.OBSERVED
     uses: tuple[str, ...] = ()
     theorem: str = ""
+    certificate: Callable[[], list] | None = field(default=None, repr=False)
+    proof: str = ""
 
     def run(self, **changes: object) -> Evidence:
         """Build the instance, compute the hypotheses, run it; ``changes`` are those of a mutation."""
         with warnings.catch_warnings():
             if changes:  # a mutation may well diverge, and its conclusions then say so
                 warnings.simplefilter("ignore", DivergenceWarning)
-            return self.check(**changes)
+            found = self.check(**changes)
+        return found if changes or not self.certificate else self._certified(found)
+
+    def certified(self, bits: int = BITS) -> list:
+        """The inequalities of its certificate, enclosed with this many bits; none without one."""
+        return certify(self.certificate, bits) if self.certificate else []
+
+    def _certified(self, found: Evidence) -> Evidence:
+        proved = {f"certified: {each.name}": each.holds for each in self.certified()}
+        return replace(found, conclusions=found.conclusions | proved)
 
 
 registry: dict[str, Claim] = {}
@@ -175,12 +189,18 @@ def claim(
     """Enter the decorated check into the registry.
 
     ``theorem`` names the theorem that it is about, whose title, box, standing and uses it takes;
-    a claim without one gives these four by name.
+    a claim without one gives these four by name. A counterexample also has a
+    ``certificate`` or names its ``proof``.
     """
     if id in registry:
         raise ValueError(f"claim {id!r} exists already: choose another id")
     if not mutations:
         raise ValueError(f"claim {id!r} has no mutation: name a change that must make it fail")
+    if (verdict is Verdict.COUNTEREXAMPLE) != bool(record.keys() & {"certificate", "proof"}):
+        raise ValueError(
+            f"claim {id!r}: a counterexample, and nothing else, has a certificate in ball "
+            "arithmetic or names its proof"
+        )
     if theorem:
         about = theorems.get(theorem)
         taken = {name: getattr(about, name) for name in ("title", "box", "standing", "uses")}

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import torch
+from flint import arb
 from torch import Tensor
 
 from ... import problems, spectra, theorems
@@ -11,7 +12,9 @@ from ...models import Attention, AttentionWeights
 from ...problems import Problem
 from ...statistics import mcnemar
 from ...theorems import Standing
+from .._certificate import Certain
 from .._record import Evidence, Verdict, claim
+from . import certificates
 from ._shared import PAPER, along_bottom, excess
 
 JOINT = "song2024/joint"
@@ -104,6 +107,7 @@ def theorem_2_constant(missed: float = 1.0) -> Evidence:
     verdict=Verdict.COUNTEREXAMPLE,
     chapter=JOINT,
     mutations={"a single head": {"norms": (1.0,)}},
+    certificate=lambda: two_heads_certified(),
 )
 def theorem_2_heads(norms: tuple = (1.0, 0.05)) -> Evidence:
     """32 draws with W_V = 0, labels along the bottom of G, (8) just met; 40 step sizes, one step."""
@@ -126,6 +130,14 @@ def theorem_2_heads(norms: tuple = (1.0, 0.05)) -> Evidence:
         least_printed_decay_over_measured=least,
         step_sizes=40,
     )
+
+
+def two_heads_certified() -> list[Certain]:
+    """The first of the draws: full rank, the printed rate refuted, condition (8) met, W_V = 0."""
+    start = certificates.first_run(*slow_heads((1.0, 0.05)))
+    assert not bool(start.weights.V.any())
+    given = Certain("left side of (8) < 1/54", start.condition_8(), arb(1) / 54)
+    return [*certificates.too_flat(start, "β"), given]
 
 
 def slow_heads(norms: tuple) -> tuple[Attention, Problem, AttentionWeights]:

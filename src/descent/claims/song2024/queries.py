@@ -14,6 +14,7 @@ from ...statistics import mcnemar
 from ...theorems import Inequality, Outcome, Standing
 from ...theorems.song2024.queries import printed_condition
 from .._record import Evidence, Verdict, claim
+from . import certificates
 from ._shared import PAPER
 
 QUERIES = "song2024/queries"
@@ -140,6 +141,7 @@ def theorem_3_tangent(share: float = 1.0) -> Evidence:
     verdict=Verdict.COUNTEREXAMPLE,
     chapter=QUERIES,
     mutations={"a label within reach": {"label": 0.5}},
+    certificate=lambda: certificates.condition_12(*one_token()),
 )
 def theorem_3_12(label: float = -1.0) -> Evidence:
     """One token, one step rule; the floor of the loss, and 2000 steps at 1/L."""

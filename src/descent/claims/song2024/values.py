@@ -12,6 +12,7 @@ from ...models import Attention, AttentionWeights
 from ...models.attention import least_squares
 from ...problems import Problem
 from .._record import Evidence, Verdict, claim
+from . import certificates
 from ._shared import PAPER, along_bottom, along_eigenvector, excess, first_residual, predicted_loss
 
 VALUES = "song2024/values"
@@ -70,6 +71,9 @@ def one_head() -> Iterator[tuple[Attention, Problem, AttentionWeights]]:
     verdict=Verdict.COUNTEREXAMPLE,
     chapter=VALUES,
     mutations={"labels along the top eigenvector": {"slowest": False}},
+    certificate=lambda: certificates.too_flat(
+        certificates.first_run(*next(heads(((1.0, 0.05),)))), "α"
+    ),
 )
 def theorem_1_heads(slowest: bool = True) -> Evidence:
     """N = n = D = d = 2, three choices of the heads' norms, the slowest labels, 32 draws each."""
