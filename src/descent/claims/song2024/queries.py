@@ -18,6 +18,7 @@ from . import certificates
 from ._shared import PAPER
 
 QUERIES = "song2024/queries"
+GAUSSIAN = "song2024/gaussian"
 
 #: (N, n, D, d, H): with D >= Nn and d >= n, where the derivative of the scores has full row rank.
 SHAPES = ((1, 2, 2, 2, 1), (2, 2, 4, 2, 1), (2, 3, 6, 4, 1), (1, 3, 3, 3, 2), (3, 2, 6, 3, 2))
@@ -105,7 +106,7 @@ def canonical() -> Iterator[tuple[Attention, Problem, AttentionWeights]]:
     r"$f_t \le (1-\eta\mu)^t f_0$, the path is at most $2\|r_0\|/\sqrt\mu$ long, and $\delta_h$ "
     r"keeps half of its start.",
     verdict=Verdict.CORRECTED,
-    chapter=QUERIES,
+    chapter=GAUSSIAN,
     mutations={"labels sixteen times too far": {"share": 16.0}},
 )
 def theorem_3_gaussian(share: float = 1.0) -> Evidence:
@@ -122,7 +123,7 @@ def theorem_3_gaussian(share: float = 1.0) -> Evidence:
     r"place of $\delta$ and $\kappa$: if $\|r_0\| \le s_0^2\sqrt d/(8\max_hU_h\,\bar x\|X\|)$ then "
     r"$f_t \le (1-\eta s_0^2/4)^t f_0$.",
     verdict=Verdict.HOLDS,
-    chapter=QUERIES,
+    chapter=GAUSSIAN,
     mutations={"labels sixteen times too far": {"share": 16.0}},
 )
 def theorem_3_tangent(share: float = 1.0) -> Evidence:
@@ -139,7 +140,7 @@ def theorem_3_tangent(share: float = 1.0) -> Evidence:
     r"tokens. One token, $X = \frac18$, $W_Q = 1$, $W_K = 0$, $W_V = 8$, $W_O = 1$, $y = -1$ meets "
     r"it, and $f > \frac12$ for every $W_Q$.",
     verdict=Verdict.COUNTEREXAMPLE,
-    chapter=QUERIES,
+    chapter=GAUSSIAN,
     mutations={"a label within reach": {"label": 0.5}},
     certificate=lambda: certificates.condition_12(*one_token()),
 )
@@ -181,7 +182,7 @@ def one_token(label: float = -1.0) -> tuple[Attention, Problem, AttentionWeights
     r"Theorem 3(1) holds as printed, $\gamma = \frac12\delta^2\kappa^2\min|u|^2$, unless "
     r"$n = d = 1$, where a quarter is proved.",
     verdict=Verdict.HOLDS,
-    chapter=QUERIES,
+    chapter=GAUSSIAN,
     mutations={"labels a thousand times too far": {"share": 1e3}},
 )
 def theorem_3_53(share: float = 1.0) -> Evidence:
@@ -433,7 +434,7 @@ def gaussian_fails_too(gap: float = 0.7, constant: float = 1.0) -> Evidence:
     r"thousand steps bring Gaussian attention to a millionth of its loss more often than softmax; "
     r"with five thousand the lead is smaller.",
     verdict=Verdict.HOLDS,
-    chapter=QUERIES,
+    chapter=GAUSSIAN,
     mutations={
         "the short budget for the long": {"budgets": (1000, 1000)},
         "too few draws to tell": {"draws": 20},
