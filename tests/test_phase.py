@@ -85,7 +85,10 @@ def test_it_becomes_a_figure_whose_colours_follow_the_page():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: phase(table().drop(columns="D")), "table has no column D, it is no sweep"),
+        (
+            lambda: phase(table().drop(columns="D")),
+            "table has no column D: give what a sweep wrote",
+        ),
         (lambda: phase(table(), fraction=0.5), "no column steps_to_0.5: fraction may be 0.01"),
         (lambda: phase(table().iloc[:0]), "table holds no run: select other rows"),
         (lambda: phase(table(), show="rate"), "show must be one of 'success', 'speed', got 'rate'"),

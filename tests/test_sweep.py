@@ -275,8 +275,8 @@ def half(path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (foreign, "was not written by a sweep; it is left as it is: choose another out, or remove"),
-        (half, r"is no readable Parquet table \(half written\?\); it is left as it is"),
+        (foreign, "was not written by a sweep: it is left as it is: choose another out, or remove"),
+        (half, r"is no readable Parquet table \(half written\?\): it is left as it is"),
         (lambda path: path.write_text("my notes"), "is no readable Parquet table"),
         (lambda path: path.mkdir(), "is no readable Parquet table"),
         (
@@ -336,7 +336,7 @@ def test_a_file_and_options_make_the_table_of_the_same_grid(tmp_path, file, caps
         ("N: 2\nn: 2\nD: 2.5", "D must be an integer, got 2.5"),
         ("N: 2\nn: [", "is no YAML: see its line 2"),
         ("just words", "must hold axes, such as 'D: [2, 4, 8]', one a line"),
-        (None, "cannot be read: FileNotFoundError"),
+        (None, "cannot be read (FileNotFoundError): give a YAML"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_in_one_line(tmp_path, file, capsys, content, message):

@@ -45,4 +45,5 @@ __all__ = [
 def __getattr__(name: str):
     if name in _ON_DEMAND:
         return importlib.import_module(f".{name}", __name__)
+    # not by the helper: hasattr and getattr ask here all the time, and only the name is of use
     raise AttributeError(f"module 'descent' has no attribute {name!r}")

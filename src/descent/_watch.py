@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _validate, spectra
+from ._errors import error
 
 
 def _attention(model, problem, train: str, weights: NamedTuple) -> Tensor:
@@ -42,14 +43,19 @@ class Watch:
             watch = {_validate.one_of("watch", name, ["weights", *USUAL]): name for name in names}
         for name, function in watch.items():
             if not (callable(function) or function is name):
-                raise TypeError(
-                    f"watch[{name!r}] must be a function of the weights, got {function!r}"
+                raise error(
+                    TypeError,
+                    f"watch[{name!r}] must be a function of the weights, got {function!r}",
+                    "be a function of the weights",
                 )
         self.at = tuple(sorted({_validate.count("at", t, least=0) for t in at}))
         if bool(self.at) != bool(watch):
-            raise ValueError("watch and at go together: say what to watch and at which steps")
+            raise error(
+                ValueError, "watch and at go together", "say what to watch and at which steps"
+            )
         if self.at and self.at[-1] > steps:
-            raise ValueError(f"at asks for step {self.at[-1]}, but there are {steps} steps")
+            found = f"at asks for step {self.at[-1]}, but there are {steps} steps"
+            raise error(ValueError, found, "take more steps or look earlier")
         self.functions, self.wanted = dict(watch), frozenset(self.at)
         self.seen: dict[str, list] = {name: [] for name in watch}
 

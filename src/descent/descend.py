@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from . import _layout, _validate, span
 from . import steps as rules
+from ._errors import error
 from ._watch import Watch
 from .problems import Problem
 
@@ -130,7 +131,7 @@ def descend(
     model.check(weights, problem)
     weights = type(weights)(*(W.detach() for W in model.spread(weights, problem)))
     if not all(W.numel() for W in weights):
-        raise ValueError("weights hold no run: draw some with model.init(..., runs=...)")
+        raise error(ValueError, "weights hold no run", "draw some with model.init(..., runs=...)")
     beside = _beside(model, problem, weights, train, step, plan)
     lift = _unchanged
     if reduce and problem.N * problem.n < problem.D:

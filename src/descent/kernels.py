@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from . import _validate
+from ._errors import error
 
 Scores = Float[Tensor, "*b n n"]
 
@@ -124,7 +125,9 @@ def register(
     """
     if name in BUILT_IN or (name in _registry and not overwrite):
         way_out = "" if name in BUILT_IN else ", or say overwrite=True"
-        raise ValueError(f"kernel {name!r} is registered already: choose another name{way_out}")
+        raise error(
+            ValueError, f"kernel {name!r} is registered already", f"choose another name{way_out}"
+        )
     _validate.one_of("score", score, ("dot", "distance"))
     kernel = Kernel(name, score, value, pullback or _ByAutograd(value))
     _try(kernel)
@@ -141,19 +144,17 @@ def _try(kernel: Kernel) -> None:
     S = kernel.value(C.clone())
     found = tuple(S.shape) if isinstance(S, Tensor) else type(S).__name__
     if found != (2, 3, 3):
-        raise ValueError(
-            f"value must keep the shape of the scores, but turned (2, 3, 3) into {found}"
-        )
+        found = f"value must keep the shape of the scores, but turned (2, 3, 3) into {found}"
+        raise error(ValueError, found, "keep the shape of the scores")
     _validate.finite("value", S, "it must be defined for all scores of this kind")
     if isinstance(kernel.pullback, _ByAutograd):
         return
     expected = _ByAutograd(kernel.value)(C, S, dS)
     gap = float((kernel.pullback(C, S, dS) - expected).abs().max())
     if not gap <= 1e-8 * max(1.0, float(expected.abs().max())):
-        raise ValueError(
-            f"pullback is not the derivative of value: it differs from autograd's by {gap:.2g}; "
-            "leave it out, or make a descent.kernels.Kernel if that is what you want"
-        )
+        found = f"pullback is not the derivative of value: it differs from autograd's by {gap:.2g}"
+        remedy = "leave it out, or make a descent.kernels.Kernel if that is what you want"
+        raise error(ValueError, found, remedy)
 
 
 @dataclass(frozen=True)
@@ -181,5 +182,7 @@ def require(kernel: Kernel, *known: Kernel) -> Kernel:
     if kernel not in known:
         names = " or ".join(repr(k.name) for k in known)
         other = " of another definition" if kernel.name in {k.name for k in known} else ""
-        raise ValueError(f"kernel must be {names}, got {kernel.name!r}{other}: use the book's own")
+        raise error(
+            ValueError, f"kernel must be {names}, got {kernel.name!r}{other}", "use the book's own"
+        )
     return kernel

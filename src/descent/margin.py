@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from . import _validate
+from ._errors import error
 from .models.selection import check_data, optimal, scores
 from .problems import Problem
 
@@ -145,16 +146,22 @@ def tokens_to_select(
 ) -> Int[Tensor, " N"]:
     """What `svm` is to select: ``selected`` if given, else the optimal tokens of u."""
     if problem.X.ndim != 3:
-        raise ValueError(f"give one problem, (N, n, D), got X of shape {tuple(problem.X.shape)}")
+        found = f"X has shape {tuple(problem.X.shape)}, more than one problem"
+        raise error(ValueError, found, "give one problem, (N, n, D)")
     check_data(problem, query)
     if (u is None) == (selected is None):
-        raise ValueError("give either the decoder u or the tokens selected, not both")
+        found = "u and selected both say what to select, or neither does"
+        raise error(ValueError, found, "give either the decoder u or the tokens selected, not both")
     if selected is None:
         return optimal(scores(problem, _validate.shape("u", u, (problem.D,)).to(problem.X)))
     selected = torch.as_tensor(selected, device=problem.X.device)
     _validate.shape("selected", selected, (problem.N,), f"there are {problem.N} sequences")
     if bool(((selected < 0) | (selected >= problem.n)).any()):
-        raise ValueError(f"selected must hold tokens 0 to {problem.n - 1}, got {selected.tolist()}")
+        raise error(
+            ValueError,
+            f"selected must hold tokens 0 to {problem.n - 1}, got {selected.tolist()}",
+            f"hold tokens 0 to {problem.n - 1}",
+        )
     return selected
 
 
@@ -162,9 +169,10 @@ def _distinct(asked: Bool[Tensor, "N n"], selected: Int[Tensor, " N"]) -> None:
     others = torch.arange(asked.shape[-1], device=asked.device) != selected[:, None]
     copies = int((others & ~asked).sum())
     if copies:
-        raise ValueError(
-            f"{copies} tokens are copies of the one to select in their sequence: no W tells them "
-            "apart; merge them"
+        raise error(
+            ValueError,
+            f"{copies} tokens are copies of the one to select in their sequence",
+            "merge them, since no W tells them apart",
         )
 
 
@@ -221,9 +229,10 @@ def hard_margin(G: Float[Tensor, "m m"]) -> tuple[Float[Tensor, " m"], bool]:
     alpha = _null_weights(G / scale)
     if alpha is not None:
         return alpha, True
-    raise ArithmeticError(
-        f"the least margin is {float(margins.amin()):.1e} of the largest: float64 cannot tell "
-        "whether these tokens can be selected"
+    raise error(
+        ArithmeticError,
+        f"the least margin is {float(margins.amin()):.1e} of the largest",
+        "scale the tokens alike or select others, float64 cannot tell whether these can be",
     )
 
 
@@ -241,7 +250,7 @@ def _least_norm_weights(G: Float[Tensor, "m m"]) -> Float[Tensor, " m"]:
         warnings.simplefilter("ignore")
         solution = qpsolvers.solve_problem(programme, "clarabel", **TIGHT)
     if solution.x is None:
-        raise ArithmeticError("the QP solver did not converge: are the tokens scaled alike?")
+        raise error(ArithmeticError, "the QP solver did not converge", "scale the tokens alike")
     return torch.from_numpy(solution.x).to(G).clamp_min(0)
 
 
@@ -342,6 +351,6 @@ def orthonormal(
     for name, M in (("tokens of a sequence", problem.X), ("queries", z)):
         far = float((M @ M.mT - eye(M.shape[-2]).to(M)).abs().max())
         if far > 1e-9:
-            raise ValueError(f"the {name} are {far:.1e} from orthonormal: use svm(...)")
+            raise error(ValueError, f"the {name} are {far:.1e} from orthonormal", "use svm(...)")
     centred = problem.X[torch.arange(problem.N), selected] - problem.X.mean(-2)
     return centred.mT @ z

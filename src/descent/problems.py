@@ -160,7 +160,11 @@ def digits(
     _validate.one_of("patch", patch, (1, 2, 4, 8))
     images, target = load_digits(return_X_y=True)
     if N > len(images):
-        raise ValueError(f"N must be at most {len(images)}, the number of images, got {N}")
+        raise error(
+            ValueError,
+            f"N must be at most {len(images)}, the number of images, got {N}",
+            f"be at most {len(images)}, the number of images",
+        )
     generator = torch.Generator().manual_seed(_validate.seed("seed", seed))
     chosen = torch.randperm(len(images), generator=generator)[:N]
     pixels = torch.from_numpy(images).reshape(-1, 8, 8)[chosen] / 16
@@ -207,9 +211,10 @@ def pairs(differences: Float[Tensor, "N k"], gap: float = 1.0) -> tuple[Problem,
     N, k = a.shape
     u = torch.linalg.pinv(a) @ a.new_full((N,), gap)
     if float((a @ u - gap).abs().max()) > 1e-9 * gap:
-        raise ValueError(
-            f"no decoder gives all {N} sequences the gap {gap}: "
-            "take at most as many differences as dimensions"
+        raise error(
+            ValueError,
+            f"no decoder gives all {N} sequences the gap {gap}",
+            "take at most as many differences as dimensions",
         )
     X = a.new_zeros(N, 2, k + 1)
     X[..., k], X[:, 1, :k] = 1, a
@@ -225,7 +230,11 @@ def trap(s: float = 3.0, alpha: float = 45.0) -> tuple[Problem, Tensor]:
     """
     _validate.positive("s", s)
     if not 0 < alpha < 90:
-        raise ValueError(f"alpha must lie between 0 and 90 degrees, got {alpha}")
+        raise error(
+            ValueError,
+            f"alpha must lie between 0 and 90 degrees, got {alpha}",
+            "lie between 0 and 90 degrees",
+        )
     angle = math.radians(alpha)
     a = [[1, 0], [-s * math.cos(angle), s * math.sin(angle)]]
     return pairs(torch.tensor(a, dtype=torch.float64))

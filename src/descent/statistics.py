@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from . import _validate
+from ._errors import error
 
 
 def mcnemar(one: Tensor, other: Tensor) -> float:
@@ -22,7 +23,11 @@ def wilson(successes: int, runs: int, z: float = 1.96) -> tuple[float, float]:
     """
     _validate.count("runs", runs)
     if not 0 <= successes <= runs:
-        raise ValueError(f"successes must be between 0 and runs = {runs}, got {successes}")
+        raise error(
+            ValueError,
+            f"successes must be between 0 and runs = {runs}, got {successes}",
+            f"be between 0 and runs = {runs}",
+        )
     rate, spread = successes / runs, z * z / runs
     centre = (rate + spread / 2) / (1 + spread)
     half = (spread * rate * (1 - rate) + spread * spread / 4) ** 0.5 / (1 + spread)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from . import _validate
+from ._errors import error
 
 Rule = Callable[[Tensor, Tensor], Tensor]
 
@@ -43,9 +44,10 @@ class _Constant:
         if not self.eta.ndim:
             return torch.full_like(loss, float(self.eta))  # made on the device: nothing to copy
         if self.eta.shape != loss.shape:
-            raise ValueError(
-                f"step has shape {tuple(self.eta.shape)}, but there are runs of shape "
-                f"{tuple(loss.shape)}: give one number, or one for every run"
+            raise error(
+                ValueError,
+                f"step has shape {tuple(self.eta.shape)}, but there are runs of shape {tuple(loss.shape)}",
+                "give one number, or one for every run",
             )
         return self.eta.to(loss).expand_as(loss)
 
@@ -54,7 +56,9 @@ def constant(eta: float | Tensor) -> Rule:
     """The same step always; a tensor (...,) gives every run its own."""
     eta = torch.as_tensor(eta, dtype=torch.float64)
     if not bool((torch.isfinite(eta) & (eta > 0)).all()):
-        raise ValueError(f"step must be positive and finite, got {eta.tolist()}: try step='1/L'")
+        raise error(
+            ValueError, f"step must be positive and finite, got {eta.tolist()}", "try step='1/L'"
+        )
     return _Constant(eta)
 
 
@@ -76,7 +80,11 @@ def schedule(eta: Callable[[int], float | Tensor]) -> Rule:
     Every `descend` starts again at t = 0.
     """
     if not callable(eta):
-        raise TypeError(f"eta must be a function of the step number, got {eta!r}")
+        raise error(
+            TypeError,
+            f"eta must be a function of the step number, got {eta!r}",
+            "be a function of the step number",
+        )
     return _Schedule(eta)
 
 
@@ -115,7 +123,7 @@ class _NormalisedSchedule(_Schedule):
 def polyak(optimum: float = 0.0, factor: float = 1.0) -> Rule:
     r"""Polyak's step :math:`\lambda (f - f^*) / \|\nabla f\|^2`, for a known optimal value."""
     if not math.isfinite(optimum):
-        raise ValueError(f"optimum must be finite, got {optimum}")
+        raise error(ValueError, f"optimum must be finite, got {optimum}", "be finite")
     return _Polyak(optimum, _validate.positive("factor", factor))
 
 
@@ -166,23 +174,26 @@ def check(eta: Tensor, loss: Tensor) -> None:
     """Raise TypeError unless what a rule gave is a step for each run."""
     if not isinstance(eta, Tensor) or eta.shape != loss.shape:
         found = tuple(eta.shape) if isinstance(eta, Tensor) else repr(eta)
-        raise TypeError(
-            f"a rule must return a tensor with one step for each run, of shape "
-            f"{tuple(loss.shape)}, got {found}"
-        )
+        remedy = f"return a tensor with one step for each run, of shape {tuple(loss.shape)}"
+        raise error(TypeError, f"a rule must {remedy}, got {found}", remedy)
 
 
 def resolve(step: float | str | Tensor | Rule, smoothness: Callable[[], Tensor]) -> Rule:
     """Turn what a user wrote into a rule; ``smoothness`` is asked only if the step needs it."""
     if isinstance(step, str):
         if step != "1/L":
-            raise ValueError(
-                f"unknown step {step!r}: expected '1/L', a positive number "
-                "or a rule of descent.steps"
+            raise error(
+                ValueError,
+                f"unknown step {step!r}",
+                "expected '1/L', a positive number or a rule of descent.steps",
             )
         return _Constant(_inverse(smoothness()))
     if isinstance(step, bool) or not (callable(step) or isinstance(step, (numbers.Real, Tensor))):
-        raise TypeError(f"step must be a positive number, '1/L' or a rule, got {step!r}")
+        raise error(
+            TypeError,
+            f"step must be a positive number, '1/L' or a rule, got {step!r}",
+            "be a positive number, '1/L' or a rule",
+        )
     if isinstance(step, _Schedule):
         return replace(step, t=0)
     return step if callable(step) else constant(step)
@@ -195,9 +206,10 @@ def _inverse(L: Tensor) -> Tensor:
     if lost:
         found = "the loss is flat" if bool((L[~known] == 0).all()) else "the curvature is NaN"
         if lost == L.numel():
-            raise ValueError(
-                f"step '1/L' needs curvature, but {found} where every run starts: "
-                "give step a number, or choose another start"
+            raise error(
+                ValueError,
+                f"step '1/L' needs curvature, but {found} where every run starts",
+                "give step a number, or choose another start",
             )
         warnings.warn(
             f"step '1/L' needs curvature, but {found} where {lost} of {L.numel()} runs start: "

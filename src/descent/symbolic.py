@@ -22,6 +22,7 @@ import torch
 from sympy import HadamardProduct, MatrixSymbol, OneMatrix, Trace
 
 from . import _validate
+from ._errors import error
 from .models import AttentionWeights
 from .problems import Problem
 
@@ -78,11 +79,16 @@ def matrix_gradient(f: sp.Expr, M: MatrixSymbol) -> sp.MatrixExpr:
     for term in sp.Add.make_args(sp.expand(f)):
         factor, trace = term.as_independent(Trace)
         if not isinstance(trace, Trace):
-            raise ValueError(f"f must be a sum of numbers times traces, but has the term {term}")
+            found = f"f must be a sum of numbers times traces, but has the term {term}"
+            raise error(ValueError, found, "be a sum of numbers times traces")
         gradient += factor * trace.diff(M)
     gradient = gradient.doit()
     if not _is_derivative(gradient, f, M):
-        raise ArithmeticError(f"SymPy's derivative of {f} by {M} is wrong: {gradient}")
+        raise error(
+            ArithmeticError,
+            f"SymPy's derivative of {f} by {M} is wrong, {gradient}",
+            "derive it by entries, with elementwise",
+        )
     return gradient
 
 
@@ -292,7 +298,9 @@ def _printer():
     try:
         from sympy.printing.pytorch import TorchPrinter
     except ImportError as missing:
-        raise ImportError("SymPy prints torch code from 1.14 on: install sympy>=1.14") from missing
+        raise error(
+            ImportError, "SymPy prints torch code from 1.14 on", "install sympy>=1.14"
+        ) from missing
 
     class Printer(TorchPrinter):
         def _print_Transpose(self, expression: sp.Expr) -> str:

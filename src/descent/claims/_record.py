@@ -9,6 +9,7 @@ from enum import StrEnum
 import torch
 
 from .. import _validate, theorems
+from .._errors import error
 from ..descend import DivergenceWarning
 from ..theorems import Inequality, Outcome, Standing
 from ..theorems._inequality import TOLERANCE
@@ -53,10 +54,16 @@ class Evidence:
 
     def __post_init__(self) -> None:
         if not self.conclusions:
-            raise ValueError("conclusions is empty: a check needs at least one that could fail")
+            raise error(
+                ValueError, "conclusions is empty", "a check needs at least one that could fail"
+            )
         bad = [name for name, value in self.numbers.items() if not math.isfinite(value)]
         if bad:
-            raise ValueError(f"numbers {', '.join(bad)} are NaN or infinite: the check went wrong")
+            raise error(
+                ValueError,
+                f"the check went wrong, numbers {', '.join(bad)} are NaN or infinite",
+                "find out which step of the check made them",
+            )
 
     @classmethod
     def of(
@@ -193,13 +200,16 @@ def claim(
     ``certificate`` or names its ``proof``.
     """
     if id in registry:
-        raise ValueError(f"claim {id!r} exists already: choose another id")
+        raise error(ValueError, f"claim {id!r} exists already", "choose another id")
     if not mutations:
-        raise ValueError(f"claim {id!r} has no mutation: name a change that must make it fail")
+        raise error(
+            ValueError, f"claim {id!r} has no mutation", "name a change that must make it fail"
+        )
     if (verdict is Verdict.COUNTEREXAMPLE) != bool(record.keys() & {"certificate", "proof"}):
-        raise ValueError(
-            f"claim {id!r}: a counterexample, and nothing else, has a certificate in ball "
-            "arithmetic or names its proof"
+        raise error(
+            ValueError,
+            f"claim {id!r}: a counterexample, and nothing else, has a certificate or a proof",
+            "it has a certificate in ball arithmetic or names its proof",
         )
     if theorem:
         about = theorems.get(theorem)

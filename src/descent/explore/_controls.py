@@ -10,6 +10,8 @@ import numpy as np
 from descent.plots import Picture, number
 from descent.plots._text import markup, plain
 
+from .._errors import error
+
 
 @dataclass(frozen=True)
 class Control:
@@ -34,12 +36,16 @@ class Control:
 def controls_from(controls: Mapping, start: Mapping, labels: Mapping) -> list[Control]:
     """Check what the author wrote and return the controls in that order."""
     if not controls:
-        raise ValueError("explore has no control: give a list of values by name, as D=[8, 16, 32]")
+        raise error(
+            ValueError, "explore has no control", "give a list of values by name, as D=[8, 16, 32]"
+        )
     for what, given in (("start", start), ("labels", labels)):
         if unknown := [name for name in given if name not in controls]:
             choices = ", ".join(controls)
-            raise ValueError(
-                f"{what} names {unknown[0]!r}, which is no control: give one of {choices}"
+            raise error(
+                ValueError,
+                f"{what} names {unknown[0]!r}, which is no control",
+                f"give one of {choices}",
             )
     return [_control(name, controls[name], start, labels.get(name, name)) for name in controls]
 
@@ -47,18 +53,22 @@ def controls_from(controls: Mapping, start: Mapping, labels: Mapping) -> list[Co
 def _control(name: str, values, start: Mapping, label: str) -> Control:
     values = () if isinstance(values, str) else tuple(values)
     if not values:
-        raise ValueError(f"{name} has no values: give a list of at least one number or string")
+        raise error(
+            ValueError, f"{name} has no values", "give a list of at least one number or string"
+        )
     strings = [isinstance(v, str) for v in values]
     if any(strings) != all(strings):
-        raise ValueError(f"{name} mixes numbers and strings: give a list of one kind")
+        raise error(ValueError, f"{name} mixes numbers and strings", "give a list of one kind")
     if not all(strings):
         values = tuple(_number(name, v) for v in values)
     if len(set(values)) < len(values):
-        raise ValueError(f"{name} repeats a value: give each of {list(values)} once")
+        raise error(ValueError, f"{name} repeats a value", f"give each of {list(values)} once")
     first = start.get(name, values[0])
     if first not in values:
-        raise ValueError(
-            f"start[{name!r}] is {first!r}, not in its list: give one of {list(values)}"
+        raise error(
+            ValueError,
+            f"start[{name!r}] is {first!r}, not in its list",
+            f"give one of {list(values)}",
         )
     markup(label)  # raises for a formula that the page can't show
     return Control(name, label, values, values.index(first))
@@ -68,7 +78,7 @@ def _number(name: str, value):
     """A plain int or float, so that ``run`` gets the same type in both lives."""
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
-        raise ValueError(f"{name} holds {value!r}: give finite numbers or strings")
+        raise error(ValueError, f"{name} holds {value!r}", "give finite numbers or strings")
     return value
 
 
@@ -77,12 +87,16 @@ def call(run: Callable[..., Picture], values: Mapping) -> Picture:
     point = ", ".join(f"{name}={value!r}" for name, value in values.items())
     try:
         picture = run(**values)
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise RuntimeError(f"run({point}) failed: {type(error).__name__}: {reason}") from error
+    except Exception as failure:
+        reason = " ".join(str(failure).split())
+        raise error(
+            RuntimeError,
+            f"run({point}) failed: {type(failure).__name__}: {reason}",
+            "mend run, or leave that value out",
+        ) from failure
     if not isinstance(picture, Picture):
         kind = type(picture).__name__
-        raise ValueError(f"run({point}) returned a {kind}: return a descent.plots.Picture")
+        raise error(ValueError, f"run({point}) returned a {kind}", "return a descent.plots.Picture")
     for label in (picture.xlabel, picture.ylabel, *(curve.label for curve in picture.curves)):
         plain(label)
     return picture

@@ -13,6 +13,8 @@ from descent.plots import Picture
 from descent.plots._picture import describe, drawable, tones
 from descent.plots._text import runs
 
+from .._errors import error
+
 POINTS = 80  # a curve on a page: more than the eye can tell apart
 TOLERANCE = 0.001  # of the height of the plot: a third of a pixel
 
@@ -24,9 +26,10 @@ def pictures(run: Callable[..., Picture], controls: list[Control]) -> list[Pictu
         point = {c.name: value for c, value in zip(controls, values, strict=True)}
         drawn.append(call(run, point))
         if _axes(drawn[-1]) != _axes(drawn[0]):
-            raise ValueError(
-                f"the picture of run at {point} has other axis labels, scales or ylim"
-                " than the first: keep one pair of axes"
+            raise error(
+                ValueError,
+                f"the picture of run at {point} has other axis labels, scales or ylim than the first",
+                "keep one pair of axes",
             )
     return drawn
 

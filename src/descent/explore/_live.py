@@ -33,9 +33,9 @@ def live(run, controls: list[Control], alt: str, caption: str) -> ipywidgets.VBo
         summary.value = _note("status", "Running …")
         try:
             show()
-        except Exception as error:
+        except Exception as failure:
             picture.value = ""
-            summary.value = _note("alert", str(error))
+            summary.value = _note("alert", str(failure))
 
     show()
     for knob in knobs:

@@ -15,6 +15,8 @@ from descent.plots._picture import describe
 from descent.plots._svg import Figure, css, svg
 from descent.plots._text import formulas, markup
 
+from .._errors import error
+
 BUDGET = 100_000  # bytes after gzip, what a reader on a train is asked to load
 
 
@@ -30,9 +32,11 @@ def page(run, controls: list[Control], alt: str, caption: str) -> Figure:
     block = _block(key, controls, text, svg(draw(small).figure, alt), *words)
     size = len(gzip.compress(block.encode()))
     if size > BUDGET:
-        raise ValueError(
-            f"the grid has {len(drawn)} pictures and takes {size} bytes compressed,"
-            f" more than the {BUDGET} of a figure: give the controls fewer values"
+        raise error(
+            ValueError,
+            f"the grid has {len(drawn)} pictures and takes {size} bytes compressed, "
+            f"more than the {BUDGET} of a figure",
+            "give the controls fewer values",
         )
     return Figure(block, alt)
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
 from .. import _validate
+from .._errors import error
 from ..problems import Problem
 
 LOSSES = ("logistic", "exponential")
@@ -136,11 +137,7 @@ class Selection:
             expected = shapes.get(name, (problem.D, columns))
             _validate.shape(name, W, expected, f"the tokens have D = {problem.D}")
             _validate.finite(name, W, "initialise it again")
-            if (W.dtype, W.device) != (problem.X.dtype, problem.X.device):
-                raise ValueError(
-                    f"{name} is {W.dtype} on {W.device}, but the tokens are {problem.X.dtype} "
-                    f"on {problem.X.device}: convert one with .to(...)"
-                )
+            _validate.beside(name, W, problem.X)
         if self.goal == "log excess":
             optimal(scores(problem, weights.u))
 
@@ -181,7 +178,9 @@ class Selection:
     ) -> tuple[Float[Tensor, "*r"], dict[str, Tensor]]:
         """The goal and its gradients in closed form, one for each letter of ``train``."""
         if "u" in train and self.goal == "log excess":
-            raise ValueError("goal='log excess' is for a fixed decoder u: use 'log loss' instead")
+            raise error(
+                ValueError, "goal='log excess' is for a fixed decoder u", "use 'log loss' instead"
+            )
         pass_ = self.forward(weights, problem)
         goal = self._goal(pass_)
         # minus the derivative of the goal by f_i, as a logarithm
@@ -235,19 +234,24 @@ def optimal(gamma: Float[Tensor, "*r N n"]) -> Int[Tensor, "*r N"]:
     ValueError : where a sequence has one score throughout, or two tokens share the largest.
     """
     if gamma.shape[-1] < 2:
-        raise ValueError("each sequence has one token: there is nothing to select, n must be 2")
+        raise error(
+            ValueError, "each sequence has one token: there is nothing to select", "n must be 2"
+        )
     top = gamma.topk(2, -1)
     if bool((gamma.amax(-1) == gamma.amin(-1)).any()):
         count = int((gamma.amax(-1) == gamma.amin(-1)).sum())
-        raise ValueError(
+        raise error(
+            ValueError,
             f"all tokens have the same score in {count} sequences, so none is optimal: "
-            "is the decoder u zero, or are the tokens copies of one another?"
+            "is the decoder u zero?",
+            "give another u, or tokens that are no copies of one another",
         )
     tied = int((top.values[..., 0] == top.values[..., 1]).sum())
     if tied:
-        raise ValueError(
-            f"two tokens share the largest score in {tied} sequences, so none is the optimal one: "
-            "change u, or name the tokens to select"
+        raise error(
+            ValueError,
+            f"two tokens share the largest score in {tied} sequences, so none is the optimal one",
+            "change u, or name the tokens to select",
         )
     return top.indices[..., 0]
 
@@ -291,21 +295,32 @@ def weighted_differences(
 def check_data(problem: Problem, query: int = 0) -> None:
     """Raise ValueError unless there is one label of size one a sequence, and something to select."""
     if problem.y.ndim != problem.X.ndim - 2:
-        raise ValueError(
-            f"y has shape {tuple(problem.y.shape)}, one label a token: expected one a sequence, "
-            f"{tuple(problem.X.shape[:-2])}"
+        raise error(
+            ValueError,
+            f"y has shape {tuple(problem.y.shape)}, one label a token",
+            f"expected one a sequence, {tuple(problem.X.shape[:-2])}",
         )
     if not bool((problem.y.abs() == 1).all()):
-        raise ValueError("y must hold labels +1 and -1, one a sequence: take the sign of yours")
+        raise error(
+            ValueError, "y must hold labels +1 and -1, one a sequence", "take the sign of yours"
+        )
     if problem.n < 2:
-        raise ValueError("each sequence has one token: there is nothing to select, n must be 2")
+        raise error(
+            ValueError, "each sequence has one token: there is nothing to select", "n must be 2"
+        )
     if query >= problem.n:
-        raise ValueError(f"query must be below n = {problem.n}, got {query}")
+        raise error(
+            ValueError,
+            f"query must be below n = {problem.n}, got {query}",
+            f"be below n = {problem.n}",
+        )
     silent = int((problem.X[..., query, :] == 0).all(-1).sum())
     if silent:
-        raise ValueError(
-            f"the query token (query={query}) is zero in {silent} sequences, where attention would "
-            "be uniform whatever W is: ask with another token"
+        raise error(
+            ValueError,
+            f"the query token (query={query}) is zero in {silent} sequences, "
+            "where attention would be uniform whatever W is",
+            "ask with another token",
         )
 
 

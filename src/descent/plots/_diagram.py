@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 
 from descent.plots._draw import COLOURS, DASHES, INK, style
 
+from .._errors import error
+
 
 @dataclass(frozen=True)
 class Box:
@@ -42,7 +44,8 @@ def diagram(
     """
     unknown = {name for arrow in arrows for name in arrow} - set(boxes)
     if unknown:
-        raise ValueError(f"arrows lead to {', '.join(sorted(unknown))}, which is no box")
+        found = f"arrows lead to {', '.join(sorted(map(str, unknown)))}, which is no box"
+        raise error(ValueError, found, "draw a box of that name, or leave the arrow out")
     with style():
         drawing = Figure(figsize=size)
         ax = drawing.add_subplot()

@@ -13,6 +13,8 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from descent.plots._draw import COLOURS, DASHES, INK, style
 from descent.plots._text import number
 
+from .._errors import error
+
 if TYPE_CHECKING:
     import pandas
 
@@ -64,14 +66,20 @@ def phase(
 
 def _check(table: pandas.DataFrame, column: str, show: str) -> None:
     if show not in ("success", "speed"):
-        raise ValueError(f"show must be one of 'success', 'speed', got {show!r}")
+        raise error(
+            ValueError,
+            f"show must be one of 'success', 'speed', got {show!r}",
+            "be one of 'success', 'speed'",
+        )
     missing = [name for name in (*NEEDED, column) if name not in table]
     if missing:
         counted = [name.removeprefix("steps_to_") for name in table if "steps_to_" in str(name)]
-        hint = f": fraction may be {' or '.join(counted)}" if missing == [column] else ""
-        raise ValueError(f"table has no column {', '.join(missing)}{hint or ', it is no sweep'}")
+        found, remedy = f"table has no column {', '.join(missing)}", "give what a sweep wrote"
+        if missing == [column] and counted:
+            remedy = f"fraction may be {' or '.join(counted)}"
+        raise error(ValueError, found, remedy)
     if table.empty:
-        raise ValueError("table holds no run: select other rows")
+        raise error(ValueError, "table holds no run", "select other rows")
 
 
 def _product(kernels, trains):

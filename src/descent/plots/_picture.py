@@ -10,6 +10,8 @@ import numpy as np
 
 from descent.plots._text import number, plain
 
+from .._errors import error
+
 ROLES = ("measured", "bound")
 KERNELS = ("softmax", "gaussian", None)
 SCALES = ("linear", "log")
@@ -40,13 +42,16 @@ class Curve:
             numbers = _numbers(f"{name} of curve {self.label!r}", getattr(self, name))
             object.__setattr__(self, name, numbers)
         if len(self.x) != len(self.y):
-            raise ValueError(
-                f"curve {self.label!r} has {len(self.x)} x and {len(self.y)} y:"
-                " give one y for each x"
+            raise error(
+                ValueError,
+                f"curve {self.label!r} has {len(self.x)} x and {len(self.y)} y",
+                "give one y for each x",
             )
         if not np.isfinite(self.x).all():
-            raise ValueError(
-                f"x of curve {self.label!r} is not finite everywhere: only y may have gaps"
+            raise error(
+                ValueError,
+                f"x of curve {self.label!r} is not finite everywhere",
+                "leave these points out, since only y may have gaps",
             )
 
 
@@ -76,17 +81,20 @@ class Picture:
         _one_of("xscale", self.xscale, SCALES)
         _one_of("yscale", self.yscale, SCALES)
         if not self.curves:
-            raise ValueError("curves is empty: give at least one Curve")
+            raise error(ValueError, "curves is empty", "give at least one Curve")
         _check_limits(self.ylim, self.yscale)
         for curve in self.curves:
             if not isinstance(curve, Curve):
-                raise TypeError(
-                    f"curves holds a {type(curve).__name__}: give descent.plots.Curve objects"
+                raise error(
+                    TypeError,
+                    f"curves holds a {type(curve).__name__}",
+                    "give descent.plots.Curve objects",
                 )
             if not drawable(self, curve).any():
-                raise ValueError(
-                    f"curve {curve.label!r} has no point that its axes can show:"
-                    " give finite numbers, and positive ones where an axis is log"
+                raise error(
+                    ValueError,
+                    f"curve {curve.label!r} has no point that its axes can show",
+                    "give finite numbers, and positive ones where an axis is log",
                 )
 
 
@@ -149,14 +157,20 @@ def _numbers(what: str, values) -> np.ndarray:
         values = values.detach().cpu().numpy()
     array = np.array(values, dtype=float)
     if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"{what} has shape {array.shape}: give a non-empty sequence of numbers")
+        raise error(
+            ValueError, f"{what} has shape {array.shape}", "give a non-empty sequence of numbers"
+        )
     array.flags.writeable = False
     return array
 
 
 def _one_of(name: str, value, choices: tuple) -> None:
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        raise error(
+            ValueError,
+            f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}",
+            f"be one of {', '.join(map(repr, choices))}",
+        )
 
 
 def _check_limits(ylim, yscale: str) -> None:
@@ -166,4 +180,8 @@ def _check_limits(ylim, yscale: str) -> None:
     bad = not (np.isfinite([low, high]).all() and low < high)
     if bad or (yscale == "log" and low <= 0):
         kind = " positive" if yscale == "log" else ""
-        raise ValueError(f"ylim must be two finite{kind} numbers, the lower first, got {ylim!r}")
+        raise error(
+            ValueError,
+            f"ylim must be two finite{kind} numbers, the lower first, got {ylim!r}",
+            f"be two finite{kind} numbers, the lower first",
+        )

@@ -21,6 +21,8 @@ from descent.plots._draw import COLOURS, INK, draw
 from descent.plots._picture import Picture, gaps
 from descent.plots._text import formulas, runs
 
+from .._errors import error
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -57,8 +59,10 @@ def figure(picture: Picture | Drawing, *, alt: str = "", caption: str = "") -> F
         drawing = picture
         _forget(drawing)
     else:
-        raise TypeError(
-            f"picture is a {type(picture).__name__}: give a plots.Picture or a matplotlib Figure"
+        raise error(
+            TypeError,
+            f"picture is a {type(picture).__name__}",
+            "give a plots.Picture or a matplotlib Figure",
         )
     parts = [
         '<figure class="descent-figure">',
@@ -73,9 +77,11 @@ def figure(picture: Picture | Drawing, *, alt: str = "", caption: str = "") -> F
 def require_words(alt: str, caption: str) -> None:
     """Raise unless both say something."""
     if not alt.strip():
-        raise ValueError("alt is missing: say in a sentence what one should see in the figure")
+        raise error(
+            ValueError, "alt is missing", "say in a sentence what one should see in the figure"
+        )
     if not caption.strip():
-        raise ValueError("caption is missing: say in a sentence what is plotted")
+        raise error(ValueError, "caption is missing", "say in a sentence what is plotted")
 
 
 def css() -> str:

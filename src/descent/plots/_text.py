@@ -9,6 +9,8 @@ import unicodedata
 
 from latex2mathml.converter import convert
 
+from .._errors import error
+
 _RAISED = str.maketrans("-−0123456789", "⁻⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _LOWERED = str.maketrans("−0123456789aehijklmnoprstuvx", "₋₀₁₂₃₄₅₆₇₈₉ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ")
 
@@ -132,9 +134,10 @@ def _symbol(command: str, label: str) -> str:
         case = "CAPITAL" if command[0].isupper() else "SMALL"
         return unicodedata.lookup(f"GREEK {case} LETTER {command.upper()}")
     except KeyError:
-        raise ValueError(
-            f"label {label!r} uses \\{command}, which a figure that moves can't show:"
-            " write it in words"
+        raise error(
+            ValueError,
+            f"label {label!r} uses \\{command}, which a figure that moves can't show",
+            "write it in words",
         ) from None
 
 

@@ -6,6 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
+from .._errors import error
 from ._grid import DEFAULTS, Grid
 
 SETTINGS = ("thresholds", "until")
@@ -57,8 +58,8 @@ def _sweep(options: argparse.Namespace) -> int:
     given = {**read(options.file), **_options(options)}
     try:
         Grid.of(**_apart(given))
-    except TypeError as error:  # what is no number here was written so by the user
-        raise ValueError(str(error)) from None
+    except TypeError as failure:  # what is no number here was written so by the user
+        raise error(ValueError, str(failure), failure.remedy) from None
     table = sweep(options.out, cluster=options.cluster, **given)
     print(f"{options.out}: {len(table)} runs, {table['diverged_at'].notna().sum()} diverged")
     return 0
@@ -78,13 +79,21 @@ def read(file: Path | None) -> dict:
         return {}
     try:
         content = yaml.safe_load(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"file {file} cannot be read: {error.__class__.__name__}") from None
-    except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
-        raise ValueError(f"file {file} is no YAML: see its line {line}") from None
+    except (OSError, UnicodeDecodeError) as failure:
+        raise error(
+            ValueError,
+            f"file {file} cannot be read ({failure.__class__.__name__})",
+            "give a YAML file with the axes",
+        ) from None
+    except yaml.YAMLError as failure:
+        line = getattr(getattr(failure, "problem_mark", None), "line", 0) + 1
+        raise error(ValueError, f"file {file} is no YAML", f"see its line {line}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"file {file} must hold axes, such as 'D: [2, 4, 8]', one a line")
+        raise error(
+            ValueError,
+            f"file {file} holds no axes",
+            "it must hold axes, such as 'D: [2, 4, 8]', one a line",
+        )
     return {name: parse(str(name), values) for name, values in content.items()}
 
 
@@ -132,7 +141,11 @@ def _plot(options: argparse.Namespace) -> int:
 
     picture = options.picture or options.table.with_suffix(".svg")
     if picture.suffix not in PICTURES:
-        raise ValueError(f"picture must end in {', '.join(PICTURES)}, got {str(picture)!r}")
+        raise error(
+            ValueError,
+            f"picture must end in {', '.join(PICTURES)}, got {str(picture)!r}",
+            f"end in {', '.join(PICTURES)}",
+        )
     table = _where(_table(options.table), options.where)
     figure = phase(table, fraction=options.fraction, show=options.show)
     with matplotlib.rc_context({"svg.hashsalt": "descent", "svg.fonttype": "path"}):
@@ -147,10 +160,11 @@ def _table(path: Path):
 
     try:
         return pandas.read_parquet(path)
-    except (OSError, pyarrow.ArrowInvalid) as error:
-        raise ValueError(
-            f"table {path} cannot be read ({type(error).__name__}): "
-            "give the .parquet file that `python -m descent sweep` wrote"
+    except (OSError, pyarrow.ArrowInvalid) as failure:
+        raise error(
+            ValueError,
+            f"table {path} cannot be read ({type(failure).__name__})",
+            "give the .parquet file that `python -m descent sweep` wrote",
         ) from None
 
 
@@ -158,7 +172,11 @@ def _where(table, conditions: list[str]):
     for condition in conditions:
         axis, equals, value = condition.partition("=")
         if not equals or axis not in table:
-            raise ValueError(f"where must be AXIS=VALUE with a column's name, got {condition!r}")
+            raise error(
+                ValueError,
+                f"where must be AXIS=VALUE with a column's name, got {condition!r}",
+                "be AXIS=VALUE with a column's name",
+            )
         wanted = _scalar(axis, value)
         # as numbers where they are: 1 is 1.0, also in a column of text like that of the steps
         table = table[[_scalar(axis, str(found)) == wanted for found in table[axis]]]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+from .._errors import error
 from ._grid import Task
 from ._task import run_task
 
@@ -29,8 +30,8 @@ def connected(cluster) -> Iterator:
     try:
         from distributed import Client, LocalCluster
     except ImportError:
-        raise ValueError(
-            "cluster needs dask: install it with pip install 'descent-book[cluster]'"
+        raise error(
+            ValueError, "cluster needs dask", "install it with pip install 'descent-book[cluster]'"
         ) from None
     if isinstance(cluster, Client):
         yield cluster
@@ -49,9 +50,10 @@ def connected(cluster) -> Iterator:
                 )
             yield client
     else:
-        raise TypeError(
-            f"cluster must be 'local', a scheduler's address or a dask.distributed.Client, "
-            f"got {cluster!r}"
+        raise error(
+            TypeError,
+            f"cluster must be 'local', a scheduler's address or a dask.distributed.Client, got {cluster!r}",
+            "be 'local', a scheduler's address or a dask.distributed.Client",
         )
 
 
@@ -66,9 +68,10 @@ def _answering(Client, address: str):
     with ThreadPoolExecutor(1) as thread:
         kind = thread.submit(asyncio.run, _kind(address)).result()
     if kind != "Scheduler":
-        raise ValueError(
-            f"cluster: no Dask scheduler answers at {address!r} ({kind}): "
-            "start one with `dask scheduler`, which prints its address"
+        raise error(
+            ValueError,
+            f"cluster: no Dask scheduler answers at {address!r} ({kind})",
+            "start one with `dask scheduler`, which prints its address",
         )
     return Client(address, timeout=PATIENCE)
 
@@ -86,8 +89,8 @@ async def _kind(address: str) -> str:
                 return (await there.identity())["type"]
             finally:
                 await there.close_rpc()
-    except (Exception, asyncio.CancelledError) as error:  # whatever it is, it is no scheduler
-        return "silent" if isinstance(error, TimeoutError) else type(error).__name__
+    except (Exception, asyncio.CancelledError) as failure:  # whatever it is, it is no scheduler
+        return "silent" if isinstance(failure, TimeoutError) else type(failure).__name__
 
 
 def run_on(client, tasks: list[Task]) -> Iterator[tuple[Task, dict]]:

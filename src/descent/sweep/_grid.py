@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from .. import _validate, kernels
+from .._errors import error
 from ..models import Attention
 
 #: The axes in the order of the table's columns, and the value of those that need not be given.
@@ -74,7 +75,9 @@ class Grid:
             _validate.one_of("axis", axis, DEFAULTS)
         missing = [axis for axis, value in DEFAULTS.items() if value is None and axis not in axes]
         if missing:
-            raise ValueError(f"the grid lacks {', '.join(missing)}: give each a value or a list")
+            raise error(
+                ValueError, f"the grid lacks {', '.join(missing)}", "give each a value or a list"
+            )
         full = {axis: _values(axis, axes.get(axis, DEFAULTS[axis])) for axis in DEFAULTS}
         marks = tuple(
             sorted({_validate.fraction("thresholds", x) for x in thresholds}, reverse=True)
@@ -135,10 +138,12 @@ def _values(axis: str, given) -> tuple:
     several = isinstance(given, Iterable) and not isinstance(given, str)
     values = tuple(_value(axis, value) for value in (given if several else [given]))
     if not values:
-        raise ValueError(f"axis {axis} is empty: give it at least one value, or leave it out")
+        raise error(
+            ValueError, f"axis {axis} is empty", "give it at least one value, or leave it out"
+        )
     twice = [value for value, count in Counter(values).items() if count > 1]
     if twice:
-        raise ValueError(f"axis {axis} holds {twice[0]!r} twice: every run is done once")
+        raise error(ValueError, f"axis {axis} holds {twice[0]!r} twice", "name each once")
     return values
 
 
@@ -154,7 +159,11 @@ def _value(axis: str, value):
     if axis == "scale":
         return _validate.positive("scale", value)
     if _validate.count(axis, value, LEAST.get(axis, 1)) >= MOST:
-        raise ValueError(f"{axis} must be below 2^63, as a table keeps it, got {value}")
+        raise error(
+            ValueError,
+            f"{axis} must be below 2^63, as a table keeps it, got {value}",
+            "be below 2^63, as a table keeps it",
+        )
     return int(value)
 
 
@@ -162,16 +171,19 @@ def _kernel(value) -> str:
     """The name by which a task finds the kernel again, in whatever process."""
     kernel = kernels.get(value)
     if kernels.get(kernel.name) != kernel:
-        raise ValueError(f"kernel {kernel.name!r} is not the registered one: give it another name")
+        raise error(
+            ValueError, f"kernel {kernel.name!r} is not the registered one", "give it another name"
+        )
     return kernel.name
 
 
 def _train(value) -> str:
     letters = Attention.trainable
     if not isinstance(value, str) or not value or Counter(value) - Counter(letters):
-        raise ValueError(
-            f"train must name some of {', '.join(letters)}, each once, as in 'V' or 'QKV', "
-            f"got {value!r}"
+        raise error(
+            ValueError,
+            f"train must name some of {', '.join(letters)}, each once, as in 'V' or 'QKV', got {value!r}",
+            f"name some of {', '.join(letters)}, each once, as in 'V' or 'QKV'",
         )
     return "".join(W for W in letters if W in value)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .._errors import error
 from ._grid import Grid, Task
 from ._task import steps_to
 
@@ -71,9 +72,13 @@ class Store:
         self.grid, self.out = grid, Path(out)
         self.folder = self.out.with_name(self.out.name + ".parts")
         if self.out.suffix != ".parquet":
-            raise ValueError(f"out must end in .parquet, got {str(self.out)!r}")
+            raise error(
+                ValueError, f"out must end in .parquet, got {str(self.out)!r}", "end in .parquet"
+            )
         if not self.out.parent.is_dir():
-            raise ValueError(f"out is in {self.out.parent}, which is no folder: create it first")
+            raise error(
+                ValueError, f"out is in {self.out.parent}, which is no folder", "create it first"
+            )
         if self.out.exists():
             self._check(self.out, _grid_of(self.out))
         if self.folder.exists():
@@ -116,7 +121,7 @@ class Store:
             foreign = f"{note} is damaged"
         elif self.folder.is_dir() and all(x.name.endswith(".tmp") for x in self.folder.iterdir()):
             return self.grid.record()  # killed before the first line
-        raise ValueError(f"{foreign}: choose another out, or remove it")
+        raise error(ValueError, foreign, "choose another out, or remove it")
 
     def _write(self, path: Path, write: Callable[[Path], object]) -> None:
         """Write into the folder, then rename: no reader ever sees half a file."""
@@ -132,9 +137,10 @@ class Store:
         old, new = json.loads(found), json.loads(self.grid.record())
         axes = [axis for axis in new["axes"] if old["axes"].get(axis) != new["axes"][axis]]
         axes += [name for name in ("thresholds", "until") if old.get(name) != new[name]]
-        raise ValueError(
-            f"{path} holds a sweep over another grid ({', '.join(axes)} differ): "
-            "to resume, give that grid; to replace it, remove it; or choose another out"
+        raise error(
+            ValueError,
+            f"{path} holds a sweep over another grid ({', '.join(axes)} differ)",
+            "to resume, give that grid; to replace it, remove it; or choose another out",
         )
 
 
@@ -144,9 +150,11 @@ def _grid_of(path: Path) -> str:
     try:
         metadata = pq.read_schema(path).metadata or {}
     except (OSError, pa.ArrowInvalid):
-        raise ValueError(f"{path} is no readable Parquet table (half written?); {remedy}") from None
+        raise error(
+            ValueError, f"{path} is no readable Parquet table (half written?)", remedy
+        ) from None
     if KEY not in metadata:
-        raise ValueError(f"{path} was not written by a sweep; {remedy}")
+        raise error(ValueError, f"{path} was not written by a sweep", remedy)
     return metadata[KEY].decode()
 
 
@@ -154,9 +162,10 @@ def _readable(part: Path) -> pa.Table:
     try:
         return pq.read_table(part)
     except (OSError, pa.ArrowInvalid):
-        raise ValueError(
-            f"{part} is damaged: remove it and give the same command again, "
-            "which does its runs anew and keeps the others"
+        raise error(
+            ValueError,
+            f"{part} is damaged",
+            "remove it and give the same command again, which does its runs anew and keeps the others",
         ) from None
 
 

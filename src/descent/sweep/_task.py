@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import problems, spectra, steps
+from .._errors import error
 from ..descend import DivergenceWarning, Trajectory, descend
 from ..models import Attention
 from ..problems import Problem
@@ -34,8 +35,9 @@ def run_task(task: Task) -> dict[str, list]:
         # the sweep has a bar of its own, and those of its tasks would write over it
         with _alone, patch.dict(os.environ, {"DESCENT_BOOK": "1"}):
             return _columns(task)
-    except (ValueError, MemoryError) as error:
-        raise type(error)(f"in the cell {task}: {error}") from error
+    except (ValueError, MemoryError) as failure:
+        remedy = getattr(failure, "remedy", "choose other values")
+        raise error(type(failure), f"in the cell {task}: {failure}", remedy) from failure
 
 
 def _columns(task: Task) -> dict[str, list]:

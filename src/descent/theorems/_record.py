@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from .. import _validate
+from .._errors import error
 from ._report import Report
 
 
@@ -64,7 +65,7 @@ def theorem(
 ) -> Callable:
     """Enter the decorated statement into the registry; its name then is the theorem itself."""
     if id in registry:
-        raise ValueError(f"theorem {id!r} exists already: choose another id")
+        raise error(ValueError, f"theorem {id!r} exists already", "choose another id")
 
     def enter(state: Callable[[Any], Report]) -> Theorem:
         registry[id] = Theorem(id, title, box, standing, start, state, uses)

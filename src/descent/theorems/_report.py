@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .. import _validate
+from .._errors import error
 from ..descend import Trajectory, descend
 from ._inequality import Inequality
 
@@ -135,7 +136,9 @@ class Report:
     def _linear(self) -> Linear:
         found = next((p for p in self.promises if isinstance(p, Linear)), None)
         if found is None:
-            raise ValueError(f"{self.theorem.id} bounds no loss over time: see its promises")
+            raise error(
+                ValueError, f"{self.theorem.id} bounds no loss over time", "see its promises"
+            )
         return found
 
     def against(self, run: Trajectory | None = None) -> "Outcome":
@@ -146,12 +149,16 @@ class Report:
         ValueError : if the run lacks what a promise speaks of; the message says what to watch.
         """
         if self.train and run is None:
-            raise ValueError(
-                f"{self.theorem.id} speaks of descent: give a run of train={self.train!r}"
+            raise error(
+                ValueError,
+                f"{self.theorem.id} speaks of descent",
+                f"give a run of train={self.train!r}",
             )
         missing = [name for name in self.watch if name not in run.watched]
         if missing:
-            raise ValueError(f"the run must watch {', '.join(missing)}: give descend report.watch")
+            raise error(
+                ValueError, f"the run must watch {', '.join(missing)}", "give descend report.watch"
+            )
         hypotheses = self.hypotheses
         if run is not None and isinstance(self.step, Tensor):
             hypotheses += (Inequality("η ≤ the largest step", run.eta, self.step),)

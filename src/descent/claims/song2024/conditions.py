@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ... import kernels, spectra
+from ..._errors import error
 from ...models import Attention, AttentionWeights
 from ...problems import Problem
 
@@ -70,10 +71,8 @@ def smallness(layer: Attention, problem: Problem, weights: AttentionWeights) -> 
     The theorem "Training everything" of :doc:`/song2024/joint` proves that this is enough.
     """
     if layer.H != 1 or layer.kernel not in (kernels.softmax, kernels.gaussian):
-        raise ValueError(
-            f"smallness is proved for one head and the kernels softmax and gaussian, "
-            f"got H = {layer.H} and {layer.kernel.name}"
-        )
+        found = f"smallness is proved for less than H = {layer.H} and {layer.kernel.name}"
+        raise error(ValueError, found, "take one head and the kernel softmax or gaussian")
     at, d = terms(layer, problem, weights), layer.d
     if layer.kernel == kernels.softmax:
         norm, factor = problem.n**0.5, 9 * at.X**6 * (at.q**2 + at.k**2).sum(-1) / d

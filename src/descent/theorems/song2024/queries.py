@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ... import queries
+from ..._errors import error
 from .._attention import AttentionStart
 from .._inequality import Inequality
 from .._record import Standing, theorem
@@ -16,7 +17,9 @@ from ._shared import linear, path
 def gaussian(at: AttentionStart) -> None:
     """Raise ValueError for any other kernel."""
     if at.model.kernel.name != "gaussian":
-        raise ValueError(f"kernel must be 'gaussian', got {at.model.kernel.name!r}")
+        raise error(
+            ValueError, f"kernel must be 'gaussian', got {at.model.kernel.name!r}", "be 'gaussian'"
+        )
 
 
 def curvature(at: AttentionStart) -> Tensor:
@@ -255,7 +258,11 @@ def softmax_rests(at: AttentionStart) -> Report:
         norms = run.watched["gradient_norm"].square()
         steps = [b - a for a, b in zip(run.at[:-1], run.at[1:], strict=True)]
         if set(steps) != {1} or run.every != 1:
-            raise ValueError("the run must watch gradient_norm at every step: at=range(steps + 1)")
+            raise error(
+                ValueError,
+                "the run must watch gradient_norm at every step",
+                "give descend at=range(steps + 1)",
+            )
         spent = run.eta / 2 * norms[:-1].cumsum(0)
         gained = run.loss[:1] - run.loss[1 : len(norms)]
         return spent, gained + blurred(0 * gained, at.rounding), run.at[1:]
