@@ -26,7 +26,7 @@ def setting(**layer):
 
 def slice_(layer, problem, weights):
     offsets = landscape.offsets(1.0, 3)
-    along = landscape.directions(weights, seed=0)
+    along = landscape.directions(layer, weights, seed=0)
     return landscape.surface(layer, problem, weights, along, offsets, offsets)
 
 
@@ -205,7 +205,7 @@ class TestSlices:
         singles = [problems.gaussian(N=2, n=3, D=4, seed=s) for s in range(3)]
         X, y = (torch.stack([getattr(p, part) for p in singles]) for part in "Xy")
         weights = layer.init(problems.Problem(X, y), seed=1)
-        along, offsets = landscape.directions(weights, seed=0), landscape.offsets(1.0, 3)
+        along, offsets = landscape.directions(layer, weights, seed=0), landscape.offsets(1.0, 3)
         f = landscape.surface(layer, problems.Problem(X, y), weights, along, offsets, offsets)
         for single, found in zip(singles, f, strict=True):
             alone = landscape.surface(layer, single, weights, along, offsets, offsets)

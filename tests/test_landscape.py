@@ -19,22 +19,26 @@ def trained(kernel="softmax", runs=3):
 @pytest.mark.parametrize("runs", [None, 3])
 def test_the_surface_is_the_loss_at_moved_weights(kernel, runs):
     layer, problem, weights = trained(kernel, runs)
-    along = landscape.directions(weights, seed=2)
+    along = landscape.directions(layer, weights, seed=2)
     alpha, beta = landscape.offsets(1.0, 5), landscape.offsets(2.0, 3)
     f = landscape.surface(layer, problem, weights, along, alpha, beta)
     assert f.shape == (*weights.O.shape[:-2], 5, 3)
-    moved = weights._replace(Q=weights.Q + alpha[4] * along.Q, K=weights.K + beta[0] * along.K)
+    moved = weights._replace(
+        Q=weights.Q + alpha[4] * along["Q"], K=weights.K + beta[0] * along["K"]
+    )
     assert torch.allclose(f[..., 4, 0], layer.loss(moved, problem), rtol=1e-12)
     assert torch.allclose(f[..., 2, 1], layer.loss(weights, problem), rtol=1e-12)
 
 
 def test_a_normalised_direction_has_the_columns_lengths_of_the_weights():
-    _, _, weights = trained()
-    along = landscape.directions(weights, seed=2)
-    for direction, W in ((along.Q, weights.Q), (along.K, weights.K)):
+    layer, _, weights = trained()
+    along = landscape.directions(layer, weights, seed=2)
+    for direction, W in ((along["Q"], weights.Q), (along["K"], weights.K)):
         assert torch.allclose(direction.norm(dim=-2), W.norm(dim=-2))
-    plain = landscape.directions(weights, seed=2, normalise=False)
-    assert torch.equal(plain.Q[0], plain.Q[1]) and not torch.equal(along.Q[0], along.Q[1])
+    plain = landscape.directions(layer, weights, seed=2, normalise=False)
+    assert torch.equal(plain["Q"][0], plain["Q"][1]) and not torch.equal(
+        along["Q"][0], along["Q"][1]
+    )
 
 
 def test_minima_are_counted_and_plateaus_are_not():

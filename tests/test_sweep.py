@@ -19,7 +19,7 @@ from descent.sweep import _run, _table
 from descent.sweep._cli import parse
 from descent.sweep._grid import DEFAULTS, Grid, batch_size
 from descent.sweep._table import Store
-from descent.sweep._task import run_task, start_seed
+from descent.sweep._task import run_task
 
 # V alone is the cheapest to train: its curvature takes no iteration
 SMALL = {"N": 2, "n": 2, "D": [3, 8], "d": 2, "steps": 30, "seed": range(3), "train": "V"}
@@ -45,7 +45,7 @@ def test_a_row_is_what_descend_finds(D, step):
     for row in table.itertuples():
         problem = descent.problems.gaussian_in_span(2, 2, D, row.seed)
         layer = descent.models.Attention(d=2)
-        weights = layer.init(problem, seed=start_seed(row.seed, 0))
+        weights = layer.init(problem, seed=row.seed)
         run = descent.descend(layer, problem, weights, train="V", step=step, steps=200)
         assert row.first_loss == pytest.approx(float(run.loss[0]), rel=1e-9)
         assert row.last_loss == pytest.approx(float(run.loss[-1]), rel=1e-6, abs=1e-20)
@@ -67,8 +67,9 @@ def test_the_neighbours_of_a_run_do_not_change_it():
 def test_a_seed_is_a_problem_and_a_start_is_another_draw_of_its_weights():
     table = descent.sweep(**{**SMALL, "D": 8}, start=range(2), kernel=["softmax", "gaussian"])
     assert table.groupby("kernel")["first_loss"].nunique().tolist() == [6, 6]
-    assert start_seed(0, 0) != start_seed(0, 1) != start_seed(1, 0)
-    assert start_seed(3, 0) > 10**6, "or the weights would be the tokens of another seed's problem"
+    more = descent.sweep(**{**SMALL, "D": 8}, start=1, kernel="softmax")
+    again = table[(table["start"] == 1) & (table["kernel"] == "softmax")]
+    assert more["first_loss"].tolist() == pytest.approx(again["first_loss"].tolist(), rel=1e-12)
 
 
 def test_training_the_values_comes_with_rank_and_condition():
@@ -89,9 +90,9 @@ def test_a_run_that_diverges_says_where_and_leaves_the_others_alone():
 
 
 def test_until_stops_a_run_at_that_part_of_its_first_loss():
-    table = descent.sweep(**{**SMALL, "D": 64, "steps": 500}, until=0.1, thresholds=[0.1, 0.01])
+    table = descent.sweep(**{**SMALL, "D": 64, "steps": 4000}, until=0.5, thresholds=[0.5, 0.01])
     ratio = table["last_loss"] / table["first_loss"]
-    assert ratio.between(1e-3, 0.1).all() and table["steps_to_0.1"].lt(500).all()
+    assert ratio.between(0.1, 0.5).all() and table["steps_to_0.5"].lt(4000).all()
 
 
 def test_a_billion_dimensions_cost_what_few_do():
@@ -321,9 +322,9 @@ def file(tmp_path):
 
 def test_a_file_and_options_make_the_table_of_the_same_grid(tmp_path, file, capsys):
     out = tmp_path / "t.parquet"
-    assert main(["sweep", str(file), "--D", "8", "--step", "1/L,0.1", "--out", str(out)]) == 0
+    assert main(["sweep", str(file), "--D", "8", "--step", "1/L,0.02", "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"{out}: 6 runs, 0 diverged\n"
-    expected = descent.sweep(**{**SMALL, "D": 8}, step=["1/L", 0.1], thresholds=[0.01, 0.001])
+    expected = descent.sweep(**{**SMALL, "D": 8}, step=["1/L", 0.02], thresholds=[0.01, 0.001])
     pd.testing.assert_frame_equal(pd.read_parquet(out), expected)
     assert json.loads(pq.read_schema(out).metadata[_table.KEY])["axes"]["D"] == [8]
 

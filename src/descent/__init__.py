@@ -6,7 +6,7 @@ descent (`descend`), figures (`plots`, `explore`) and the ledger of theorems (`c
 
 import importlib
 
-from . import kernels, margin, models, plots, problems, span, spectra, steps, tables
+from . import draws, kernels, margin, models, plots, problems, span, spectra, steps, tables
 from .descend import DivergenceWarning, Trajectory, descend
 from .explore import explore
 from .optimise import optimise
@@ -24,6 +24,7 @@ __all__ = [
     "claims",
     "data",
     "descend",
+    "draws",
     "exact",
     "explore",
     "kernels",

@@ -40,6 +40,7 @@ from torch import Tensor
 from . import _memory
 from ._sums import Part, Sums
 from .kernels import Kernel
+from .models import _protocol
 from .problems import Problem
 
 #: Bytes that an array of a block may have on a processor (measured: with half or twice as many a
@@ -101,7 +102,8 @@ class Plain:
     """Leading dimensions are runs; the model's own ``objective`` gives loss and gradient."""
 
     def __init__(self, model, weights: NamedTuple, problem: Problem, train: str):
-        self.start, self.objective = weights, model.objective(weights, problem, train)
+        self.start = weights
+        self.objective = _protocol.objective(model, weights, problem, train)
         self.point = {W: getattr(weights, W) for W in train}
         self.loss, self.gradient = self.objective(self.point)
         self.sizes = [self.loss.numel()]
@@ -111,11 +113,10 @@ class Plain:
     def needs(model, weights: NamedTuple, problem: Problem, train: str) -> tuple[int, int]:
         """Runs, and bytes for each: start, point, proposal, gradient, and one on its way.
 
-        Then there are queries, keys and their gradients, and six arrays like the attention matrix.
+        Then there is what a gradient takes, as far as the model says.
         """
-        runs = weights.O.shape[:-2].numel()
-        tokens = problem.N * problem.n
-        passing = tokens * model.H * (4 * model.d + 6 * problem.n) * problem.X.element_size()
+        runs = _protocol.runs_of(model, weights).numel()
+        passing = model.memory(problem) if hasattr(model, "memory") else 0
         return runs, 5 * sum(W.nbytes for W in weights) // runs + passing
 
     def pace(self, eta: Tensor) -> None:
@@ -144,7 +145,7 @@ class Plain:
 
     def square(self) -> Tensor:
         runs = self.loss.ndim
-        return sum(g.square().flatten(runs).sum(-1) for g in self.gradient.values())
+        return sum(g.square().reshape(*g.shape[:runs], -1).sum(-1) for g in self.gradient.values())
 
     def weights(self) -> NamedTuple:
         return self.start._replace(**self.point)

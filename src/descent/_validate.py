@@ -144,9 +144,10 @@ def letters(name: str, value: str, options: str) -> str:
         or set(value) - set(options)
         or len(set(value)) < len(value)
     ):
+        examples = " or ".join(dict.fromkeys((repr(options[-1]), repr(options))))
         found = (
             f"{name} must name some of the matrices {', '.join(options)}, "
-            f"each once (as in train='V' or 'QKV'), got {shown(value)}"
+            f"each once (as in {name}={examples}), got {shown(value)}"
         )
         raise error(ValueError, found, "each once")
     return value

@@ -12,7 +12,7 @@ from ._errors import error
 
 
 def _attention(model, problem, train: str, weights: NamedTuple) -> Tensor:
-    return model.forward(weights, problem).S
+    return model.attention(weights, problem)
 
 
 def _sigma_min(model, problem, train: str, weights: NamedTuple) -> Tensor:
@@ -21,11 +21,13 @@ def _sigma_min(model, problem, train: str, weights: NamedTuple) -> Tensor:
 
 def _gradient_norm(model, problem, train: str, weights: NamedTuple) -> Tensor:
     loss, gradient = model.loss_and_gradient(weights, problem, train)
-    return sum(g.square().flatten(loss.ndim).sum(-1) for g in gradient.values()).sqrt()
+    return sum(g.square().reshape(*loss.shape, -1).sum(-1) for g in gradient.values()).sqrt()
 
 
 #: What can be asked for by name; none of these changes when the problem is seen in its span.
 USUAL = {"attention": _attention, "sigma_min": _sigma_min, "gradient_norm": _gradient_norm}
+#: The method of a model that a name needs, besides those that every model has.
+NEEDS = {"attention": "attention", "sigma_min": "features"}
 
 
 class Watch:
@@ -63,6 +65,11 @@ class Watch:
         """Say how the loop's weights are to be seen: the usual as they are, the rest lifted."""
 
         def view(function) -> Callable:
+            if not hasattr(model, NEEDS.get(function, "loss_and_gradient")):
+                raise TypeError(
+                    f"watch={function!r} needs a method {NEEDS[function]!r}, "
+                    f"which {type(model).__name__} lacks"
+                )
             if function in USUAL:
                 return partial(USUAL[function], model, problem, train)
             # what is seen must not move with the weights

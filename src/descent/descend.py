@@ -4,19 +4,20 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import _layout, _validate, span
 from . import steps as rules
 from ._errors import error
+from ._trajectory import Trajectory
 from ._watch import Watch
+from .models import _protocol
 from .problems import Problem
 
 #: A run whose loss exceeds this many times its start (or 1, if larger) is stopped as divergent.
@@ -31,50 +32,12 @@ class DivergenceWarning(UserWarning):
     """Some runs of a `descend` diverged; see `Trajectory.diverged_at`."""
 
 
-@dataclass(frozen=True)
-class Trajectory:
-    """What `descend` returns; ``*r`` are the run dimensions of the weights.
-
-    loss : (steps // every + 1, *r), the loss at the start and after each ``every`` steps; NaN
-        after a divergence, and where a run has stopped the loss it stopped at.
-    weights : the last iterate of every run, the last finite one where it diverged.
-    diverged_at : (*r), the step that blew the loss up (with ``every = 1`` the index of its first
-        NaN), -1 if none did; 0 where the loss is NaN or infinite before any step.
-    eta : (*r), the step size that was taken first; 0 where a run has no step 1/L, and stays.
-    stopped_at : (*r), the step after which `until` or `stall` stopped the run, -1 if neither did.
-    watched : name -> (len(at), ...), what was watched, at the steps ``at``.
-    at : those steps, in order.
-    every : how many steps lie between two entries of ``loss``.
-    """
-
-    loss: Float[Tensor, "records *r"]
-    weights: NamedTuple
-    diverged_at: Int[Tensor, "*r"]
-    eta: Float[Tensor, "*r"]
-    stopped_at: Int[Tensor, "*r"]
-    watched: dict[str, object] = field(default_factory=dict)
-    at: tuple[int, ...] = ()
-    every: int = 1
-
-    @property
-    def diverged(self) -> Tensor:
-        """Which runs diverged, (*r) of bool."""
-        return self.diverged_at >= 0
-
-    def steps_to(self, fraction: float) -> Int[Tensor, "*r"]:
-        """First recorded step whose loss is at most ``fraction`` of the start's, -1 if none."""
-        _validate.positive("fraction", fraction)
-        hit = self.loss <= fraction * self.loss[0]
-        first = hit.to(torch.int64).argmax(0)
-        return torch.where(hit.any(0), self.every * first, -1)
-
-
 def descend(
     model,
     problem: Problem,
     weights: NamedTuple,
     *,
-    train: str = "QKV",
+    train: str | None = None,
     step: float | str | Tensor | rules.Rule = "1/L",
     steps: int = 1000,
     until: float | None = None,
@@ -89,10 +52,10 @@ def descend(
 
     Parameters
     ----------
-    model : a model of `descent.models`.
+    model : a model of `descent.models`, or one of your own: see `descent.models.Model`.
     problem : the data.
     weights : starting point; leading dimensions are runs, trained side by side.
-    train : which matrices move, some of the letters of ``model.trainable``.
+    train : which weights move, some of the letters of ``model.trainable``; by default all.
     step : a positive number, a tensor of one step per run, ``"1/L"``, or a rule of `descent.steps`.
     steps : number of steps, at least 1.
     until : stop a run when its loss is at most this fraction of its first loss.
@@ -122,20 +85,22 @@ def descend(
     watched, and about five times the weights, whatever the number of steps.
     See :doc:`/song2024/values`.
     """
-    train = _trained(model, train)
+    _protocol.require(model)
+    train = _protocol.trained(model, train)
     plan = _Plan(steps, until, stall, every, Watch(watch, at, steps))
     device, weights = _validate.device(device), _validate.weights(weights)
+    _protocol.require_weights(model, weights)
     _validate.problem(problem)
     if device is not None:
         problem, weights = problem.to(device), type(weights)(*(W.to(device) for W in weights))
-    model.check(weights, problem)
-    weights = type(weights)(*(W.detach() for W in model.spread(weights, problem)))
+    _protocol.check(model, weights, problem)
+    weights = type(weights)(*(W.detach() for W in _protocol.spread(model, weights, problem)))
     if not all(W.numel() for W in weights):
         raise error(ValueError, "weights hold no run", "draw some with model.init(..., runs=...)")
     beside = _beside(model, problem, weights, train, step, plan)
     lift = _unchanged
-    if reduce and problem.N * problem.n < problem.D:
-        reduction = span.reduce(problem, model.acts_on_tokens)
+    if reduce and model.acts_on_tokens and problem.N * problem.n < problem.D:
+        reduction = span.reduce(problem, model.acts_on_tokens, model.own)
         lift = partial(reduction.lift, weights)
         problem, weights = reduction.problem, reduction.restrict(weights)
     _layout.require(model, weights, problem, train, reduce, beside)
@@ -202,22 +167,17 @@ class _Stalled:
         return self.idle >= self.patience
 
 
-def _trained(model, train: str) -> str:
-    _validate.letters("train", train, model.trainable)
-    return "".join(W for W in model.trainable if W in train)
-
-
 def _beside(model, problem: Problem, weights: NamedTuple, train: str, step, plan: _Plan) -> int:
     """Bytes a run of what is neither the layout's nor there already.
 
     The losses; the weights in D dimensions, after training twice and once for each look at them;
     for the step 1/L of the values the features of all heads, twice, and their Gram matrix.
     """
-    runs, tokens = weights.O.shape[:-2].numel(), problem.N * problem.n
+    runs, tokens = _protocol.runs_of(model, weights).numel(), problem.N * problem.n
     looks = len(plan.watch.at) if "weights" in plan.watch.functions else 0
     full = sum(getattr(weights, W).nbytes for W in train) // max(1, runs)
     numbers = plan.records
-    if train == "V" and isinstance(step, str):
+    if train == "V" and isinstance(step, str) and hasattr(model, "features"):
         numbers += tokens * (tokens + 2 * model.H * min(tokens, problem.D))
     return numbers * problem.X.element_size() + (2 + looks) * full
 
@@ -232,7 +192,7 @@ def _loop(
     compact: bool,
     lift: Callable,
 ) -> Trajectory:
-    rule = rules.resolve(step, lambda: model.smoothness(weights, problem, train))
+    rule = rules.resolve(step, lambda: _protocol.smoothness(model, weights, problem, train))
     plan.watch.bind(model, problem, train, lift)
     stretch = STRETCH if rules.is_constant(rule) else 1
     course = _layout.course(model, weights, problem, train, compact, stretch)

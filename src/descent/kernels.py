@@ -15,13 +15,12 @@ Introduced in :doc:`/foundations/kernels`; the pullbacks are derived in
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from . import _validate
+from . import _validate, draws
 from ._errors import error
 
 Scores = Float[Tensor, "*b n n"]
@@ -137,9 +136,7 @@ def register(
 
 def _try(kernel: Kernel) -> None:
     """Look at a kernel's value, and its pullback beside autograd's, on a few scores."""
-    generator = torch.Generator().manual_seed(0)
-    draw = partial(torch.randn, 2, 3, 3, generator=generator, dtype=torch.float64)
-    C, dS = draw(), draw()
+    C, dS = draws.normal(0, "C dS", (2, 2, 3, 3))
     C = -C.square() if kernel.score == "distance" else C
     S = kernel.value(C.clone())
     found = tuple(S.shape) if isinstance(S, Tensor) else type(S).__name__

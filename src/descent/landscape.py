@@ -4,45 +4,54 @@ A slice is :math:`(\alpha, \beta) \mapsto f(W_Q + \alpha\,\Delta_Q,\ W_K + \beta
 square grid around trained weights. Introduced in :doc:`/song2024/landscape`.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from . import _validate
+from . import _validate, draws
 from ._errors import error
 from .descend import descend
-from .models import Attention, AttentionWeights
+from .models import Attention, AttentionWeights, Model, _protocol
 from .problems import Problem, gaussian
 
 
-class Directions(NamedTuple):
-    """One direction for the queries and one for the keys, each (*r, H, D, d)."""
-
-    Q: Float[Tensor, "*r H D d"]
-    K: Float[Tensor, "*r H D d"]
-
-
-def directions(weights: AttentionWeights, seed: int, *, normalise: bool = True) -> Directions:
-    """Draw the two directions with independent standard normal entries.
+def directions(
+    model: Model, weights: NamedTuple, seed: int, *, letters: str = "QK", normalise: bool = True
+) -> dict[str, Tensor]:
+    """Draw a direction for each of two weights with independent standard normal entries.
 
     With ``normalise`` every column of a direction gets the length of the same column of the
     weights (Li et al.'s filter normalisation: a column is what one coordinate of a query listens
     to). Without, every column has length sqrt(D) or so, whatever the weights are. All runs get the
     same draw, so that two trainings with one seed are cut along the same lines.
+
+    Returns
+    -------
+    letter -> direction, in the shape of the weight.
+
+    Raises
+    ------
+    ValueError : unless ``letters`` are two weights of the model.
     """
     weights = _validate.weights(weights)
-    generator = torch.Generator().manual_seed(_validate.seed("seed", seed))
+    if len(set(letters)) != 2 or set(letters) - set(weights._fields):
+        found = f"letters must be two of {', '.join(weights._fields)}, got {letters!r}"
+        raise error(ValueError, found, "be two letters, as in 'QK'")
 
-    def draw(W: Tensor) -> Tensor:
-        direction = torch.randn(*W.shape[-3:], generator=generator, dtype=torch.float64).to(W)
-        if not normalise:
+    def draw(letter: str) -> Tensor:
+        W, own = getattr(weights, letter), model.own[letter]
+        shape = tuple(W.shape[W.ndim - own :])
+        direction = draws.normal(seed, f"direction_{letter}", shape).to(W)
+        if not normalise or not own:
             return direction.expand_as(W)
-        lengths = [torch.linalg.vector_norm(A, dim=-2, keepdim=True) for A in (W, direction)]
+        column = -2 if own > 1 else -1
+        lengths = [torch.linalg.vector_norm(A, dim=column, keepdim=True) for A in (W, direction)]
         return direction * lengths[0] / lengths[1]
 
-    return Directions(draw(weights.Q), draw(weights.K))
+    return {letter: draw(letter) for letter in letters}
 
 
 def offsets(radius: float, points: int) -> Float[Tensor, "points"]:
@@ -55,41 +64,47 @@ def offsets(radius: float, points: int) -> Float[Tensor, "points"]:
 
 
 def surface(
-    layer: Attention,
+    model: Model,
     problem: Problem,
-    weights: AttentionWeights,
-    along: Directions,
+    weights: NamedTuple,
+    along: Mapping[str, Tensor],
     alpha: Float[Tensor, "a"],
     beta: Float[Tensor, "b"],
 ) -> Float[Tensor, "*r a b"]:
-    """The loss of every run at every point: alpha moves the queries, beta the keys.
+    """The loss of every run at every point: alpha moves the first weight of ``along``, beta the other.
 
-    Queries are computed for each alpha and keys for each beta, not for each pair. Raises ValueError
-    where weights, directions or offsets do not fit.
+    A model's own ``loss`` is asked once for all points, so that the attention layer computes
+    queries for each alpha and keys for each beta, not for each pair. Raises ValueError where
+    weights, directions or offsets do not fit.
     """
     weights = _validate.weights(weights)
-    layer.check(weights, problem)
-    weights = layer.spread(weights, problem)
-    batch = weights.O.ndim - 2
-    alpha, beta = _line("alpha", alpha), _line("beta", beta)
-    for name, W in zip("QK", _validate.weights(along), strict=True):
-        _validate.shape(f"direction {name}", W, tuple(weights.Q.shape[-3:]), "weights are others")
-        _validate.finite(f"direction {name}", W, "draw it again with landscape.directions")
+    _protocol.check(model, weights, problem)
+    weights = _protocol.spread(model, weights, problem)
+    runs = len(_protocol.runs_of(model, weights))
     if problem.X.ndim > 3:  # the problems are runs: alpha and beta come after them
-        X, y = problem.X.unsqueeze(-4).unsqueeze(-4), problem.y.unsqueeze(-3).unsqueeze(-3)
+        own = problem.y.ndim - runs
+        X = problem.X.unsqueeze(-4).unsqueeze(-4)
+        y = problem.y.unsqueeze(-own - 1).unsqueeze(-own - 1)
         problem = Problem(X, y, problem.ambient)
+    moved = weights._make(A.unsqueeze(runs).unsqueeze(runs) for A in weights)
+    offsets = _line("alpha", alpha), _line("beta", beta)
+    for axis, (letter, steps) in enumerate(zip(along, offsets, strict=True)):
+        W, direction = getattr(moved, letter), _direction(model, weights, letter, along[letter])
+        grid = [1, 1, *[1] * model.own[letter]]
+        grid[axis] = len(steps)
+        step = steps.to(W).reshape(grid) * direction.unsqueeze(runs).unsqueeze(runs)
+        moved = moved._replace(**{letter: W + step})
+    return _protocol.loss(model, moved, problem)
 
-    def spread(W: Tensor, steps: Tensor, direction: Tensor, axis: int) -> Tensor:
-        shape = [1, 1, 1, 1, 1]
-        shape[axis] = len(steps)
-        W, direction = (A.unsqueeze(batch).unsqueeze(batch) for A in (W, direction))
-        return W + steps.to(W).reshape(shape) * direction
 
-    still = (A.unsqueeze(batch).unsqueeze(batch) for A in (weights.V, weights.O))
-    moved = AttentionWeights(
-        spread(weights.Q, alpha, along.Q, 0), spread(weights.K, beta, along.K, 1), *still
-    )
-    return layer.loss(moved, problem)
+def _direction(model: Model, weights: NamedTuple, letter: str, direction: Tensor) -> Tensor:
+    W, name = getattr(weights, letter), f"direction {letter}"
+    direction = _validate.tensor(name, direction)
+    own = tuple(W.shape[W.ndim - model.own[letter] :])
+    if own:
+        _validate.shape(name, direction, own, "weights are others")
+    _validate.finite(name, direction, "draw it again with landscape.directions")
+    return direction.expand_as(W)
 
 
 def _line(name: str, values: Tensor) -> Tensor:
@@ -164,8 +179,7 @@ def interaction(N: int, n: int, D: int, seed: int) -> Problem:
     (\bar x_i\cdot b)\big)`, with the mean token of the sequence and random vectors a, b.
     """
     problem = gaussian(N, n, D, seed)
-    generator = torch.Generator().manual_seed((seed + 1) % 2**64)
-    a, b = torch.randn(2, D, generator=generator, dtype=torch.float64)
+    a, b = draws.normal(seed, "ab", (2, D))
     return Problem(problem.X, ((problem.X @ a) * (problem.X.mean(1) @ b)[:, None]).sign())
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from . import _validate
 from ._errors import error
 from .descend import DivergenceWarning
+from .models import _protocol
 from .problems import Problem
 
 
@@ -25,7 +26,7 @@ def optimise(
     weights: NamedTuple,
     optimiser: Callable[..., torch.optim.Optimizer],
     *,
-    train: str = "QKV",
+    train: str | None = None,
     steps: int,
     batches: Sequence[Sequence[int]] | None = None,
     **options: object,
@@ -53,13 +54,15 @@ def optimise(
     -----
     DivergenceWarning : if a run's loss is no number any more.
     """
+    _protocol.require(model)
+    train = _protocol.trained(model, train)
     _validate.count("steps", steps)
-    _validate.letters("train", train, model.trainable)
     weights = _validate.weights(weights)
-    model.check(weights, problem)
-    weights = type(weights)(*(W.detach() for W in model.spread(weights, problem)))
-    whole = model.objective(weights, problem, train)
-    parts = [model.objective(weights, part, train) for part in _parts(problem, batches)]
+    _protocol.require_weights(model, weights)
+    _protocol.check(model, weights, problem)
+    weights = type(weights)(*(W.detach() for W in _protocol.spread(model, weights, problem)))
+    whole = _protocol.objective(model, weights, problem, train)
+    parts = [_protocol.objective(model, weights, x, train) for x in _parts(problem, batches)]
     moving = {W: getattr(weights, W).clone() for W in train}
     rule = _made(optimiser, list(moving.values()), options)
     losses = []

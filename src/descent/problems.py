@@ -7,12 +7,11 @@ Introduced in :doc:`/song2024/values`.
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from . import _memory, _validate
+from . import _memory, _validate, draws
 from ._errors import error
 
 
@@ -94,14 +93,13 @@ def gaussian(
 ) -> Problem:
     """Tokens and labels with independent standard normal entries.
 
-    The draw is made on the CPU, so that a seed means the same problem on every device.
+    A seed means the same problem on every device, and more sequences (N) leave the first ones as
+    they are (see `descent.draws`).
     """
     for name, value in (("N", N), ("n", n), ("D", D)):
         _validate.count(name, value)
     _memory.room("the tokens", N, n, D)
-    generator = torch.Generator().manual_seed(_validate.seed("seed", seed))
-    X = torch.randn(N, n, D, generator=generator, dtype=torch.float64)
-    y = torch.randn(N, n, generator=generator, dtype=torch.float64)
+    X, y = draws.normal(seed, "X", (N, n, D)), draws.normal(seed, "y", (N, n))
     return Problem(X, y).to(device=_validate.device(device), dtype=dtype)
 
 
@@ -129,11 +127,9 @@ def gaussian_in_span(
     if D < m:
         return gaussian(N, n, D, seed, dtype=dtype, device=device)
     _memory.room("the tokens in their span", m, m)
-    generator = np.random.default_rng(_validate.count("seed", seed, least=0))
-    L = np.tril(generator.standard_normal((m, m)), -1)
-    np.fill_diagonal(L, np.sqrt(generator.chisquare(D - np.arange(m))))
-    X = torch.from_numpy(L).reshape(N, n, m)
-    y = torch.from_numpy(generator.standard_normal((N, n)))
+    lengths = draws.chi_square(seed, "L_ii^2", D - torch.arange(m)).sqrt()
+    L = draws.normal(seed, "L", (m, m)).tril(-1) + lengths.diag()
+    X, y = L.reshape(N, n, m), draws.normal(seed, "y", (N, n))
     return Problem(X, y, ambient=D).to(device=_validate.device(device), dtype=dtype)
 
 
@@ -165,8 +161,7 @@ def digits(
             f"N must be at most {len(images)}, the number of images, got {N}",
             f"be at most {len(images)}, the number of images",
         )
-    generator = torch.Generator().manual_seed(_validate.seed("seed", seed))
-    chosen = torch.randperm(len(images), generator=generator)[:N]
+    chosen = draws.permutation(seed, "digits", len(images))[:N]
     pixels = torch.from_numpy(images).reshape(-1, 8, 8)[chosen] / 16
     X = pixels.unfold(1, patch, patch).unfold(2, patch, patch).reshape(N, -1, patch**2)
     n = X.shape[1]
@@ -186,10 +181,8 @@ def planted(N: int, n: int, D: int, seed: int) -> tuple[Problem, Float[Tensor, "
     """
     for name, value, least in (("N", N, 1), ("n", n, 2), ("D", D, 2)):
         _validate.count(name, value, least)
-    generator = torch.Generator().manual_seed(_validate.seed("seed", seed))
-    X = torch.randn(N, n, D, generator=generator, dtype=torch.float64) / D**0.5
-    y = 2.0 * torch.randint(0, 2, (N,), generator=generator).double() - 1
-    place = torch.randint(0, n, (N,), generator=generator)
+    X, y = draws.normal(seed, "X", (N, n, D)) / D**0.5, _signs(seed, N)
+    place = (n * draws.uniform(seed, "place", (N,))).long()
     X[..., 0] = 0
     X[torch.arange(N), place, 0] = y
     return Problem(X, y), torch.eye(D, dtype=torch.float64)[0]
@@ -247,10 +240,8 @@ def orthonormal_tokens(N: int, n: int, D: int, seed: int) -> tuple[Problem, Tens
     """
     for name, value, least in (("N", N, 1), ("n", n, 2), ("D", D, N * n)):
         _validate.count(name, value, least)
-    generator = torch.Generator().manual_seed(_validate.seed("seed", seed))
-    draw = torch.randn(D, N * n, generator=generator, dtype=torch.float64)
-    X = torch.linalg.qr(draw)[0].mT.unflatten(0, (N, n))
-    y = 2.0 * torch.randint(0, 2, (N,), generator=generator).double() - 1
+    X = torch.linalg.qr(draws.normal(seed, "X", (D, N * n)))[0].mT.unflatten(0, (N, n))
+    y = _signs(seed, N)
     return Problem(X, y), (y[:, None] * X[:, 1]).sum(0)
 
 
@@ -258,8 +249,10 @@ def unit_tokens(N: int, n: int, D: int, seed: int) -> tuple[Problem, Tensor]:
     """Uniform tokens on the sphere, random labels, and a random unit decoder: unequal scores."""
     for name, value, least in (("N", N, 1), ("n", n, 2), ("D", D, 1)):
         _validate.count(name, value, least)
-    generator = torch.Generator().manual_seed(_validate.seed("seed", seed))
-    draw = torch.randn(N * n + 1, D, generator=generator, dtype=torch.float64)
-    draw = draw / torch.linalg.vector_norm(draw, dim=-1, keepdim=True)
-    y = 2.0 * torch.randint(0, 2, (N,), generator=generator).double() - 1
-    return Problem(draw[:-1].unflatten(0, (N, n)), y), draw[-1]
+    X, u = draws.normal(seed, "X", (N, n, D)), draws.normal(seed, "u", (D,))
+    X, u = (A / torch.linalg.vector_norm(A, dim=-1, keepdim=True) for A in (X, u))
+    return Problem(X, _signs(seed, N)), u
+
+
+def _signs(seed: int, N: int) -> Float[Tensor, " N"]:
+    return 2 * (draws.uniform(seed, "y", (N,)) < 0.5).double() - 1

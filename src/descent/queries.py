@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from . import _memory, _validate, kernels, spectra
+from . import _memory, _validate, draws, kernels, spectra
 from ._errors import error
 from .models import Attention, AttentionWeights
 from .problems import Problem
@@ -158,12 +158,11 @@ def random_instances(
     if noise.ndim != 1:
         found = f"noise must be a line of levels, got shape {tuple(noise.shape)}"
         raise error(ValueError, found, "give a list of numbers")
-    seed, count = _validate.seed("seed", seed), _validate.count("count", count)
+    count = _validate.count("count", count)
     _memory.room("all tokens", len(noise), count, *shape)
-    generator = torch.Generator().manual_seed(seed)
-    X = torch.randn(count, *shape, generator=generator, dtype=torch.float64)
-    off = torch.randn(count, *shape[:2], generator=generator, dtype=torch.float64)
-    weights = layer.init(Problem(X, off), runs=count, seed=(seed + 1) % 2**64)
+    X = draws.normal(seed, "X", shape, runs=count)
+    off = draws.normal(seed, "y", shape[:2], runs=count)
+    weights = layer.init(Problem(X, off), runs=count, seed=seed)
     levels = len(noise)
     y = layer.predict(weights, Problem(X, off)) + noise.to(X)[:, None, None, None] * off
     repeated = (W.repeat(levels, *[1] * W.ndim) for W in weights)

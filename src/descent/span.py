@@ -9,6 +9,7 @@ thin factorisation :math:`X^\top = Q R`, replace the tokens by :math:`R^\top` an
 Introduced in :doc:`/foundations/span`, Lemma "Descent stays in the span of the tokens".
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,24 +28,29 @@ class Reduction:
     problem: Problem
     basis: Float[Tensor, "*b D r"]
     names: str
+    own: Mapping[str, int] | None = None  # three dimensions each, (H, D, d), unless it says so
 
     def restrict(self, weights: NamedTuple) -> NamedTuple:
-        """The weights as the small problem sees them, ``Q.mT @ W`` (..., H, r, d)."""
-        into = self.basis.mT.unsqueeze(-3)
-        return weights._replace(**{W: into @ getattr(weights, W) for W in self.names})
+        """The weights as the small problem sees them, ``Q.mT @ W`` (..., r, d)."""
+        return weights._replace(**{W: self._beside(W).mT @ getattr(weights, W) for W in self.names})
 
     def lift(self, start: NamedTuple, small: NamedTuple) -> NamedTuple:
         """The full weights after training: ``start`` plus what moved, back in D dimensions."""
-        begin, out = self.restrict(start), self.basis.unsqueeze(-3)
+        begin = self.restrict(start)
         return small._replace(
             **{
-                W: getattr(start, W) + out @ (getattr(small, W) - getattr(begin, W))
+                W: getattr(start, W) + self._beside(W) @ (getattr(small, W) - getattr(begin, W))
                 for W in self.names
             }
         )
 
+    def _beside(self, W: str) -> Float[Tensor, "..."]:
+        """The basis with dimensions for what a weight has before its last two, such as heads."""
+        heads = (1,) * ((3 if self.own is None else self.own[W]) - 2)
+        return self.basis.reshape(*self.basis.shape[:-2], *heads, *self.basis.shape[-2:])
 
-def reduce(problem: Problem, names: str = "QKV") -> Reduction:
+
+def reduce(problem: Problem, names: str = "QKV", own: Mapping[str, int] | None = None) -> Reduction:
     """Express the tokens in an orthonormal basis of their span.
 
     Gradient descent on any weight that acts as ``X @ W`` has the same losses on the small problem
@@ -53,7 +59,8 @@ def reduce(problem: Problem, names: str = "QKV") -> Reduction:
     Parameters
     ----------
     problem : tokens (..., N, n, D).
-    names : the weights that act on tokens.
+    names : the weights that act on tokens, each as ``X @ W`` with W (..., D, d).
+    own : how many trailing dimensions of each are its own and not runs; by default three, (H, D, d).
 
     Returns
     -------
@@ -62,4 +69,4 @@ def reduce(problem: Problem, names: str = "QKV") -> Reduction:
     _validate.problem(problem)
     basis, R = torch.linalg.qr(problem.tokens.mT)
     X = R.mT.unflatten(-2, (problem.N, problem.n))
-    return Reduction(Problem(X, problem.y, problem.ambient), basis, names)
+    return Reduction(Problem(X, problem.y, problem.ambient), basis, names, own)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from . import _validate
+from . import _validate, draws
 
 
 def resolution(A: Float[Tensor, "*b p q"]) -> float:
@@ -69,7 +69,7 @@ def top_hessian_eigenvalue(
     """
 
     def dot(v: dict, w: dict) -> Tensor:
-        return sum((v[k] * w[k]).flatten(batch).sum(-1) for k in v)
+        return sum((v[k] * w[k]).reshape(*v[k].shape[:batch], -1).sum(-1) for k in v)
 
     def times(factor: Tensor, v: dict) -> dict:
         return {k: factor.reshape(factor.shape + (1,) * (x.ndim - batch)) * x for k, x in v.items()}
@@ -105,16 +105,19 @@ def _mixed(point: dict[str, Tensor], gradient: dict[str, Tensor], batch: int) ->
     equal). Rows have no factors of their own, for then it is the same vector in every basis of the
     tokens' space, and `descent.span` does not change what comes of it.
     """
-    generator = torch.Generator().manual_seed(0)
 
-    def factors(x: Tensor) -> Tensor:
+    def factors(name: str, x: Tensor) -> Tensor:
         shape = list(x.shape[batch:])
         if len(shape) > 1:
             shape[-2] = 1
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(x)
+        return draws.normal(0, name, tuple(shape)).to(x)
 
     parts = [*point.values(), *gradient.values()]
     return {
-        k: sum(factors(x) * x for x in parts if x.shape[batch:] == W.shape[batch:])
+        k: sum(
+            factors(f"{k} {j}", x) * x
+            for j, x in enumerate(parts)
+            if x.shape[batch:] == W.shape[batch:]
+        )
         for k, W in point.items()
     }

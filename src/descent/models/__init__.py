@@ -1,6 +1,7 @@
 """The models of the four papers, each a set of pure functions of a weights container."""
 
 from . import elementary
+from ._protocol import Model
 from .attention import Attention, AttentionWeights
 from .elementary import LeastSquares
 from .selection import FactoredWeights, Selection, SelectionWeights
@@ -10,6 +11,7 @@ __all__ = [
     "AttentionWeights",
     "FactoredWeights",
     "LeastSquares",
+    "Model",
     "Selection",
     "SelectionWeights",
     "elementary",

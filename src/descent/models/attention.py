@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import _memory, _validate, kernels
+from .. import _memory, _validate, draws, kernels
 from .._errors import error
 from ..problems import Problem
 from ..spectra import eigenvalues, top_hessian_eigenvalue
@@ -30,10 +30,6 @@ class AttentionWeights(NamedTuple):
     K: Float[Tensor, "*r H D d"]
     V: Float[Tensor, "*r H D d"]
     O: Float[Tensor, "*r H d"]  # noqa: E741  the paper's W^O
-
-
-#: How many dimensions of each of these are its own: the others are runs.
-OWN = (3, 3, 3, 2)
 
 
 class Forward(NamedTuple):
@@ -70,6 +66,8 @@ class Attention:
     trainable = "QKV"
     #: Of these, the ones whose rows live in token space (see `descent.span`): all of them.
     acts_on_tokens = "QKV"
+    #: How many dimensions of each weight are its own: the others are runs.
+    own = {"Q": 3, "K": 3, "V": 3, "O": 2}
     #: `descent._layout` knows this model's closed forms in its own order of memory.
     innermost = True
 
@@ -79,27 +77,26 @@ class Attention:
         _validate.count("d", self.d)
 
     def init(
-        self, problem: Problem, *, seed: int, runs: int | None = None, scale: float = 1.0
+        self, problem: Problem, *, seed: int, runs: draws.Runs = None, scale: float = 1.0
     ) -> AttentionWeights:
         """Draw independent normal weights.
 
         W_Q, W_K, W_V have variance ``scale**2 / D``, so that queries, keys and values of standard
         normal tokens have entries of size ``scale`` (D is ``problem.ambient``: where the tokens are
         coordinates in their span, the dimension they come from); W_O has variance ``1 / (H d)``, so
-        that the heads' sum stays of that size. ``runs`` adds a dimension of independent draws.
+        that the heads' sum stays of that size. ``runs`` adds a dimension of independent draws, as
+        many as it says, or those whose numbers it lists; without it run 0 is drawn. More runs
+        leave the first ones as they are (see `descent.draws`).
         """
         _validate.positive("scale", scale)
-        batch = () if runs is None else (_validate.count("runs", runs),)
-        generator = torch.Generator().manual_seed(_validate.seed("seed", seed))
 
-        def normal(*shape: int, std: float) -> Tensor:
-            draw = torch.randn(*batch, *shape, generator=generator, dtype=torch.float64)
-            return (std * draw).to(problem.X)
+        def normal(W: str, *shape: int, std: float) -> Tensor:
+            return (std * draws.normal(seed, f"W_{W}", shape, runs)).to(problem.X)
 
         inputs = (self.H, _validate.problem(problem).D, self.d)
-        _memory.room("the weights of all runs", *batch, *inputs)
-        Q, K, V = (normal(*inputs, std=scale / problem.ambient**0.5) for _ in range(3))
-        return AttentionWeights(Q, K, V, normal(self.H, self.d, std=(self.H * self.d) ** -0.5))
+        _memory.room("the weights of all runs", runs if isinstance(runs, int) else 1, *inputs)
+        Q, K, V = (normal(W, *inputs, std=scale / problem.ambient**0.5) for W in "QKV")
+        return AttentionWeights(Q, K, V, normal("O", self.H, self.d, std=(self.H * self.d) ** -0.5))
 
     def check(self, weights: AttentionWeights, problem: Problem) -> None:
         """Raise ValueError where a weight does not fit the tokens or is not finite."""
@@ -129,7 +126,7 @@ class Attention:
 
         Nothing is copied. Raises ValueError where the dimensions do not go together.
         """
-        shapes = [W.shape[:-k] for W, k in zip(weights, OWN, strict=True)]
+        shapes = [W.shape[:-k] for W, k in zip(weights, self.own.values(), strict=True)]
         try:
             runs = torch.broadcast_shapes(problem.X.shape[:-3], *shapes)
         except RuntimeError:
@@ -138,8 +135,19 @@ class Attention:
             remedy = "give each the same leading dimensions, or none"
             raise error(ValueError, f"runs do not go together: {found}", remedy) from None
         return AttentionWeights(
-            *(W.expand(*runs, *W.shape[-k:]) for W, k in zip(weights, OWN, strict=True))
+            *(
+                W.expand(*runs, *W.shape[-k:])
+                for W, k in zip(weights, self.own.values(), strict=True)
+            )
         )
+
+    def memory(self, problem: Problem) -> int:
+        """Bytes a run that `loss_and_gradient` takes on its way.
+
+        Queries, keys and their gradients, and six arrays like the attention matrix.
+        """
+        numbers = problem.N * problem.n * self.H * (4 * self.d + 6 * problem.n)
+        return numbers * problem.X.element_size()
 
     # -- the layer ----------------------------------------------------------------------------
 
@@ -163,6 +171,10 @@ class Attention:
         C = self.kernel.scores(Q, K)
         S = self.kernel.value(C)
         return Forward(Q, K, u, C, S, (S @ u[..., None]).squeeze(-1).sum(-3))
+
+    def attention(self, weights: AttentionWeights, problem: Problem) -> Float[Tensor, "*r H N n n"]:
+        """The attention matrices alone."""
+        return self.forward(weights, problem).S
 
     def predict(self, weights: AttentionWeights, problem: Problem) -> Float[Tensor, "*r N n"]:
         """The layer's output, one number per token."""

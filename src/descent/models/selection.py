@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from .. import _validate
+from .. import _validate, draws
 from .._errors import error
 from ..problems import Problem
 
@@ -101,7 +101,7 @@ class Selection:
         problem: Problem,
         *,
         seed: int,
-        runs: int | None = None,
+        runs: draws.Runs = None,
         scale: float = 1.0,
         u: Float[Tensor, " D"] | None = None,
     ) -> SelectionWeights | FactoredWeights:
@@ -111,16 +111,14 @@ class Selection:
         """
         if scale != 0:
             _validate.positive("scale", scale)
-        batch = () if runs is None else (_validate.count("runs", runs),)
-        generator = torch.Generator().manual_seed(_validate.count("seed", seed, least=0))
 
-        def normal(*shape: int, length: float) -> Tensor:
-            draw = torch.randn(*batch, *shape, generator=generator, dtype=torch.float64)
+        def normal(name: str, *shape: int, length: float) -> Tensor:
+            draw = draws.normal(seed, name, shape, runs)
             return (length / math.prod(shape) ** 0.5 * draw).to(problem.X)
 
         D, columns = problem.D, problem.D if self.d is None else self.d
-        matrices = [normal(D, columns, length=scale) for _ in self.trainable[:-1]]
-        drawn = normal(D, length=1.0)
+        matrices = [normal(name, D, columns, length=scale) for name in self.trainable[:-1]]
+        drawn = normal("u", D, length=1.0)
         u = drawn if u is None else torch.as_tensor(u).to(problem.X).expand_as(drawn)
         return self._container(*matrices, u)
 

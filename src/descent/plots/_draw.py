@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from contextlib import contextmanager
 
 import matplotlib
@@ -70,6 +71,22 @@ def style():
         yield
 
 
+class Shown(Figure):
+    """A matplotlib figure that the last line of a cell shows, with or without ``pyplot``."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=144, facecolor="white")
+        return buffer.getvalue()
+
+
+class ShownAxes(Axes):
+    """Axes that the last line of a cell shows, with the figure that they stand in."""
+
+    def _repr_png_(self) -> bytes:
+        return self.figure._repr_png_()
+
+
 def draw(picture: Picture, ax: Axes | None = None) -> Axes:
     """Draw ``picture`` on ``ax`` (new axes if none is given) and return the axes.
 
@@ -77,7 +94,7 @@ def draw(picture: Picture, ax: Axes | None = None) -> Axes:
     otherwise. Points that the axes can't show leave a gap after a cross, and a note above says so.
     """
     with style():
-        ax = ax or Figure().add_subplot()
+        ax = ax or Shown().add_subplot(axes_class=ShownAxes)
         ax.set(xlabel=picture.xlabel, xscale=picture.xscale)
         ax.set(ylabel=picture.ylabel, yscale=picture.yscale)
         handles = _lines(picture, ax)

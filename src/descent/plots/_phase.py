@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from descent.plots._draw import COLOURS, DASHES, INK, style
+from descent.plots._draw import COLOURS, DASHES, INK, Shown, style
 from descent.plots._text import number
 
 from .._errors import error
@@ -51,7 +51,7 @@ def phase(
     runs = table.assign(Nn=table["N"] * table["n"], hit=table[column])
     kernels, trains = runs["kernel"].unique(), runs["train"].unique()
     with style():
-        figure = Figure(figsize=(1.2 + 1.35 * max(3, len(trains)), 0.9 + 1.55 * len(kernels)))
+        figure = Shown(figsize=(1.2 + 1.35 * max(3, len(trains)), 0.9 + 1.55 * len(kernels)))
         figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)
         rows, key = figure.subfigures(2, 1, height_ratios=[1.55 * len(kernels) + 0.4, 0.5])
         axes = rows.subplots(len(kernels), len(trains), sharex=True, sharey=True, squeeze=False)

@@ -8,7 +8,6 @@ import warnings
 from typing import NamedTuple
 from unittest.mock import patch
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,12 +79,8 @@ def _instance(model: Attention, cell: dict, scale: float, step, seed: int, start
     They are the same in every cell of that shape, whatever the kernel and what is trained.
     """
     problem = problems.gaussian_in_span(cell["N"], cell["n"], cell["D"], seed)
-    return problem, model.init(problem, seed=start_seed(seed, start), scale=scale)
-
-
-def start_seed(seed: int, start: int) -> int:
-    """The seed of the weights: far from every seed of a problem, lest the two share a stream."""
-    return int(np.random.SeedSequence((seed, start)).generate_state(1)[0])
+    weights = model.init(problem, seed=seed, runs=[start], scale=scale)
+    return problem, weights._make(W[0] for W in weights)
 
 
 def _step(task: Task, model: Attention, problem: Problem, weights: NamedTuple):

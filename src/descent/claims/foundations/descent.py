@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ... import spectra, steps
+from ... import draws, spectra, steps
 from ...models import LeastSquares, elementary
 from .._record import Evidence, Verdict, claim
 
@@ -15,7 +15,7 @@ VISIBLE = 1e-12
 
 def normal(*shape: int, seed: int) -> Tensor:
     """Independent standard normal entries, float64."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return draws.normal(seed, "normal", shape)
 
 
 def wavy() -> LeastSquares:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ... import exact, kernels, problems, symbolic
 from ...descend import descend
+from ...draws import normal, uniform
 from ...kernels import Kernel
 from ...models import Attention
 from .._record import Evidence, Verdict, claim
@@ -68,10 +69,9 @@ def agreement(kernel: Kernel, stages: dict, draws: int = 24) -> dict[str, float]
         instance = drawn(kernel, *shape, seed=0)
         by_entry = symbolic.elementwise(kernel.name, *shape).compile()
         compare("entrywise", *instance, by_entry(*instance[1:]))
-    generator = torch.Generator().manual_seed(0)
     matrix = symbolic.generated(kernel.name, stages)
     for seed in range(draws):
-        shape = (1 + torch.randint(5, (5,), generator=generator)).tolist()
+        shape = [1 + int(5 * u) for u in uniform(seed, "shape", (5,))]
         layer, weights, problem = drawn(kernel, *shape, seed=seed)
         compare("matrix", layer, weights, problem, matrix(weights, problem))
         compare("autograd", layer, weights, problem, autograd(layer, weights, problem))
@@ -201,11 +201,10 @@ def rounding_bound(C: Tensor, S: Tensor, dS: Tensor) -> Tensor:
 )
 def saturated_gradient(pullback: Callable = kernels.softmax.pullback) -> Evidence:
     """Rows of 2 to 6 scores at scales 1 to 128, 40 draws each, against fifty digits."""
-    generator = torch.Generator().manual_seed(0)
     worst, over, lost = 0.0, 0.0, 0.0
     for scale in (1.0, 8.0, 32.0, 128.0):
         for draw in range(40):
-            C, dS = torch.randn(2, 2 + draw % 5, generator=generator, dtype=torch.float64)
+            C, dS = normal(draw, f"scale {scale:g}", (2, 2 + draw % 5))
             C = scale * C
             S = torch.softmax(C, -1)
             true = exact.pullback("softmax", C, dS)

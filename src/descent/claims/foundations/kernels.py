@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ... import kernels, problems, spectra
+from ... import draws, kernels, problems, spectra
 from ...descend import descend
 from ...models import Attention, AttentionWeights
 from ...problems import Problem
@@ -27,8 +27,7 @@ def kernel_factorisation(width: float = 2.0) -> Evidence:
 
     In every second pair two keys coincide, so that a rank below n is among what is compared.
     """
-    generator = torch.Generator().manual_seed(0)
-    Q, K = torch.randn(2, 200, 5, 3, generator=generator, dtype=torch.float64)
+    Q, K = draws.normal(0, "QK", (2, 200, 5, 3))
     K[::2, 1] = K[::2, 0]
     soft = kernels.softmax.attention(Q, K)
     gauss = kernels.gaussian.attention(Q, K) ** (2 / width)
@@ -105,8 +104,7 @@ def merge_keys(problem: Problem, K: Tensor) -> Tensor:
 )
 def gaussian_gram(distinct: bool = True, tied: bool = True) -> Evidence:
     """256 sequences of five tokens in three dimensions."""
-    generator = torch.Generator().manual_seed(0)
-    Q, K = 2 * torch.randn(2, 256, 5, 3, generator=generator, dtype=torch.float64)
+    Q, K = 2 * draws.normal(0, "QK", (2, 256, 5, 3))
     K = Q if tied else K
     if not distinct:
         Q[:, 1] = Q[:, 0]
@@ -246,9 +244,8 @@ def gaussian_bound(use: str = "gaussian", width: float = 1.0) -> Evidence:
 )
 def softmax_saturation(factor: float = 2.0) -> Evidence:
     """4000 rows of five scores, of sizes from 0.1 to 10, and one that is nearly decided."""
-    generator = torch.Generator().manual_seed(0)
     sizes = torch.logspace(-1, 1, 4000, dtype=torch.float64)[:, None]
-    C = sizes * torch.randn(4000, 5, generator=generator, dtype=torch.float64)
+    C = sizes * draws.normal(0, "C", (4000, 5))
     C = torch.cat([C, C.new_tensor([[8.0, 0.0, -40.0, -40.0, -40.0]])])
     s = torch.softmax(C, -1)
     norm = torch.linalg.matrix_norm(s.diag_embed() - s[..., :, None] * s[..., None, :], 2)

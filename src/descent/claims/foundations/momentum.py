@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from ... import draws
 from ...models import LeastSquares, elementary
 from ...theorems import Standing
 from .._record import Evidence, Verdict, claim
@@ -346,7 +347,7 @@ def least_squares_nearest(rule=None, step: float = 1.5) -> Evidence:
 def saddles_are_avoided(line: bool = False) -> Evidence:
     """Half of (uv - 1)^2 from 5000 starts in a square, and 5000 within 1e-3 of the line v = -u."""
     f = elementary.factorisation(torch.ones(1, 1, dtype=torch.float64), k=1)
-    drawn = 2 * torch.rand(5000, 2, generator=torch.Generator().manual_seed(0)).double() - 1
+    drawn = 2 * draws.uniform(0, "theta", (5000, 2)) - 1
     along = drawn[:, :1] * torch.tensor([1.0, -1.0], dtype=torch.float64)
     close = along if line else along + 1e-3 * drawn.flip(0)
     theta = torch.cat([2 * drawn, close])

@@ -119,7 +119,7 @@ def tied(tied: bool = True, scale: float = 10.0) -> Evidence:
         return Evidence(conclusions, {"largest_error": error})
     family = theorems.loud(layer, problem, weights)
     start = theorems.meet(theorems.get("song2024-theorem-2"), family, 64)
-    outcome = theorems.get("song2024-theorem-2")(*start).trial(300)
+    outcome = theorems.get("song2024-theorem-2")(*start).trial(1000)
     norms, ratio = outcome.report.start.output, outcome.run.loss[-1] / outcome.run.loss[0]
     conclusions |= {
         "every draw needs the same W_O": float(norms.max() / norms.min()) < 1.01,

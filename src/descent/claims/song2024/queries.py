@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ... import problems, queries, theorems
+from ... import draws, problems, queries, theorems
 from ...descend import descend
 from ...models import Attention, AttentionWeights
 from ...problems import Problem
@@ -32,8 +32,7 @@ def orthonormal(N: int, n: int, s: float, runs: int) -> tuple[Attention, Problem
 
     All read-outs are 1, d = n, and :math:`s = \tau^2/\sqrt d`; labels are drawn.
     """
-    eye, generator = torch.eye(N * n, dtype=torch.float64), torch.Generator().manual_seed(0)
-    y = torch.randn(runs, N, n, generator=generator, dtype=torch.float64)
+    eye, y = torch.eye(N * n, dtype=torch.float64), draws.normal(0, "y", (N, n), runs)
     keys = (s * n**0.5) ** 0.5 * eye[:, :n].new_tensor(torch.eye(n).tolist()).repeat(N, 1)
     first = torch.zeros(n, dtype=torch.float64)
     first[0] = 1
@@ -193,9 +192,8 @@ def theorem_3_53(share: float = 1.0) -> Evidence:
 def single_tokens() -> Iterator[tuple[Attention, Problem, AttentionWeights]]:
     """N = n = 1, D = d = 2: a unit token, query and key at right angles, read-out 1."""
     unit = torch.eye(2, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(0)
-    for s in (0.05, 0.1, 0.2, 0.4):
-        y = torch.randn(16, 1, 1, generator=generator, dtype=torch.float64)
+    for k, s in enumerate((0.05, 0.1, 0.2, 0.4)):
+        y = draws.normal(k, "y", (1, 1), runs=16)
         query, key = ((s / 2) ** 0.5 * torch.outer(unit[0], unit[j]) for j in (0, 1))
         value = torch.outer(unit[0], unit[0])
         weights = AttentionWeights(query[None], key[None], value[None], unit[:1])
@@ -304,15 +302,15 @@ def counterexample(u: tuple = (3.0, 3.0), kernel: str = "softmax") -> Evidence:
 )
 def counterexample_open(size: float = 0.005, kernel: str = "softmax") -> Evidence:
     """512 perturbations, entries uniform up to ``size``; labels (3.05, 2.92); descent in 64."""
-    layer, generator = Attention(kernel, H=1, d=2), torch.Generator().manual_seed(5)
+    layer = Attention(kernel, H=1, d=2)
     problem, weights = queries.two_by_two(layer, u=(3, 3), y=LABELS, runs=512, seed=1)
 
-    def near(A: Tensor, *batch: int) -> Tensor:
-        noise = torch.rand(*batch, *A.shape, generator=generator, dtype=torch.float64)
+    def near(name: str, A: Tensor) -> Tensor:
+        noise = draws.uniform(1, f"noise_{name}", A.shape, runs=512)
         return A + size * (2 * noise - 1)
 
-    moved = Problem(near(problem.X, 512), near(problem.y, 512))
-    weights = weights._replace(V=near(weights.V), O=near(weights.O))
+    moved = Problem(near("X", problem.X), near("y", problem.y))
+    weights = weights._replace(V=near("V", weights.V[0]), O=near("O", weights.O[0]))
     floor = queries.floor(layer, weights, moved)
     part = AttentionWeights(*(W[:64] for W in weights))
     few = Problem(moved.X[:64], moved.y[:64])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ... import problems, spectra, theorems
+from ... import draws, problems, spectra, theorems
 from ...models import Attention, AttentionWeights
 from ...models.attention import least_squares
 from ...problems import Problem
@@ -224,8 +224,7 @@ def conditioning(rho: float = 1.0) -> Evidence:
         problem, layer = problems.gaussian(N=4, n=3, D=D, seed=0), Attention(kernel, H=1, d=8)
         weights = layer.init(problem, runs=64, seed=1)
         outcomes.append(theorems.get("song2024-conditioning")(layer, problem, weights).against())
-    generator = torch.Generator().manual_seed(2)
-    X = torch.randn(2000, 12, 192, generator=generator, dtype=torch.float64)
+    X = draws.normal(2, "X", (12, 192), runs=2000)
     values, rho = torch.linalg.svdvals(X), rho * (12 / 192) ** 0.5
     kappa, rare = (values[:, 0] / values[:, -1]).square(), {}
     for tau in (0.1, 0.14, 0.18):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from ... import margin, problems
+from ... import draws, margin, problems
 from ...models import Selection, SelectionWeights
 from ...models.selection import optimal, scores
 from ...problems import Problem
@@ -66,8 +66,7 @@ def gaps(problem: Problem, W: Tensor) -> Tensor:
 
 def uniform(*shape: int, seed: int, low: float = 0.0, high: float = 1.0) -> Tensor:
     """Uniform numbers, float64."""
-    generator = torch.Generator().manual_seed(seed)
-    return low + (high - low) * torch.rand(*shape, generator=generator, dtype=torch.float64)
+    return low + (high - low) * draws.uniform(seed, "uniform", shape)
 
 
 @claim(
@@ -196,7 +195,7 @@ def signs(orthonormal: bool = True) -> Evidence:
     draw = problems.orthonormal_tokens if orthonormal else problems.planted
     problem, u = draw(N=4, n=3, D=12, seed=0)
     a, z = margin.differences(problem, optimal(scores(problem, u))), problem.X[:, 0]
-    W = torch.randn(64, 12, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    W = draws.normal(1, "W", (12, 12), runs=64)
     at = SelectionWeights(30 * W / torch.linalg.vector_norm(W, dim=(1, 2), keepdim=True), u)
     at = at._replace(u=u.expand(64, 12))
     layer, fallen, before = Selection(goal="log excess"), 0.0, margin.products(at.W, a, z)
@@ -223,7 +222,7 @@ def signs(orthonormal: bool = True) -> Evidence:
 def trapped(d: int, sets: int, runs: int = 8) -> int:
     """On how many data sets (6 sequences of 4 tokens) some start of norm 30 loses a sequence."""
     problem, u = stacked((problems.planted(N=6, n=4, D=d, seed=k) for k in range(sets)), runs)
-    W = torch.randn(sets, runs, d, d, generator=torch.Generator().manual_seed(d)).double()
+    W = draws.normal(d, "W", (runs, d, d), runs=sets)
     at = SelectionWeights(30 * W / torch.linalg.vector_norm(W, dim=(-2, -1), keepdim=True), u)
     layer = Selection(goal="log excess")
     *_, end = march(layer, problem, at, [0.5] * 400)

@@ -1,0 +1,228 @@
+"""What `descend` returns, and what can be done with it afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections import namedtuple
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from . import _validate
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+    from .plots import Figure
+
+#: The layout of a saved trajectory; a file with a larger number is from a newer library.
+VERSION = 1
+ARRAYS = ("loss", "diverged_at", "eta", "stopped_at")
+
+
+@dataclass(frozen=True, repr=False)
+class Trajectory:
+    """What `descend` returns; ``*r`` are the run dimensions of the weights.
+
+    loss : (steps // every + 1, *r), the loss at the start and after each ``every`` steps; NaN
+        after a divergence, and where a run has stopped the loss it stopped at.
+    weights : the last iterate of every run, the last finite one where it diverged.
+    diverged_at : (*r), the step that blew the loss up (with ``every = 1`` the index of its first
+        NaN), -1 if none did.
+    eta : (*r), the step size that was taken first.
+    stopped_at : (*r), the step after which `until` or `stall` stopped the run, -1 if neither did.
+    watched : name -> (len(at), ...), what was watched, at the steps ``at``.
+    at : those steps, in order.
+    every : how many steps lie between two entries of ``loss``.
+    """
+
+    loss: Float[Tensor, records * r]
+    weights: NamedTuple
+    diverged_at: Int[Tensor, "*r"]
+    eta: Float[Tensor, "*r"]
+    stopped_at: Int[Tensor, "*r"]
+    watched: dict[str, object] = field(default_factory=dict)
+    at: tuple[int, ...] = ()
+    every: int = 1
+
+    @property
+    def diverged(self) -> Tensor:
+        """Which runs diverged, (*r) of bool."""
+        return self.diverged_at >= 0
+
+    @property
+    def steps(self) -> Tensor:
+        """The steps at which ``loss`` was recorded, (records,)."""
+        return self.every * torch.arange(len(self.loss))
+
+    def steps_to(self, fraction: float) -> Int[Tensor, "*r"]:
+        """First recorded step whose loss is at most ``fraction`` of the start's, -1 if none."""
+        _validate.positive("fraction", fraction)
+        hit = self.loss <= fraction * self.loss[0]
+        first = hit.to(torch.int64).argmax(0)
+        return torch.where(hit.any(0), self.every * first, -1)
+
+    # -- on disk ----------------------------------------------------------------------------------
+
+    def save(self, path: str | PathLike) -> None:
+        """Write everything into one ``.npz`` file of plain arrays, for `Trajectory.load`."""
+        content = {
+            "version": VERSION,
+            "at": self.at,
+            "every": self.every,
+            "container": type(self.weights).__name__,
+            "weights": self.weights._fields,
+            "watched": {
+                name: getattr(seen, "_fields", None) for name, seen in self.watched.items()
+            },
+        }
+        arrays = {name: getattr(self, name) for name in ARRAYS}
+        arrays |= {f"weights/{W}": value for W, value in self.weights._asdict().items()}
+        for name, seen in self.watched.items():
+            parts = seen._asdict() if isinstance(seen, tuple) else {"": seen}
+            arrays |= {f"watched/{name}/{part}": value for part, value in parts.items()}
+        numbers = {name: value.detach().cpu().numpy() for name, value in arrays.items()}
+        np.savez_compressed(_npz(path), content=np.array(json.dumps(content)), **numbers)
+
+    @classmethod
+    def load(cls, path: str | PathLike) -> Trajectory:
+        """Read what `save` wrote. Nothing in the file is run: it holds numbers and names alone.
+
+        Raises
+        ------
+        ValueError : if the file is no trajectory, or one of a newer version of the library.
+        """
+        try:
+            with np.load(_npz(path), allow_pickle=False) as file:
+                arrays = {name: torch.from_numpy(file[name]) for name in file if name != "content"}
+                content = json.loads(str(file["content"]))
+        except (ValueError, KeyError, EOFError, OSError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise ValueError(f"{path} is no saved trajectory: {error}") from None
+        if content["version"] > VERSION:
+            raise ValueError(
+                f"{path} has version {content['version']} and this library reads up to {VERSION}: "
+                "install a newer one"
+            )
+        container = _container(content["container"], content["weights"])
+        return cls(
+            **{name: arrays[name] for name in ARRAYS},
+            weights=container(*(arrays[f"weights/{W}"] for W in content["weights"])),
+            watched={
+                name: arrays[f"watched/{name}/"]
+                if parts is None
+                else _container(content["container"], parts)(
+                    *(arrays[f"watched/{name}/{part}"] for part in parts)
+                )
+                for name, parts in content["watched"].items()
+            },
+            at=tuple(content["at"]),
+            every=content["every"],
+        )
+
+    # -- as a table -------------------------------------------------------------------------------
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The losses as a table: a row for each recorded step, a column for each run.
+
+        With several run dimensions the columns have as many levels; a single run is column 0.
+        """
+        import pandas
+
+        shape = self.loss.shape[1:] or (1,)
+        names = [f"run_{k}" for k in range(len(shape))] if len(shape) > 1 else ["run"]
+        columns = pandas.MultiIndex.from_product([range(size) for size in shape], names=names)
+        if len(shape) == 1:
+            columns = columns.get_level_values(0)
+        losses = self.loss.detach().cpu().reshape(len(self.loss), -1).numpy()
+        return pandas.DataFrame(losses, pandas.Index(self.steps.numpy(), name="step"), columns)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """The losses, what became of the runs and what was watched, with named dimensions.
+
+        Raises
+        ------
+        ImportError : if xarray is not installed.
+        """
+        try:
+            import xarray
+        except ImportError:
+            raise ImportError(
+                "to_xarray needs xarray: install it with pip install xarray"
+            ) from None
+
+        runs = tuple(f"run_{k}" for k in range(self.loss.ndim - 1))
+        parts = {"loss": (("step", *runs), self.loss)}
+        parts |= {name: (runs, getattr(self, name)) for name in ARRAYS if name != "loss"}
+        for name, seen in self.watched.items():
+            if isinstance(seen, Tensor):
+                own = [f"{name}_{k}" for k in range(seen.ndim - 1 - len(runs))]
+                parts[f"watched_{name}"] = (("at", *runs, *own), seen)
+        arrays = {
+            name: (dims, value.detach().cpu().numpy()) for name, (dims, value) in parts.items()
+        }
+        return xarray.Dataset(arrays, {"step": self.steps.numpy(), "at": list(self.at)})
+
+    # -- to look at -------------------------------------------------------------------------------
+
+    def plot(self, most: int = 16) -> Figure:
+        """The losses as shares of the first, up to ``most`` runs; the middle and the ends of more."""
+        from .plots import Curve, Picture, figure
+
+        shares = (self.loss / self.loss[0]).detach().cpu().reshape(len(self.loss), -1)
+        runs = shares.shape[1]
+        if runs <= most:
+            curves = [Curve("", self.steps, column) for column in shares.T]
+            caption = f"Loss over its start, {runs} run{'s' * (runs > 1)}."
+        else:
+            levels = {"worst tenth": 0.9, "median": 0.5, "best tenth": 0.1}
+            known = shares.nan_to_num(nan=torch.inf).sort(1).values
+            rows = {name: known[:, round(q * (runs - 1))] for name, q in levels.items()}
+            curves = [Curve(name, self.steps, row) for name, row in rows.items()]
+            caption = f"Loss over its start: median and tenths of {runs} runs."
+        picture = Picture(curves, "step $t$", "loss $f_t / f_0$", yscale="log")
+        return figure(picture, alt=" ".join(self._lines()), caption=caption)
+
+    def __repr__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _repr_html_(self) -> str:
+        text = "<br>".join(self._lines())
+        return f"<p>{text}</p>{self.plot().html}"
+
+    def _lines(self) -> list[str]:
+        """What there is, what became of the loss, and what became of the runs."""
+        runs, steps = self.eta.numel(), int(self.steps[-1])
+        shape = " x ".join(map(str, self.eta.shape)) if self.eta.ndim > 1 else str(runs)
+        first, last = (self.loss[k].double() for k in (0, -1))
+        ends = last[torch.isfinite(last)]
+        end = f"{float(ends.median()):.3g}" if len(ends) else "no finite number"
+        lost, stopped = int(self.diverged.sum()), int((self.stopped_at >= 0).sum())
+        return [
+            f"Trajectory of {shape} run{'s' * (runs > 1)} over {steps} steps",
+            f"median loss {float(first.median()):.3g} at first, {end} at last",
+            f"{runs - lost - stopped} went to the end, {stopped} stopped early, {lost} diverged",
+        ]
+
+
+def _npz(path: str | PathLike) -> str:
+    if not str(path).endswith(".npz"):
+        raise ValueError(f"path must end in .npz, got {str(path)!r}")
+    return str(path)
+
+
+def _container(name: str, fields: list[str]) -> type:
+    """The library's own class of that name, or a new one with the same fields."""
+    from . import models
+
+    known = getattr(models, name, None)
+    if isinstance(known, type) and list(getattr(known, "_fields", ())) == list(fields):
+        return known
+    return namedtuple(name, fields)

@@ -1,0 +1,120 @@
+"""A trajectory says what it is, keeps itself on disk, and becomes a table or a figure."""
+
+import builtins
+import json
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from descent import Trajectory, descend, models, plots, problems
+
+
+@pytest.fixture(scope="module")
+def run():
+    problem, layer = problems.gaussian(2, 3, 4, seed=0), models.Attention(H=2, d=3)
+    weights = layer.init(problem, seed=1, runs=3)
+    L = layer.smoothness(weights, problem, "V")
+    step = torch.tensor([1.0, 6.0, 0.5], dtype=torch.float64) / L
+    with pytest.warns(UserWarning, match="1 of 3 runs diverged"):
+        return descend(
+            layer,
+            problem,
+            weights,
+            train="V",
+            step=step,
+            steps=400,
+            every=4,
+            until=0.3,
+            watch=("weights", "sigma_min"),
+            at=[0, 40],
+        )
+
+
+def same(a, b):
+    pairs = zip(a, b, strict=True) if isinstance(a, tuple) else [(a, b)]
+    return all(torch.equal(x.nan_to_num(nan=-7), y.nan_to_num(nan=-7)) for x, y in pairs)
+
+
+def test_it_says_in_three_lines_what_became_of_the_runs(run):
+    lines = repr(run).splitlines()
+    assert lines[0] == "Trajectory of 3 runs over 400 steps" and len(lines) == 3
+    assert lines[1].startswith(f"median loss {float(run.loss[0].median()):.3g} at first")
+    stopped = int((run.stopped_at >= 0).sum())
+    assert lines[2] == f"{2 - stopped} went to the end, {stopped} stopped early, 1 diverged"
+
+
+def test_what_is_loaded_is_what_was_saved(run, tmp_path):
+    run.save(tmp_path / "run.npz")
+    again = Trajectory.load(tmp_path / "run.npz")
+    for name in ("loss", "weights", "eta", "diverged_at", "stopped_at"):
+        assert same(getattr(again, name), getattr(run, name)), name
+    assert again.watched.keys() == run.watched.keys() and again.at == (0, 40) and again.every == 4
+    assert all(same(again.watched[name], seen) for name, seen in run.watched.items())
+    assert type(again.weights) is models.AttentionWeights and repr(again) == repr(run)
+
+
+def test_weights_of_a_class_that_is_not_the_librarys_keep_their_names(run, tmp_path):
+    class Own(NamedTuple):
+        W: Tensor
+
+    other = Trajectory(run.loss, Own(run.eta), run.diverged_at, run.eta, run.stopped_at)
+    other.save(tmp_path / "own.npz")
+    again = Trajectory.load(tmp_path / "own.npz").weights
+    assert type(again).__name__ == "Own" and torch.equal(again.W, run.eta)
+
+
+def test_a_file_that_is_none_or_newer_is_refused(run, tmp_path):
+    (tmp_path / "text.npz").write_text("no archive")
+    np.savez(tmp_path / "other.npz", x=np.ones(3))
+    np.savez(tmp_path / "pickled.npz", content=np.array([{"a": print}], dtype=object))
+    for name in ("text", "other", "pickled"):
+        with pytest.raises(ValueError, match=f"{name}.npz is no saved trajectory"):
+            Trajectory.load(tmp_path / f"{name}.npz")
+    np.savez(tmp_path / "newer.npz", content=np.array(json.dumps({"version": 99})))
+    with pytest.raises(ValueError, match="has version 99 and this library reads up to 1"):
+        Trajectory.load(tmp_path / "newer.npz")
+    with pytest.raises(ValueError, match="path must end in .npz"):
+        run.save(tmp_path / "run.pt")
+
+
+def test_the_losses_become_a_table(run):
+    table = run.to_pandas()
+    assert table.shape == (101, 3) and table.index[:3].tolist() == [0, 4, 8]
+    assert np.array_equal(table.to_numpy(), run.loss.numpy(), equal_nan=True)
+    grid = Trajectory(run.loss[:, :2].unflatten(1, (1, 2)), *[None] * 4).to_pandas()
+    assert grid.columns.names == ["run_0", "run_1"] and grid.columns[1] == (0, 1)
+    assert Trajectory(run.loss[:, 0], *[None] * 4).to_pandas().columns.tolist() == [0]
+
+
+def test_it_becomes_a_dataset_with_named_dimensions(run, monkeypatch):
+    data = run.to_xarray()
+    assert data["loss"].dims == ("step", "run_0") and data["eta"].dims == ("run_0",)
+    assert data["loss"].sel(step=8).values[0] == run.loss[2, 0]
+    assert data["watched_sigma_min"].dims == ("at", "run_0") and data["at"].values.tolist() == [
+        0,
+        40,
+    ]
+
+    def without(name, *rest):
+        if name == "xarray":
+            raise ImportError
+        return importing(name, *rest)
+
+    importing = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match="pip install xarray"):
+        run.to_xarray()
+
+
+def test_few_runs_are_drawn_each_and_many_as_their_middle(run):
+    assert run.plot().html.count("<path") > 3 and "Trajectory of 3 runs" in run.plot().alt
+    many = Trajectory(run.loss[:, [0, 2] * 20], run.weights, *[run.eta.repeat(14)[:40]] * 3)
+    assert "median" in many.plot().html and "Loss over its start" in many._repr_html_()
+
+
+def test_figures_show_themselves_where_a_cell_ends(run):
+    picture = plots.Picture([plots.Curve("f", [0, 1], [1, 2])], "x", "y")
+    assert plots.draw(picture)._repr_png_().startswith(b"\x89PNG")
