@@ -18,7 +18,10 @@ help:  ## print this list
 environment:  ## create .venv, or bring it in step with requirements.txt
 	@$${PYTHON:-python3} tools/environment.py
 
-book: environment  ## run the notebooks that changed, build _build/html
+# The ledger first: it runs the claims whose code changed, in as many processes as there are cores,
+# and says which; page, notebook and tests read what it keeps. What fails there fails in the tests.
+book: environment  ## run the claims and notebooks that changed, build _build/html
+	@-OMP_NUM_THREADS=1 $(PY) -m descent ledger --brief
 	@$(PY) tools/build.py
 
 # One thread for each of the two workers, lest they fight for the cores; a notebook's cells must stay on one worker.

@@ -24,8 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="descent", description="Theorems that run.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    ledger = commands.add_parser("ledger", help="run every claim and print the table")
+    ledger = commands.add_parser("ledger", help="the table of all claims, run anew where needed")
     ledger.add_argument("--json", action="store_true", help="one JSON object a claim, one a line")
+    ledger.add_argument("--brief", action="store_true", help="what fails and what was run anew")
     ledger.set_defaults(command=_ledger)
     check = commands.add_parser("check", help="run one claim; exit 1 if its evidence is against it")
     check.add_argument("id", help="for instance song2024-theorem-1")
@@ -36,11 +37,25 @@ def _parser() -> argparse.ArgumentParser:
 
 def _ledger(options: argparse.Namespace) -> int:
     ledger = claims.run()
+    wrong = [entry for entry in ledger if not entry.evidence.supports]
     if options.json:
         print("\n".join(json.dumps(entry.record()) for entry in ledger))
+    elif options.brief:
+        print(f"ledger: {len(ledger)} claims, {len(wrong)} not supported. {_anew(ledger)}")
+        for entry in wrong:
+            print(f"ledger: {entry.claim.id}: {'; '.join(entry.evidence.failed)}")
     else:
         print(ledger)
-    return 0 if all(entry.evidence.supports for entry in ledger) else 1
+        print(_anew(ledger), file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def _anew(ledger: claims.Ledger) -> str:
+    if not ledger.anew:
+        return "None was run anew."
+    if len(ledger.anew) == len(ledger):
+        return "All were run anew."
+    return f"{len(ledger.anew)} were run anew: {', '.join(ledger.anew)}."
 
 
 def _check(options: argparse.Namespace) -> int:

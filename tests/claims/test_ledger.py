@@ -9,22 +9,35 @@ import pytest
 
 from descent import claims
 from descent.__main__ import main
-from descent.claims import Claim, Entry, Evidence, Ledger, Verdict
+from descent.claims import Claim, Entry, Evidence, Ledger, Standing, Verdict
 from descent.claims._ledger import number
 
 
-def entry(supported=True, statement="If $a < b$ then b > a.", **numbers):
-    record = Claim(
-        "a-claim",
-        "paper2024",
-        "Theorem 9",
-        statement,
-        Verdict.CORRECTED,
-        "part/page",
-        print,
-        {"m": {}},
+def record_of(**changes):
+    fields = {
+        "id": "a-claim",
+        "paper": "paper2024",
+        "number": "Theorem 9",
+        "statement": "If $a < b$ then b > a.",
+        "verdict": Verdict.CORRECTED,
+        "chapter": "part/page",
+        "check": print,
+        "mutations": {"m": {}},
+        "title": "Order",
+        "box": "thm-order",
+        "standing": Standing.PROVED,
+    }
+    return Claim(**fields | changes)
+
+
+def entry(supported=True, **numbers):
+    evidence = Evidence(
+        {"it is < so": supported},
+        numbers or {"runs": 3},
+        hypotheses={"a is a number": True},
+        sharpness={"it is < so": (0.5, 0.95)},
     )
-    return Entry(record, Evidence({"it is < so": supported}, numbers or {"runs": 3}))
+    return Entry(record_of(), evidence, {"m": Evidence({"it is < so": False})})
 
 
 @pytest.fixture
@@ -32,8 +45,7 @@ def small(monkeypatch):
     """A registry of one claim that is cheap, and one that fails."""
 
     def enter(supported):
-        made = entry(supported)
-        record = Claim(**vars(made.claim) | {"check": lambda: made.evidence})
+        record = record_of(check=lambda: entry(supported).evidence)
         monkeypatch.setattr("descent.claims._ledger.registry", {"a-claim": record})
         monkeypatch.setattr("descent.claims._record.registry", {"a-claim": record})
 
@@ -46,12 +58,23 @@ def test_json_prints_one_object_a_claim_with_the_promised_keys(small, capsys):
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line) == {
         "id": "a-claim",
+        "title": "Order",
+        "box": "thm-order",
+        "uses": [],
+        "standing": "proved",
         "paper": "paper2024",
         "number": "Theorem 9",
         "statement": "If $a < b$ then b > a.",
         "verdict": "holds as corrected",
         "chapter": "part/page",
-        "evidence": {"runs": 3},
+        "evidence": {
+            "hypotheses": {"a is a number": True},
+            "conclusions": {"it is < so": True},
+            "numbers": {"runs": 3},
+            "sharpness": {"it is < so": [0.5, 0.95]},
+            "turns": {"it is < so": 1.1},
+        },
+        "mutations": {"m": []},
         "supported": True,
     }
 
@@ -62,7 +85,17 @@ def test_json_prints_one_object_a_claim_with_the_promised_keys(small, capsys):
 def test_check_exits_by_the_evidence(small, capsys, supported, status, word):
     small(supported)
     assert main(["check", "a-claim"]) == status
-    assert f"The evidence {word} the verdict." in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"The evidence {word} the verdict." in out
+    assert "given a is a number" in out and "turns at 1.1 times" in out
+
+
+def test_the_brief_ledger_says_what_fails_and_what_was_run_anew(small, capsys):
+    small(False)
+    assert main(["ledger", "--brief"]) == 1
+    assert capsys.readouterr().out == (
+        "ledger: 1 claims, 1 not supported. All were run anew.\nledger: a-claim: it is < so\n"
+    )
 
 
 def test_ledger_exits_non_zero_if_one_claim_fails_and_says_which(small, capsys):
@@ -93,6 +126,14 @@ def test_rows_escape_html_and_typeset_mathematics():
     page = Ledger([entry()])._repr_html_()
     assert re.search(r"If <math>.*a &lt; b</annotation></semantics></math> then b &gt; a\.", page)
     assert '<section class="descent-claim-row" id="a-claim">' in page
+
+
+def test_a_row_keeps_apart_what_is_assumed_and_what_follows():
+    page = Ledger([entry()])._repr_html_()
+    assert "Theorem 9, proved." in page
+    assert "<li>Assumed: a is a number.</li>" in page
+    assert "it is &lt; so (measured over bound 0.5, at best 0.95; turns at 1.1 times" in page
+    assert "<li>With m: false: it is &lt; so.</li>" in page
 
 
 def test_a_row_shows_what_failed():

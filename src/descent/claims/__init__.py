@@ -2,6 +2,16 @@
 
 from . import foundations, song2024, vasudeva2024  # noqa: F401  entering their claims is what they are for
 from ._ledger import Entry, Ledger, run
-from ._record import Claim, Evidence, Verdict, get, registry
+from ._record import Claim, Evidence, Standing, Verdict, get, registry
 
-__all__ = ["Claim", "Entry", "Evidence", "Ledger", "Verdict", "get", "registry", "run"]
+__all__ = [
+    "Claim",
+    "Entry",
+    "Evidence",
+    "Ledger",
+    "Standing",
+    "Verdict",
+    "get",
+    "registry",
+    "run",
+]

@@ -1,33 +1,49 @@
-"""The ledger: every claim beside what came out when it was run."""
+"""The ledger: every claim beside what came out when it and its mutations were run."""
 
 import html
 import os
+import subprocess
+import sys
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 from tqdm.auto import tqdm
 
 from descent.plots._text import formulas
 
+from . import _kept
 from ._record import Claim, Evidence, registry
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A claim and the evidence of one run of it."""
+    """A claim, the evidence of one run of it, and that of each of its mutations by name."""
 
     claim: Claim
     evidence: Evidence
+    mutations: dict[str, Evidence] = field(default_factory=dict)
 
     def record(self) -> dict:
         """The entry as plain data, as `python -m descent ledger --json` prints it."""
-        names = ("id", "paper", "number", "statement", "verdict", "chapter")
-        record = {name: str(getattr(self.claim, name)) for name in names}
-        return record | {"evidence": self.evidence.numbers, "supported": self.evidence.supports}
+        names = ("id", "title", "paper", "number", "statement", "standing", "verdict", "chapter")
+        record = {name: str(getattr(self.claim, name)) for name in (*names, "box")}
+        return record | {
+            "uses": list(self.claim.uses),
+            "evidence": vars(self.evidence) | {"turns": self.evidence.turns},
+            "mutations": {name: each.turned for name, each in self.mutations.items()},
+            "supported": self.evidence.supports,
+        }
 
 
 class Ledger(list[Entry]):
-    """Entries that show themselves as a table in a terminal and as rows on a page."""
+    """Entries that show themselves as a table in a terminal and as rows on a page.
+
+    anew : the ids of the claims that were run for it; the others were kept.
+    """
+
+    anew: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         width = max((len(entry.claim.id) for entry in self), default=0)
@@ -48,11 +64,59 @@ class Ledger(list[Entry]):
         return {"text/html": self._repr_html_(), "text/plain": str(self)}
 
 
-def run(claims: list[Claim] | None = None) -> Ledger:
-    """Run the claims (all of them by default), with a progress bar where somebody waits."""
+def run(claims: list[Claim] | None = None, jobs: int | None = None) -> Ledger:
+    """The claims (all of them by default) with their evidence and that of their mutations.
+
+    What was run before by the same code, also by another process, is read and not run again. The
+    rest is run by ``jobs`` processes at once (one for each core by default), with a progress bar
+    where somebody waits. A claim of one's own is run in this process, and not kept.
+    """
     chosen = list(registry.values()) if claims is None else claims
-    bar = tqdm(chosen, desc="ledger", leave=False, delay=2, disable="DESCENT_BOOK" in os.environ)
-    return Ledger(Entry(claim, claim.run()) for claim in bar)
+    found = {claim.id: _kept.read(claim) for claim in chosen}
+    if any(each is None for each in found.values()):
+        with _kept.locked():  # whoever waited here finds most of it kept
+            missing = [claim for claim in chosen if _kept.read(claim) is None]
+            found = {claim.id: _kept.read(claim) for claim in chosen} | _work(missing, jobs)
+    else:
+        missing = []
+    ledger = Ledger(_entry(claim, found[claim.id]) for claim in chosen)
+    ledger.anew = tuple(claim.id for claim in missing)
+    return ledger
+
+
+def _entry(claim: Claim, found: dict[str, Evidence]) -> Entry:
+    return Entry(claim, found[""], {name: each for name, each in found.items() if name})
+
+
+def _work(missing: list[Claim], jobs: int | None) -> dict[str, dict[str, Evidence]]:
+    ours = [claim for claim in missing if _kept.is_ours(claim)]
+    jobs = min(jobs or os.cpu_count() or 1, len(ours))
+    silent = "DESCENT_BOOK" in os.environ
+    with tqdm(total=len(missing), desc="ledger", leave=False, delay=2, disable=silent) as bar:
+        if jobs > 1:
+            with ThreadPoolExecutor(jobs) as pool:  # each waits for a process of its own
+                parts = [ours[k::jobs] for k in range(jobs)]
+                list(pool.map(_elsewhere, parts, [bar.update] * jobs))
+        found = {}
+        for claim in missing:
+            found[claim.id] = _kept.read(claim)
+            if found[claim.id] is None:
+                found[claim.id] = _kept.work(claim)
+                bar.update()
+    return found
+
+
+def _elsewhere(claims: list[Claim], done: Callable[[], object]) -> None:
+    """Run claims in another process, which keeps their evidence; RuntimeError where it fails."""
+    command = [sys.executable, "-m", "descent.claims", *(claim.id for claim in claims)]
+    path = os.pathsep.join(filter(None, (str(_kept.PACKAGE.parent), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"PYTHONPATH": path, "DESCENT_BOOK": "1", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    with process:
+        for _ in process.stdout:
+            done()
+    if process.returncode:
+        raise RuntimeError(f"a claim could not be run, see above: {' '.join(command)}")
 
 
 #: Papers by the key that claims and the bibliography use.
@@ -88,9 +152,30 @@ def _row(entry: Entry) -> str:
         f'<a class="descent-claim-id" href="#{claim.id}">{claim.id}</a> '
         f'<span class="descent-verdict {slug(claim.verdict)}">{verdict}</span></p>'
         f"<p>{formulas(claim.statement)}</p>"
-        f'<p class="descent-claim-source">{html.escape(source(claim))}. {_chapter(claim)}</p>'
-        f"<dl>{numbers}</dl></section>"
+        f'<p class="descent-claim-source">{html.escape(source(claim))}, {claim.standing}. '
+        f"{_chapter(claim)}</p>{_tested(entry)}<dl>{numbers}</dl></section>"
     )
+
+
+def _tested(entry: Entry) -> str:
+    """What was assumed, what followed and how sharply, and what each mutation turned."""
+    evidence, parts = entry.evidence, []
+    if evidence.hypotheses:
+        parts.append(("Assumed", "; ".join(evidence.hypotheses)))
+    parts.append(("Follows", "; ".join(_sharply(evidence, name) for name in evidence.conclusions)))
+    for name, turned in entry.mutations.items():
+        parts.append((f"With {name}", "false: " + "; ".join(turned.turned)))
+    items = "".join(f"<li>{html.escape(word)}: {html.escape(text)}.</li>" for word, text in parts)
+    return f'<ul class="descent-claim-tested">{items}</ul>'
+
+
+def _sharply(evidence: Evidence, name: str) -> str:
+    if name not in evidence.sharpness:
+        return name
+    median, best = evidence.sharpness[name]
+    factor = evidence.turns[name]
+    turns = f"turns at {factor:g} times the constant" if factor else "not at ten times the constant"
+    return f"{name} (measured over bound {median:.2g}, at best {best:.2g}; {turns})"
 
 
 def _chapter(claim: Claim) -> str:
