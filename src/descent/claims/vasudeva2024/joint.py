@@ -1,0 +1,355 @@
+"""Claims of the chapter on training the decoder too, and on other geometries than Frobenius's."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from ... import margin, problems
+from ...models import FactoredWeights, Selection, SelectionWeights
+from ...problems import Problem
+from ...theorems import Standing
+from .._record import Evidence, Verdict, claim
+from .traps import stacked
+
+JOINT = "vasudeva2024/joint"
+#: The square of a smaller gradient is zero in float64.
+TINY = 1e-140
+
+
+class Both(NamedTuple):
+    """A run that trains W and u: what was seen at the steps t, (len(t),) each."""
+
+    t: Tensor
+    log_loss: Tensor
+    W: Tensor  #: the norm of W
+    u: Tensor  #: the norm of u
+    cosine: Tensor  #: between W and W_mm
+
+
+def together(
+    problem: Problem, best: margin.Margin, *, power: float, total: bool, at: list[int]
+) -> Both:
+    r"""Train W and u from zero on the exponential loss, with steps of length :math:`t^{-power}`.
+
+    ``total``: divide both gradients by the length of the two together, instead of each by its own.
+    """
+    layer = Selection("exponential", goal="log loss")
+    W, u = problem.X.new_zeros(problem.D, problem.D), problem.X.new_zeros(problem.D)
+    seen = []
+    for t in range(1, max(at) + 1):
+        loss, G = layer.loss_and_gradient(SelectionWeights(W, u), problem, "Wu")
+        size = {name: torch.linalg.vector_norm(g) for name, g in G.items()}
+        if t in at:
+            cosine = best.correlation(W) if t > 2 else loss * 0
+            seen.append([loss, torch.linalg.vector_norm(W), torch.linalg.vector_norm(u), cosine])
+        if total:
+            size = dict.fromkeys(size, (size["W"] ** 2 + size["u"] ** 2).sqrt())
+        W = W - t**-power * G["W"] / size["W"].clamp_min(TINY)
+        u = u - t**-power * G["u"] / size["u"].clamp_min(TINY)
+    return Both(torch.tensor(at).double(), *torch.tensor(seen).double().T)
+
+
+def slope(x: Tensor, y: Tensor) -> float:
+    """The slope of y over x between the last two points."""
+    return float((y[-1] - y[-2]) / (x[-1] - x[-2]))
+
+
+@claim(
+    "vasudeva2024-joint",
+    title="Decoder and attention together",
+    box="prop-joint-loss",
+    standing=Standing.OBSERVED,
+    paper=r"vasudeva2024",
+    number="Joint training, as summarised",
+    statement=r"Exponential loss, W and u trained from zero with normalised steps of length "
+    r"$t^{-2/3}$: $-\log\widehat L$ grows like $t^{1/3}$, and never faster than the proved "
+    r"$\max\|x\|\sum_s\eta_s$. With each block normalised by itself $\|W\|_F$ grows as $\|u\|$ does; "
+    r"with both divided by the length of the two together it grows like "
+    r"$2\|W_{\mathrm{mm}}\|_F\log\|u\|$.",
+    verdict=Verdict.HOLDS,
+    chapter=JOINT,
+    mutations={"steps of one length": {"power": 0.25}, "half the bound": {"share": 0.5}},
+)
+def joint(power: float = 2 / 3, share: float = 1.0) -> Evidence:
+    """Three draws of n = 8, T = 4, d = 40, both normalisations, 4000 steps."""
+    exponents, over, logarithmic, alike, cosines = [], 0.0, [], [], []
+    for seed in range(3):
+        problem, u = problems.planted(N=8, n=4, D=40, seed=seed)
+        best = margin.svm(problem, u)
+        longest = float(torch.linalg.vector_norm(problem.X, dim=-1).max())
+        for total in (False, True):
+            run = together(problem, best, power=power, total=total, at=[30, 100, 400, 1000, 4000])
+            walked = torch.stack([(torch.arange(1, t) ** -power).sum() for t in run.t])
+            over = max(over, float((-run.log_loss / (share * longest * walked)).max()))
+            exponents.append(slope(run.t.log(), (-run.log_loss).log()))
+            cosines.append(float(run.cosine[-1]))
+            if total:
+                logarithmic.append(slope(run.u.log(), run.W) / best.norm)
+            else:
+                alike.append(slope(run.u, run.W))
+    return Evidence(
+        conclusions={
+            "the exponent lies in [0.30, 0.42]": min(exponents) > 0.3 and max(exponents) < 0.42,
+            "the loss is at least the bound": over <= 1 + 1e-9,
+            "normalised together: 2 ‖W_mm‖ log ‖u‖ to 5 %": max(abs(s / 2 - 1) for s in logarithmic)
+            < 0.05,
+            "normalised apart: ‖W‖ grows as ‖u‖ to 5 %": max(abs(s - 1) for s in alike) < 0.05,
+            "the cosine to W_mm exceeds 0.97": min(cosines) > 0.97,
+        },
+        numbers={
+            "least_exponent": min(exponents),
+            "largest_exponent": max(exponents),
+            "least_cosine": min(cosines),
+            "largest_slope_over_2_norm": max(logarithmic) / 2,
+            "runs": 6,
+        },
+        sharpness={"the loss is at least the bound": (over, over)},
+    )
+
+
+def margins(found: margin.Margin, problem: Problem, W: Tensor) -> Tensor:
+    """The least gap of each W (*r)."""
+    a, z = margin.differences(problem, found.selected), problem.X[..., 0, :]
+    gaps = torch.where(found.constrained, margin.products(W, a, z), torch.inf)
+    return gaps.amin((-2, -1))
+
+
+def nuclear(W: Tensor) -> Tensor:
+    """The sum of the singular values."""
+    return torch.linalg.svdvals(W).sum(-1)
+
+
+def in_factors(problem: Problem, u: Tensor, scale: float, steps: int = 2000) -> Tensor:
+    r"""The product :math:`KQ^\top` of eight runs with both factors trained, steps of length 0.03.
+
+    The factors start as normal matrices of entries ``scale``.
+    """
+    layer, D = Selection(d=problem.D, goal="log excess"), problem.D
+    generator = torch.Generator().manual_seed(0)
+    K, Q = scale * torch.randn(2, 8, D, D, generator=generator, dtype=torch.float64)
+    for _ in range(steps):
+        at = FactoredWeights(K, Q, u.expand(8, D))
+        G = layer.loss_and_gradient(at, problem, "KQ")[1]
+        size = (
+            (G["K"].square() + G["Q"].square()).sum((-2, -1), keepdim=True).sqrt().clamp_min(TINY)
+        )
+        K, Q = K - 0.03 * G["K"] / size, Q - 0.03 * G["Q"] / size
+    return K @ Q.mT
+
+
+@claim(
+    "sheen2024-nuclear",
+    title="Factors favour the nuclear norm",
+    box="prop-nuclear",
+    standing=Standing.OBSERVED,
+    uses=("prop-nuclear",),
+    paper="sheen2024",
+    number="The implicit regularisation of factored weights",
+    statement=r"Normalised descent on $W = W_KW_Q^\top$ from small factors comes close to the "
+    r"largest margin per nuclear norm, which $W_{\mathrm{mm}}$, the largest per Frobenius norm, "
+    r"misses by a tenth and more.",
+    verdict=Verdict.HOLDS,
+    chapter=JOINT,
+    mutations={"a start of large factors": {"scale": 0.5}},
+)
+def factors(scale: float = 0.01) -> Evidence:
+    """Six draws of n = 4, T = 3, d = 8, eight starts each, 2000 steps."""
+    trained, frobenius = [], []
+    for seed in range(6):
+        problem, u = problems.planted(N=4, n=3, D=8, seed=seed)
+        best, found = margin.nuclear(problem, u), margin.svm(problem, u)
+        W = in_factors(problem, u, scale)
+        per_norm = float(margins(best, problem, best.W) / nuclear(best.W))
+        trained.append(margins(best, problem, W) / nuclear(W) / per_norm)
+        frobenius.append(float(1 / nuclear(found.W)) / per_norm)
+    trained = torch.cat(trained)
+    return Evidence(
+        conclusions={
+            "every run has 0.95 of the largest margin per nuclear norm": float(trained.min())
+            > 0.95,
+            "W_mm has less than 0.9": max(frobenius) < 0.9,
+        },
+        numbers={
+            "least_share": float(trained.min()),
+            "median_share": float(trained.median()),
+            "largest_share_of_W_mm": max(frobenius),
+            "runs": 48,
+        },
+    )
+
+
+def mirror(A: Tensor, p: float, length: float = 150.0, steps: int = 3000) -> Tensor:
+    r"""Mirror flow with the potential :math:`\frac1p\|w\|_p^p` on pairs of tokens with gaps A w.
+
+    The path does not depend on the speed: each step changes w (k) by about the same length. Logistic
+    loss, scores 0 and 1.
+    """
+    theta = torch.full_like(A[0], 1e-3)
+    for _ in range(steps):
+        g = A @ _primal(theta, p)
+        heard = logsigmoid(-torch.sigmoid(g)) + logsigmoid(g) + logsigmoid(-g)
+        pull = torch.softmax(heard, 0) @ A
+        moved = theta.abs() ** (1 / (p - 1) - 1) * pull / (p - 1)
+        step = length / steps / torch.linalg.vector_norm(moved)
+        theta = theta + pull * step.clamp_max(0.1 + 0.1 * torch.linalg.vector_norm(theta))
+    return _primal(theta, p)
+
+
+def _primal(theta: Tensor, p: float) -> Tensor:
+    return theta.sign() * theta.abs() ** (1 / (p - 1))
+
+
+def p_margin(A: Tensor, p: float) -> Tensor:
+    r"""The vector of least :math:`\ell_p` norm with A w at least one, by Clarabel."""
+    import cvxpy
+
+    w = cvxpy.Variable(A.shape[1])
+    cvxpy.Problem(cvxpy.Minimize(cvxpy.norm(w, p)), [A.numpy() @ w >= 1]).solve("CLARABEL")
+    return torch.from_numpy(w.value)
+
+
+@claim(
+    "julistiono2024-mirror",
+    title="Mirror descent selects its own geometry",
+    box="prop-mirror",
+    standing=Standing.OBSERVED,
+    uses=("prop-mirror",),
+    paper="julistiono2024",
+    number="Convergence to the generalised margin",
+    statement=r"Mirror descent on attention with the potential $\frac1p\|w\|_p^p$ tends to the "
+    r"largest margin per $\ell_p$ norm.",
+    verdict=Verdict.HOLDS,
+    chapter=JOINT,
+    mutations={"gradient descent, whatever p": {"potential": 2.0}},
+)
+def mirrored(potential: float | None = None) -> Evidence:
+    """Three pairs in six dimensions, eight draws, p = 1.25, 1.5 and 3, to length 150."""
+    shares = {}
+    for seed in range(8):
+        A = torch.randn(3, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        for p in (1.25, 1.5, 3.0):
+            w, best = mirror(A, potential or p), p_margin(A, p)
+            per_norm = (A @ w).min() / torch.linalg.vector_norm(w, p)
+            shares[seed, p] = float(per_norm * torch.linalg.vector_norm(best, p))
+    return Evidence(
+        conclusions={
+            "p = 1.5 and 3: 0.99 of the largest margin": min(
+                share for (_, p), share in shares.items() if p > 1.25
+            )
+            > 0.99,
+            "p = 1.25: 0.95, so far": min(shares.values()) > 0.95,
+        },
+        numbers={
+            "least_share": min(shares.values()),
+            "median_share": float(torch.tensor(list(shares.values())).median()),
+            "runs": len(shares),
+        },
+    )
+
+
+class Entrywise(NamedTuple):
+    """Data sets side by side, and the norm of the largest entry of W that each needs."""
+
+    problem: Problem
+    u: Tensor
+    selected: Tensor  #: the optimal tokens, (sets, 1, N)
+    s: Tensor  #: the least largest entry with all gaps at least one, (sets, 1)
+
+    def share(self, W: Tensor) -> Tensor:
+        """The least gap over the largest entry of W, in units of the best there is, (sets, 1)."""
+        a = margin.differences(self.problem, self.selected)
+        gaps = margin.products(W, a, self.problem.X[..., 0, :])
+        least = torch.where((a != 0).any(-1), gaps, torch.inf).amin((-2, -1))
+        return self.s * least / W.abs().amax((-2, -1))
+
+
+def entrywise(sets: int, seed: int) -> Entrywise:
+    """Draws of n = 4, T = 4, d = 8, and what `Entrywise` holds of them."""
+    drawn = [problems.planted(N=4, n=4, D=8, seed=seed + k) for k in range(sets)]
+    solved = [margin.svm(*each) for each in drawn]
+    s = [largest_entry(problem, found) for (problem, _), found in zip(drawn, solved, strict=True)]
+    selected = torch.stack([found.selected for found in solved])[:, None]
+    return Entrywise(*stacked(drawn, runs=1), selected, torch.tensor(s).double()[:, None])
+
+
+def largest_entry(problem: Problem, found: margin.Margin) -> float:
+    r"""The least :math:`\max|W_{ab}|` with all gaps at least one: a linear programme."""
+    from scipy.optimize import linprog
+
+    a, z = margin.differences(problem, found.selected), problem.X[:, 0]
+    A = torch.einsum("ita,ib->itab", a, z)[found.constrained].flatten(1).numpy()
+    m, k = A.shape
+    bound, one = np.eye(k), np.ones((k, 1))
+    left = np.block([[-A, np.zeros((m, 1))], [bound, -one], [-bound, -one]])
+    right = np.concatenate([-np.ones(m), np.zeros(2 * k)])
+    return linprog(np.eye(k + 1)[-1], left, right, bounds=[(None, None)] * (k + 1)).fun
+
+
+def adam(data: Entrywise, memory: float, ratio: float, gap: float) -> Tensor:
+    r"""Adam without :math:`\epsilon` from near zero, until the least gap is about ``gap``.
+
+    ``memory`` is its second constant, :math:`\beta_2`; the step is ``ratio`` times
+    :math:`\frac12s|\log\beta_2|`, at which sign descent lowers the gradient as fast as
+    :math:`\sqrt v` can forget.
+    """
+    forget = -math.log(memory) / 2
+    eta = ratio * forget * data.s[..., None, None]
+    generator, layer = torch.Generator().manual_seed(1), Selection()
+    W = 0.01 * torch.randn(*data.u.shape, data.problem.D, generator=generator).double()
+    m, v = torch.zeros_like(W), torch.zeros_like(W)
+    for t in range(1, int(gap / forget / min(ratio, 1)) + 1):
+        G = layer.loss_and_gradient(SelectionWeights(W, data.u), data.problem)[1]["W"]
+        m, v = 0.9 * m + 0.1 * G, memory * v + (1 - memory) * G.square()
+        size = (v / (1 - memory**t)).sqrt().clamp_min(TINY)
+        W = W - eta * m / (1 - 0.9**t) / size
+    return W
+
+
+def signs(data: Entrywise, eta: float = 0.02, steps: int = 1500) -> Tensor:
+    """Sign descent from near zero."""
+    generator, layer = torch.Generator().manual_seed(1), Selection(goal="log excess")
+    W = 0.01 * torch.randn(*data.u.shape, data.problem.D, generator=generator).double()
+    for _ in range(steps):
+        G = layer.loss_and_gradient(SelectionWeights(W, data.u), data.problem)[1]["W"]
+        W = W - eta * G.sign()
+    return W
+
+
+@claim(
+    "vasudeva2024-adam",
+    title="What Adam remembers decides what it selects",
+    box="prop-mirror",
+    standing=Standing.OBSERVED,
+    paper="Descent",
+    number="Experiment",
+    statement=r"Sign descent tends to the largest margin per largest entry of $W$. Adam comes as "
+    r"near if its step is well below $\frac12 s|\log\beta_2|$, with $s$ the least largest entry of a "
+    r"$W$ with gaps of one, and falls behind, on every draw, with a step of four times that.",
+    verdict=Verdict.HOLDS,
+    chapter=JOINT,
+    mutations={"a long step for the short one": {"short": 4.0}},
+)
+def remembers(short: float = 0.25) -> Evidence:
+    """Forty fresh draws: beta_2 = 0.9 and 0.95, steps of 1/4 and 4 of the threshold, gaps of 40."""
+    data = entrywise(40, seed=1000)
+    below = torch.stack([data.share(adam(data, b, short, 40)) for b in (0.9, 0.95)])
+    above = torch.stack([data.share(adam(data, b, 4.0, 40)) for b in (0.9, 0.95)])
+    sign = data.share(signs(data))
+    return Evidence(
+        conclusions={
+            "below the threshold every share exceeds 0.9": float(below.min()) > 0.9,
+            "above it every draw has a share smaller by 0.05": float((below - above).min()) > 0.05,
+            "sign descent has 0.95 everywhere": float(sign.min()) > 0.95,
+        },
+        numbers={
+            "least_share_below": float(below.min()),
+            "median_share_above": float(above.median()),
+            "least_difference_on_a_draw": float((below - above).min()),
+            "least_share_of_sign_descent": float(sign.min()),
+            "draws": 40,
+        },
+    )
