@@ -1,4 +1,4 @@
-"""The command line: ``python -m descent ledger``, ``check ID``, ``sweep`` and ``plot``."""
+"""The command line: ``python -m descent ledger``, ``check ID``, ``report ID``, ``sweep``, ``plot``."""
 
 import argparse
 import json
@@ -6,6 +6,7 @@ import sys
 
 from . import claims
 from .sweep._cli import add_commands
+from .theorems._cli import add_command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="run one claim; exit 1 if its evidence is against it")
     check.add_argument("id", help="for instance song2024-theorem-1")
     check.set_defaults(command=_check)
+    add_command(commands)
     add_commands(commands)
     return parser
 

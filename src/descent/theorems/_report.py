@@ -191,6 +191,20 @@ class Report:
             rows.append(("largest step", span(self.step), ""))
         return rows + [("then " + p.name, self._words(p), "") for p in self.promises]
 
+    def record(self) -> dict:
+        """The same as plain data, each number run by run: what ``report --json`` prints."""
+        step = self.step.tolist() if isinstance(self.step, Tensor) else str(self.step)
+        return {
+            "theorem": self.theorem.id,
+            "title": self.theorem.title,
+            "standing": str(self.theorem.standing),
+            "hypotheses": [_plain(h) for h in self.hypotheses],
+            "constants": {name: value.tolist() for name, value in self.constants.items()},
+            "promises": [promise.name for promise in self.promises],
+            "train": self.train,
+            "largest_step": step if self.train else None,
+        }
+
     def _words(self, promise: Linear | Promise) -> str:
         if not isinstance(promise, Linear) or not isinstance(self.step, Tensor):
             return ""
@@ -230,11 +244,29 @@ class Outcome:
             for c in self.conclusions
         ]
 
+    def record(self) -> dict:
+        """The same as plain data, each number run by run."""
+        found = [_plain(c) for c in self.conclusions]
+        asked = [_plain(h) for h in self.hypotheses]
+        return self.report.record() | {"hypotheses": asked, "conclusions": found}
+
     def __repr__(self) -> str:
         return text(f"{self.report.theorem.id}, held against a run", self.rows())
 
     def _repr_html_(self) -> str:
         return table(self.report.theorem.title + ", held against a run", self.rows())
+
+
+def _plain(inequality: Inequality) -> dict:
+    sides = {} if inequality.at else {
+        "left": inequality.left.tolist(), "right": inequality.right.tolist()
+    }  # fmt: skip
+    return sides | {
+        "name": inequality.name,
+        "met": inequality.met.tolist(),
+        "sharpness": inequality.sharpness.tolist(),
+        "broken_at": inequality.broken_at.tolist(),
+    }
 
 
 def _all(inequalities: tuple[Inequality, ...]) -> Tensor:

@@ -1,0 +1,67 @@
+"""``python -m descent report ID --tokens X.npy --labels y.npy``: a theorem on one's own data."""
+
+import argparse
+import json
+
+import numpy as np
+import torch
+
+from ..models import Attention
+from ..problems import Problem
+from ._attention import AttentionStart
+from ._record import Theorem, get
+
+
+def add_command(commands) -> None:
+    """Add ``report`` to the sub-parsers of the command line."""
+    report = commands.add_parser(
+        "report", help="what a theorem asks of your data, and promises; exit 1 if it asks too much"
+    )
+    report.add_argument("id", help="for instance song2024-theorem-1")
+    report.add_argument("--tokens", required=True, help=".npy of shape (N, n, D)")
+    report.add_argument("--labels", required=True, help=".npy of shape (N, n)")
+    report.add_argument("--weights", help=".npz with Q, K, V (H, D, d) and O (H, d); else drawn")
+    report.add_argument("--kernel", default="softmax", help="softmax or gaussian")
+    report.add_argument("--H", type=int, default=1, help="heads to draw (1)")
+    report.add_argument("--d", type=int, default=8, help="columns of each matrix to draw (8)")
+    report.add_argument("--seed", type=int, default=0, help="of the draw (0)")
+    report.add_argument("--runs", type=int, default=1, help="how many to draw (1)")
+    report.add_argument("--steps", type=int, help="train so long, and hold the promises against it")
+    report.add_argument("--json", action="store_true", help="one JSON object")
+    report.set_defaults(command=_report)
+
+
+def _report(options: argparse.Namespace) -> int:
+    theorem = _about_attention(options.id)
+    problem = Problem(_array(options.tokens), _array(options.labels))
+    shown = theorem(*_layer(options, problem))
+    if options.steps is not None:
+        shown = shown.trial(options.steps)
+    print(json.dumps(shown.record(), ensure_ascii=False) if options.json else shown)
+    return 0 if bool(shown.met.all()) else 1
+
+
+def _about_attention(id: str) -> Theorem:
+    theorem = get(id)
+    if theorem.start is not AttentionStart:
+        raise ValueError(f"{id} is not about an attention layer with its tokens and labels")
+    return theorem
+
+
+def _layer(options: argparse.Namespace, problem: Problem) -> tuple:
+    if not options.weights:
+        layer = Attention(options.kernel, H=options.H, d=options.d)
+        return layer, problem, layer.init(problem, seed=options.seed, runs=options.runs)
+    with np.load(options.weights) as file:
+        missing = [name for name in "QKVO" if name not in file]
+        if missing:
+            raise ValueError(
+                f"{options.weights} lacks {', '.join(missing)}: expected Q, K, V and O"
+            )
+        weights = [torch.as_tensor(file[name]).double() for name in "QKVO"]
+    H, d = weights[3].shape[-2:]
+    return Attention(options.kernel, H=H, d=d), problem, weights
+
+
+def _array(name: str) -> torch.Tensor:
+    return torch.as_tensor(np.load(name)).double()

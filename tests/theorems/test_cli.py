@@ -1,0 +1,66 @@
+"""`python -m descent report`: a theorem on files of one's own."""
+
+import json
+
+import numpy as np
+import pytest
+
+from descent.__main__ import main
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Tokens of two sequences of two, labels, weights of two heads; a function for arguments."""
+    draw = np.random.default_rng(0)
+    arrays = {"tokens": draw.normal(size=(2, 2, 6)), "labels": draw.normal(size=(2, 2))}
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    weights = {name: draw.normal(size=(2, 6, 3)) / 6**0.5 for name in "QKV"}
+    np.savez(tmp_path / "weights.npz", **weights, O=draw.normal(size=(2, 3)))
+    np.savez(tmp_path / "half.npz", Q=weights["Q"])
+
+    def arguments(id, *more):
+        paths = [f"--{name}={tmp_path}/{name}.npy" for name in arrays]
+        return ["report", id, *paths, *(word.replace("AT", str(tmp_path)) for word in more)]
+
+    return arguments
+
+
+def test_the_table_shows_what_is_asked_and_promised(files, capsys):
+    assert main(files("song2024-theorem-1", "--H=2", "--d=3", "--runs=4")) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("song2024-theorem-1: Training the values\n")
+    assert "met in 4 of 4" in out and "a millionth of f_0 after" in out
+
+
+def test_with_steps_every_promise_is_held_against_a_run(files, capsys):
+    command = files("song2024-theorem-2", "--weights=AT/weights.npz", "--steps=20", "--json")
+    assert main(command) == 1  # the conditions are not met, as hardly ever
+    found = json.loads(capsys.readouterr().out)
+    assert found["theorem"] == "song2024-theorem-2" and found["standing"] == "proved"
+    assert [h["met"] for h in found["hypotheses"][:2]] == [True, False]
+    assert {c["name"] for c in found["conclusions"]} == set(found["promises"])
+    assert found["largest_step"] > 0
+
+
+def test_a_statement_about_the_start_needs_no_steps(files, capsys):
+    assert main(files("rank-threshold", "--kernel=gaussian", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["constants"]["rank B_0"] == [4.0]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--weights=AT/half.npz"], "half.npz lacks K, V, O: expected Q, K, V and O"),
+        (["--kernel=cosine"], "unknown kernel 'cosine'"),
+        (["--weights=AT/nowhere.npz"], "No such file"),
+    ],
+)
+def test_bad_files_are_told_in_a_line(files, capsys, more, message):
+    assert main(files("song2024-theorem-1", *more)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_unknown_theorem_is_answered_with_the_known_ones(files, capsys):
+    assert main(files("song2024-theorem-9")) == 2
+    assert "unknown theorem 'song2024-theorem-9': expected one of 'song" in capsys.readouterr().err
