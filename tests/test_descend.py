@@ -185,7 +185,7 @@ class TestDivergence:
         assert run.loss.shape == (10**6 + 1, 2)  # a loop to the end would take minutes
 
     @pytest.mark.parametrize("options", [{}, {"until": 0.5}, {"until": 0.9, "every": 4}], ids=str)
-    def test_books_kept_at_every_step_are_those_of_a_processor(self, options, monkeypatch):
+    def test_what_is_noted_at_every_step_is_what_a_processor_notes(self, options, monkeypatch):
         # a processor looks whether all runs move; on a GPU every step is treated alike
         def run():
             layer, problem, weights = setting(runs=3)
@@ -194,17 +194,21 @@ class TestDivergence:
             with pytest.warns(DivergenceWarning):
                 return descend(layer, problem, weights, train="V", step=step, steps=600, **options)
 
-        class Elsewhere(module._Book):
-            def __init__(self, *arguments):
-                super().__init__(*arguments)
+        class Elsewhere(module.Monitor):
+            def __init__(self, *arguments, **options):
+                super().__init__(*arguments, **options)
                 self.all_move = False
 
+        compiled = run()
+        monkeypatch.setattr(_layout, "compiled", lambda: None)
         looked = run()
-        monkeypatch.setattr(module, "_Book", Elsewhere)
+        monkeypatch.setattr(module, "Monitor", Elsewhere)
         booked = run()
         for name in ("loss", "diverged_at", "stopped_at"):
             theirs, ours = getattr(looked, name), getattr(booked, name)
             assert torch.allclose(theirs, ours, rtol=0, atol=0, equal_nan=True), name
+            theirs = getattr(compiled, name)
+            assert torch.allclose(theirs, ours, rtol=1e-9, equal_nan=True), name
         assert all(map(torch.equal, looked.weights, booked.weights))
 
     def test_a_converging_run_warns_of_nothing(self):
@@ -267,18 +271,19 @@ def test_a_stretch_of_steps_ends_where_something_is_to_be_seen(steps, longest, a
 
 def test_blocks_whose_runs_have_all_stopped_take_no_more_steps(monkeypatch):
     layer, problem, weights = setting(runs=4)
+    monkeypatch.setattr(_layout, "compiled", lambda: None)
     monkeypatch.setattr(_layout, "BLOCK", 2 * _layout.bytes_read(layer, problem, "QKV"))
-    steps, propose = [], _layout.Innermost.propose
+    taken, step = [], _layout.Innermost.step
 
     def counted(block):
-        steps.append(id(block))
-        return propose(block)
+        taken.append(id(block))
+        return step(block)
 
-    monkeypatch.setattr(_layout.Innermost, "propose", counted)
-    step = torch.tensor([1e6, 1e6, 1e-3, 1e-3], dtype=torch.float64)
+    monkeypatch.setattr(_layout.Innermost, "step", counted)
+    eta = torch.tensor([1e6, 1e6, 1e-3, 1e-3], dtype=torch.float64)
     with pytest.warns(DivergenceWarning, match="2 of 4"):
-        run = descend(layer, problem, weights, step=step, steps=600)
-    assert sorted(map(steps.count, set(steps))) == [module.LOOK, 600]
+        run = descend(layer, problem, weights, step=eta, steps=600)
+    assert sorted(map(taken.count, set(taken))) == [module.LOOK, 600]
     assert run.loss[-1].isnan().tolist() == [True, True, False, False]
 
 
@@ -618,7 +623,7 @@ class TestMemory:
         descend(layer, problem, weights._replace(K=weights.K[0]), train="K", step=0.1, steps=2)
         with pytest.raises(MemoryError):  # three matrices to lift in place of one
             descend(layer, problem, weights, train="QKV", step=0.1, steps=2)
-        monkeypatch.setattr(_memory, "free", lambda device: 4 * 10**5)
+        monkeypatch.setattr(_memory, "free", lambda device: 8 * 10**5)
         wide = problems.gaussian(N=50, n=3, D=6, seed=0)
         small = layer.init(wide, runs=2, seed=1)
         descend(layer, wide, small, train="V", step=1e-4, steps=2)
@@ -653,7 +658,7 @@ class TestMemory:
         monkeypatch.setattr(_memory, "CONTAINER", tmp_path)
         monkeypatch.setattr(_memory, "MACHINE", tmp_path / "none")
         assert _memory.free(torch.device("cpu")) is None
-        _memory.require(10**9, 10**9, torch.device("cpu"))
+        _memory.require(_memory.Need(10**9, 10**9), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("before", [True, False])

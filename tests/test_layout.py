@@ -1,5 +1,4 @@
 import importlib
-import sys
 import threading
 from functools import partial
 from unittest import mock
@@ -11,9 +10,10 @@ from hypothesis import strategies as st
 from strategies import differentiable, instances, relative_gap
 
 from descent import _layout, descend, exact, kernels, models, problems, span, steps
+from descent._monitor import Monitor
 
-# Of a processor's two ways to take the sums, the second is the only one elsewhere.
-SUMS = {"compiled": _layout.compiled, "in torch": lambda: None}
+# Of a processor's two layouts for the attention layer, the second is the only one elsewhere.
+LAYOUTS = {"on lanes": _layout.compiled().Groups, "in blocks": _layout.Blocks}
 RULES = {"1/L": "1/L", "normalised": steps.normalised(0.01), "Polyak": steps.polyak()}
 TRAIN = st.sampled_from(["Q", "K", "V", "QK", "QV", "KV", "QKV"])
 
@@ -34,35 +34,26 @@ def gradient(layer, problem, weights, train):
     return loss, torch.autograd.grad(loss.sum(), [getattr(leaves, W) for W in train])
 
 
-class Moving:
-    """The book of a block whose runs all move."""
-
-    closed = False
-
-    def enter(self, t, loss):
-        return None
-
-
-def take_one(course):
+def take_one(runs):
     """One step of all runs."""
-    course.advance(0, 1, [Moving() for _ in course.sizes])
+    losses = runs.loss.flatten().split(runs.sizes)
+    runs.integrate(0, 1, [Monitor(loss, loss.expand(2, -1).clone()) for loss in losses])
 
 
-def one_step(layer, problem, weights, train, eta=0.01):
-    """The loss, |gradient|^2, and the weights after a step, as the compact layout has them."""
-    course = _layout.Blocks(layer, weights, problem, train)
-    loss, square = course.loss, course.square()
-    course.pace(torch.full_like(loss, eta))
-    take_one(course)
-    return loss, square, course.weights()
+def one_step(layout, layer, problem, weights, train, eta=0.01):
+    """The loss, |gradient|^2, and the weights after a step, as a layout has them."""
+    runs = layout(layer, weights, problem, train)
+    loss, square = runs.loss, runs.square()
+    runs.set_step(torch.full_like(loss, eta))
+    take_one(runs)
+    return loss, square, runs.weights()
 
 
-def holds(layer, problem, weights, train):
-    """Loss, |gradient|^2 and one step agree with autograd to 1e-10, however the sums are taken."""
+def holds(layer, problem, weights, train, names=tuple(LAYOUTS)):
+    """Loss, |gradient|^2 and one step agree with autograd to 1e-10, in each layout."""
     expected = gradient(layer, problem, weights, train)
-    for sums in SUMS.values():
-        with mock.patch.object(_layout, "compiled", sums):
-            agrees(one_step(layer, problem, weights, train), expected, weights, train)
+    for name in names:
+        agrees(one_step(LAYOUTS[name], layer, problem, weights, train), expected, weights, train)
 
 
 def agrees(found, expected, weights, train):
@@ -78,39 +69,32 @@ def agrees(found, expected, weights, train):
 
 def test_the_books_kernels_are_compiled_for_a_processor_and_all_else_is_torchs(registry):
     mine = registry.register("mine", torch.exp)
-    kinds = {
-        (kernel.name, device): _layout.sums_for(kernel, torch.device(device)).__name__
-        for kernel in (kernels.softmax, kernels.gaussian, mine)
-        for device in ("cpu", "meta")
-    }
-    assert {key for key, kind in kinds.items() if kind == "Loops"} == {
-        ("softmax", "cpu"),
-        ("gaussian", "cpu"),
-    }
+    problem = problems.gaussian(2, 3, 4, seed=0)
+    for kernel in (kernels.softmax, kernels.gaussian, mine):
+        layer = models.Attention(kernel, H=2, d=3)
+        weights = layer.init(problem, runs=2, seed=1)
+        chosen = _layout.choose(layer, weights, problem, "QKV", True)
+        assert chosen is LAYOUTS["in blocks" if kernel == mine else "on lanes"]
+        there = on_meta(problem), type(weights)(*(W.to("meta") for W in weights))
+        assert _layout.choose(layer, *reversed(there), "QKV", True) is _layout.Blocks
 
 
-@pytest.fixture
-def fresh(monkeypatch):
-    """The module of the compiled sums, as if it had not been asked for yet."""
-    importlib.import_module("descent._loops")
-    _layout.compiled.cache_clear()
-    yield lambda module: monkeypatch.setitem(sys.modules, "descent._loops", module)
-    _layout.compiled.cache_clear()
+def on_meta(problem, dtype=torch.float64):
+    """A problem on a device that knows shapes and refuses every look at a number."""
+    problem = problem.to(dtype)
+    for name in "Xy":
+        object.__setattr__(problem, name, getattr(problem, name).to("meta"))
+    return problem
 
 
 @pytest.mark.parametrize("error", [ImportError("numpy is too new"), RuntimeError("no locator")])
-def test_where_numba_is_of_no_use_the_sums_are_torchs(fresh, monkeypatch, error):
+def test_where_numba_is_of_no_use_the_sums_are_torchs(monkeypatch, error):
+    _layout.compiled.cache_clear()
     monkeypatch.setattr(importlib, "import_module", mock.Mock(side_effect=error))
     problem, layer = problems.gaussian(2, 3, 4, seed=0), models.Attention(H=2, d=3)
     weights = layer.init(problem, runs=2, seed=1)
-    course = _layout.Blocks(layer, weights, problem, "QKV")
-    assert type(course.blocks[0].sums).__name__ == "Sums"
-    agrees(
-        one_step(layer, problem, weights, "QKV"),
-        gradient(layer, problem, weights, "QKV"),
-        weights,
-        "QKV",
-    )
+    assert _layout.choose(layer, weights, problem, "QKV", True) is _layout.Blocks
+    _layout.compiled.cache_clear()
 
 
 @given(instances(runs=st.integers(1, 5)), TRAIN)
@@ -128,7 +112,8 @@ def test_runs_may_have_any_leading_dimensions():
     flat = layer.init(problem, runs=6, seed=1)
     weights = type(flat)(*(W.unflatten(0, (2, 3)) for W in flat))
     holds(layer, problem, weights, "QKV")
-    assert one_step(layer, problem, weights, "QKV")[0].shape == (2, 3)
+    for layout in LAYOUTS.values():
+        assert one_step(layout, layer, problem, weights, "QKV")[0].shape == (2, 3)
 
 
 @pytest.mark.parametrize("score", ["dot", "distance"])
@@ -141,13 +126,13 @@ def test_a_kernel_of_ones_own_is_trained_as_well(registry, score, written):
         pullback=(lambda C, S, dS: -2 * C * S**2 * dS) if written else None,
     )
     problem, layer = problems.gaussian(3, 2, 5, seed=0), models.Attention("cauchy", H=2, d=3)
-    holds(layer, problem, layer.init(problem, runs=3, seed=1), "QKV")
+    holds(layer, problem, layer.init(problem, runs=3, seed=1), "QKV", ["in blocks"])
 
 
 def test_a_kernel_that_returns_its_own_order_of_memory_is_put_right(registry):
     registry.register("rows", lambda C: torch.softmax(C.contiguous(), -1))
     problem, layer = problems.gaussian(3, 2, 5, seed=0), models.Attention("rows", H=2, d=3)
-    holds(layer, problem, layer.init(problem, runs=3, seed=1), "QKV")
+    holds(layer, problem, layer.init(problem, runs=3, seed=1), "QKV", ["in blocks"])
 
 
 @pytest.mark.parametrize("dimension", [3, 40], ids=["more tokens", "more dimensions"])
@@ -155,17 +140,17 @@ def test_both_kinds_of_coordinates_are_exact(dimension):
     problem, layer = problems.gaussian(5, 3, dimension, seed=0), models.Attention(H=2, d=3)
     weights = layer.init(problem, runs=3, seed=1)
     assert _layout.Blocks(layer, weights, problem, "QKV").blocks[0].dual == (dimension == 40)
+    assert LAYOUTS["on lanes"](layer, weights, problem, "QKV").shape.dual == (dimension == 40)
     holds(layer, problem, weights, "QKV")
 
 
-@pytest.mark.parametrize("sums", SUMS.values(), ids=SUMS)
-def test_a_saturated_softmax_keeps_the_digits_of_its_gradient(monkeypatch, sums):
-    monkeypatch.setattr(_layout, "compiled", sums)
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_a_saturated_softmax_keeps_the_digits_of_its_gradient(layout):
     problem, layer = problems.gaussian(1, 2, 2, seed=0), models.Attention(H=1, d=2)
     weights = layer.init(problem, seed=1)
     weights = weights._replace(Q=16 * weights.Q)
     true = exact.gradient(layer, weights, problem)["Q"]
-    square = _layout.Blocks(layer, weights, problem, "Q").square()
+    square = layout(layer, weights, problem, "Q").square()
     expected = float(sum(entry**2 for entry in true))
     # written the usual way the pullback would have no digit right here
     assert abs(float(square) - expected) < 1e-12 * expected
@@ -189,6 +174,7 @@ def test_values_without_an_output_weight_stand_still():
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_blocks_of_runs_are_the_runs(monkeypatch, rule):
+    monkeypatch.setattr(_layout, "compiled", lambda: None)
     problem, layer = problems.gaussian(2, 3, 4, seed=0), models.Attention("gaussian", H=2, d=3)
     weights = layer.init(problem, runs=7, seed=1)
     # few steps: Polyak's bounces about, and multiplies an error each time
@@ -201,7 +187,7 @@ def test_blocks_of_runs_are_the_runs(monkeypatch, rule):
 
 
 class TestThreads:
-    """Two threads, each with blocks of its own."""
+    """Two threads, each with blocks or groups of its own."""
 
     @pytest.fixture(autouse=True)
     def two_threads(self, monkeypatch):
@@ -211,26 +197,34 @@ class TestThreads:
         assert torch.get_num_threads() == 2
         torch.set_num_threads(before)
 
+    @pytest.fixture(params=LAYOUTS)
+    def small(self, request, monkeypatch):
+        """``small()``: blocks of two runs, and a second thread for however few."""
+        problem, layer = problems.gaussian(2, 3, 4, seed=0), models.Attention(H=2, d=3)
+        if request.param == "in blocks":
+            monkeypatch.setattr(_layout, "compiled", lambda: None)
+
+        def make_it():
+            monkeypatch.setattr(_layout, "BLOCK", 2 * _layout.bytes_read(layer, problem, "QKV"))
+            monkeypatch.setattr(_layout, "ALONE", 0)
+            monkeypatch.setattr(_layout.compiled() or _layout, "ALONE", 0)
+
+        make_it.blocks = request.param == "in blocks"
+        return make_it
+
     def run(self, layer=None, **options):
         problem = problems.gaussian(2, 3, 4, seed=0)
         layer = layer or models.Attention("softmax", H=2, d=3)
-        weights = layer.init(problem, runs=11, seed=1)
+        weights = layer.init(problem, runs=20, seed=1)
         # steps that end runs 3 and 8 by divergence, and some others at their target
-        step = torch.full((11,), 0.02, dtype=torch.float64)
+        step = torch.full((20,), 0.02, dtype=torch.float64)
         step[[3, 8]] = 1e6
         return descend(layer, problem, weights, step=step, steps=100, until=0.5, **options)
 
-    def small(self, monkeypatch):
-        """Blocks of two runs, and a second thread for however few."""
-        problem, layer = problems.gaussian(2, 3, 4, seed=0), models.Attention(H=2, d=3)
-        array = _layout.bytes_read(layer, problem, "QKV")
-        monkeypatch.setattr(_layout, "BLOCK", 2 * array)
-        monkeypatch.setattr(_layout, "ALONE", 0)
-
     @pytest.mark.filterwarnings("ignore::descent.DivergenceWarning")
-    def test_they_take_the_steps_that_one_takes(self, monkeypatch):
+    def test_they_take_the_steps_that_one_takes(self, small):
         alone = self.run()
-        self.small(monkeypatch)
+        small()
         shared = self.run()
         assert torch.equal(shared.diverged_at, alone.diverged_at)
         assert torch.equal(shared.stopped_at, alone.stopped_at)
@@ -240,21 +234,26 @@ class TestThreads:
         assert relative_gap(shared.weights.Q, alone.weights.Q) < 1e-12
 
     @pytest.mark.filterwarnings("ignore::descent.DivergenceWarning")
-    def test_they_take_denormal_numbers_for_zero_and_call_no_thread_themselves(self, monkeypatch):
-        seen, propose = set(), _layout.Innermost.propose
+    def test_they_take_denormal_numbers_for_zero_and_call_no_thread_themselves(
+        self, small, monkeypatch
+    ):
+        seen = set()
         tiny = torch.tensor(1e-308, dtype=torch.float64)
+        owner, name = (_layout, "_take_turns") if small.blocks else (LAYOUTS["on lanes"], "_share")
+        original = getattr(owner, name)
 
-        def watched(block):
+        def watched(*arguments):
             flushed = bool(tiny * 0.1 == 0)
             seen.add((threading.current_thread().name[:7], flushed, torch.get_num_threads()))
-            return propose(block)
+            return original(*arguments)
 
-        self.small(monkeypatch)
-        monkeypatch.setattr(_layout.Innermost, "propose", watched)
+        small()
+        monkeypatch.setattr(owner, name, watched)
         self.run()
+        seen.discard(("MainThr", False, 2))  # the loss at the start, before any step
         assert seen == {("descend", True, 1)}
 
-    def test_an_error_in_one_comes_out(self, monkeypatch, registry):
+    def test_an_error_in_one_comes_out(self, small, registry):
         calls = []
 
         def value(C):
@@ -264,7 +263,7 @@ class TestThreads:
             return torch.exp(C)
 
         registry.register("tired", value)
-        self.small(monkeypatch)
+        small()
         with pytest.raises(ArithmeticError, match="no more"):
             self.run(models.Attention("tired", H=2, d=3))
 
@@ -274,15 +273,20 @@ class TestThreads:
 def test_the_memory_that_is_asked_for_covers_what_is_held(dimension, train):
     problem, layer = problems.gaussian(8, 4, dimension, seed=0), models.Attention(H=2, d=8)
     weights = layer.init(problem, runs=300, seed=1)
-    course = _layout.Blocks(layer, weights, problem, train)
-    course.pace(torch.full_like(course.loss, 0.01))
-    take_one(course)
-    held = [*weights, *course.weights()]
-    for block in course.blocks:
-        held += [value for value in vars(block).values() if isinstance(value, torch.Tensor)]
-    storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in held}
-    runs, per_run = _layout.Blocks.needs(layer, weights, problem, train)
-    assert runs == 300 and sum(storages.values()) <= runs * per_run
+    for layout in LAYOUTS.values():
+        runs = layout(layer, weights, problem, train)
+        runs.set_step(torch.full_like(runs.loss, 0.01))
+        take_one(runs)
+        held = [*weights, *runs.weights()]
+        if layout is _layout.Blocks:
+            for block in runs.blocks:
+                held += [value for value in vars(block).values() if isinstance(value, torch.Tensor)]
+        else:
+            held += map(torch.from_numpy, [*runs.state, *runs.products])
+            held += [torch.from_numpy(x) for one in runs.scratch for x in (*one[:-1], *one.own)]
+        storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in held}
+        count, per_run, fixed = layout.needs(layer, weights, problem, train)
+        assert count == 300 and sum(storages.values()) <= count * per_run + fixed
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
@@ -306,28 +310,23 @@ def test_a_problem_for_each_run_and_large_matrices_are_left_to_the_plain_layout(
 def test_without_reduction_nothing_is_rearranged():
     problem, layer = problems.gaussian(2, 3, 4, seed=0), models.Attention(d=3)
     weights = layer.init(problem, runs=2, seed=1)
-    lay = partial(_layout.course, layer, weights, problem, "Q")
-    assert type(lay(compact=False)) is _layout.Plain
-    assert type(lay(compact=True)) is _layout.Blocks
+    choose = partial(_layout.choose, layer, weights, problem, "Q")
+    assert choose(compact=False) is _layout.Plain
+    assert choose(compact=True) is LAYOUTS["on lanes"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_device_and_the_precision_are_the_problems(dtype):
-    # the meta device knows shapes and refuses every look at a number, as a GPU would have to wait
     problem = problems.gaussian(2, 3, 6, seed=0)
     layer = models.Attention("softmax", H=2, d=3)
     weights = layer.init(problem, runs=4, seed=1)
-    problem, weights = (
-        span.reduce(problem).problem.to(dtype),
-        type(weights)(*(W.to("meta", dtype) for W in weights)),
-    )
-    object.__setattr__(problem, "X", problem.X.to("meta"))
-    object.__setattr__(problem, "y", problem.y.to("meta"))
-    course = _layout.Blocks(layer, weights, problem, "QKV")
-    assert len(course.blocks) == 1
-    course.pace(torch.full((4,), 0.1, device="meta", dtype=dtype))
-    block = course.blocks[0]
-    block.accept(block.propose() <= 1)
-    seen = [course.loss, course.square(), *course.weights()]
+    problem = on_meta(span.reduce(problem).problem, dtype)
+    weights = type(weights)(*(W.to("meta", dtype) for W in weights))
+    runs = _layout.Blocks(layer, weights, problem, "QKV")
+    assert len(runs.blocks) == 1
+    runs.set_step(torch.full((4,), 0.1, device="meta", dtype=dtype))
+    block = runs.blocks[0]
+    block.roll_back(block.step() <= 1)
+    seen = [runs.loss, runs.square(), *runs.weights()]
     assert {(x.device.type, x.dtype) for x in seen} == {("meta", dtype)}
-    assert course.weights().Q.shape == weights.Q.shape
+    assert runs.weights().Q.shape == weights.Q.shape

@@ -1,12 +1,24 @@
 r"""Where the numbers of many runs lie in memory: the one place that is written for speed.
 
 A step of a small layer is a dozen products of matrices with a handful of rows. What they cost is
-the calls and the way to memory, not the arithmetic, so `Innermost` makes a step of all runs few
-calls on long arrays:
+the calls and the way to memory, not the arithmetic. There are three layouts. All of them offer
+`descend` the same: ``set_step`` sets each run's step size, ``integrate`` takes a ``stretch`` of steps
+within ``threads``; there are each run's ``loss``, the ``square`` of its gradient's length and its
+``weights``; and ``sizes``, how many runs each block has, for each of which there is a monitor.
+
+`Plain` is the textbook, each model's own ``objective`` and W <- W - eta dW, for whatever the others
+do not know.
+
+`Groups` is for models that state their step on lanes (`descent.lanes`), on a processor: a group of
+runs fills the lanes of its vector registers, and a stretch of steps is one compiled call. It lives
+in `lanes._groups`, and is loaded when it is needed.
+
+`Blocks`, of `Innermost`, are for the attention layer elsewhere: on a GPU, with a kernel of one's
+own, and where Numba does not run. They make a step of all runs few calls of torch on long arrays:
 
 * Runs lie innermost: an array is (tokens, features, heads, runs). A score is then a sum of d
   products of long contiguous rows, and so is the way back: no product of tiny matrices is ever
-  called. `_sums` takes these sums in torch, `_loops` has them compiled for a processor.
+  called. `_sums` takes these sums.
 * What moves is kept in token space. Write W = W_0 + X^T Z. With G the gradient with respect to
   X W, the step W <- W - eta X^T G is Z <- Z - eta G, and X W = X W_0 + (X X^T) Z: one matrix
   product a step, for all matrices and all runs together. Where there are far more tokens than
@@ -14,14 +26,10 @@ calls on long arrays:
 * What the layer reads of a matrix are columns c = W a: the read-out W_V w_O, and those of W_Q and
   W_K over d^(1/4), so that their products are scores. The gradient with respect to W is g a^T, so
   a step moves c by -eta |a|^2 g: a step size of its own for each column, and no other factor.
-* `Blocks` of runs are small enough for a processor's cache. Runs know nothing of each other, so a
+* Blocks of runs are small enough for a processor's cache. Runs know nothing of each other, so a
   block takes a stretch of steps before the next one is fetched, and each core has its own blocks.
 
-`Plain` is the textbook, each model's own ``objective`` and W <- W - eta dW, for whatever the other
-does not know. It and `Blocks` offer `descend` the same: ``pace`` sets each run's step size,
-``advance`` takes a stretch of steps within ``at_work``; there are each run's ``loss``, the
-``square`` of its gradient's length and its ``weights``; and ``sizes``, how many runs each block has.
-A block ``propose``s a step, and ``accept``s it for the runs that its book says.
+The last three hold for `Groups` as well.
 """
 
 import importlib
@@ -37,12 +45,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import _memory
+from ._memory import Need
 from ._sums import Part, Sums
-from .kernels import Kernel
 from .models import _protocol
 from .problems import Problem
 
+#: Steps that a block of runs takes before the next one is fetched, where no rule is to be asked.
+STRETCH = 16
 #: Bytes that an array of a block may have on a processor (measured: with half or twice as many a
 #: step is slower).
 BLOCK = 2**20
@@ -51,49 +60,33 @@ BLOCK = 2**20
 ALONE = 2**23
 
 
-def course(
-    model, weights: NamedTuple, problem: Problem, train: str, compact: bool, stretch: int = 1
-):
-    """Lay the runs out: `Innermost` where it applies and ``compact`` allows, else `Plain`.
-
-    ``stretch`` says how many steps will be taken at a time.
-    """
-    if compact and fits(model, problem):
-        return Blocks(model, weights, problem, train, stretch)
-    return Plain(model, weights, problem, train)
-
-
-def require(
-    model, weights: NamedTuple, problem: Problem, train: str, compact: bool, beside: int
-) -> None:
-    """Raise MemoryError if the runs do not fit; each needs ``beside`` bytes besides the layout's."""
-    layout = Blocks if compact and fits(model, problem) else Plain
-    runs, per_run = layout.needs(model, weights, problem, train)
-    _memory.require(runs, per_run + beside, problem.X.device)
+def choose(model, weights: NamedTuple, problem: Problem, train: str, compact: bool) -> type:
+    """The layout for these runs: `Plain` unless ``compact`` allows another that knows the model."""
+    if not compact or problem.X.ndim > 3:
+        return Plain
+    if problem.X.device.type == "cpu" and hasattr(model, "on_lanes"):
+        lanes = compiled()
+        if lanes and lanes.Groups.knows(model, weights, problem, train):
+            return lanes.Groups
+    return Blocks if fits(model, problem) else Plain
 
 
 def fits(model, problem: Problem) -> bool:
     """Whether `Innermost` knows the model, has one problem for all runs, and is the faster."""
     if not getattr(model, "innermost", False) or problem.X.ndim > 3:
         return False
-    return problem.n**2 * model.d <= sums_for(model.kernel, problem.X.device).SMALL
-
-
-def sums_for(kernel: Kernel, device: torch.device) -> type:
-    """Compiled sums of the kernels that they know on a processor, torch's elsewhere."""
-    loops = compiled() if device.type == "cpu" else None
-    return loops.Loops if loops and kernel in loops.KNOWN else Sums
+    return problem.n**2 * model.d <= Sums.SMALL
 
 
 @cache
 def compiled() -> ModuleType | None:
-    """The module `_loops`; None where Numba is of no use.
+    """The module `lanes._groups`; None where Numba is of no use.
 
     It is loaded at the first need: most who import the library do not train at once. Numba refuses
-    a numpy that is newer than itself, and a machine with no place where its work could be kept.
+    a numpy that is newer than itself.
     """
     try:
-        return importlib.import_module("._loops", __package__)
+        return importlib.import_module(".lanes._groups", __package__)
     except (ImportError, RuntimeError):
         return None
 
@@ -101,45 +94,45 @@ def compiled() -> ModuleType | None:
 class Plain:
     """Leading dimensions are runs; the model's own ``objective`` gives loss and gradient."""
 
-    def __init__(self, model, weights: NamedTuple, problem: Problem, train: str):
+    def __init__(
+        self, model, weights: NamedTuple, problem: Problem, train: str, constant: bool = False
+    ):
         self.start = weights
         self.objective = _protocol.objective(model, weights, problem, train)
         self.point = {W: getattr(weights, W) for W in train}
         self.loss, self.gradient = self.objective(self.point)
-        self.sizes = [self.loss.numel()]
-        self.at_work = nullcontext  # torch's own threads do
+        self.sizes, self.stretch = [self.loss.numel()], STRETCH if constant else 1
+        self.threads = nullcontext  # torch's own do
 
     @staticmethod
-    def needs(model, weights: NamedTuple, problem: Problem, train: str) -> tuple[int, int]:
-        """Runs, and bytes for each: start, point, proposal, gradient, and one on its way.
+    def needs(model, weights: NamedTuple, problem: Problem, train: str) -> Need:
+        """Of each run start, point, the one before, gradient, and one on its way.
 
         Then there is what a gradient takes, as far as the model says.
         """
         runs = _protocol.runs_of(model, weights).numel()
         passing = model.memory(problem) if hasattr(model, "memory") else 0
-        return runs, 5 * sum(W.nbytes for W in weights) // runs + passing
+        return Need(runs, 5 * sum(W.nbytes for W in weights) // runs + passing)
 
-    def pace(self, eta: Tensor) -> None:
+    def set_step(self, eta: Tensor) -> None:
         self.eta = eta
 
-    def advance(self, start: int, stop: int, books: list) -> None:
-        _advance(self, start, stop, *books)
+    def integrate(self, start: int, stop: int, monitors: list) -> None:
+        _integrate(self, start, stop, *monitors)
 
-    def propose(self) -> Tensor:
-        self.proposal = {
+    def step(self) -> Tensor:
+        self.before = self.point
+        self.point = {
             W: value - self._per_run(self.eta, value) * self.gradient[W]
             for W, value in self.point.items()
         }
-        self.loss, self.gradient = self.objective(self.proposal)
+        self.loss, self.gradient = self.objective(self.point)
         return self.loss.flatten()
 
-    def accept(self, moves: Tensor | None) -> None:
-        if moves is None:
-            self.point = self.proposal
-            return
-        moves = moves.reshape(self.loss.shape)
+    def roll_back(self, moved: Tensor) -> None:
+        moved = moved.reshape(self.loss.shape)
         self.point = {
-            W: torch.where(self._per_run(moves, value), self.proposal[W], value)
+            W: torch.where(self._per_run(moved, value), value, self.before[W])
             for W, value in self.point.items()
         }
 
@@ -158,13 +151,17 @@ class Plain:
 class Blocks:
     """Runs of any leading dimensions as blocks of `Innermost`, shared out among the cores."""
 
-    def __init__(self, layer, weights: NamedTuple, problem: Problem, train: str, stretch: int = 1):
+    def __init__(
+        self, layer, weights: NamedTuple, problem: Problem, train: str, constant: bool = False
+    ):
         self.shape, flat = flatten(weights)
         runs, array = len(flat.O), bytes_read(layer, problem, train)
-        self.threads = 1 if stretch * runs * array < ALONE else torch.get_num_threads()
+        self.stretch = STRETCH if constant else 1
+        worth_while = self.stretch * runs * array >= ALONE
+        self.workers = torch.get_num_threads() if worth_while else 1
         size, workers = runs, 1
         if problem.X.device.type == "cpu":
-            workers = min(self.threads, runs)
+            workers = min(self.workers, runs)
             most = max(1, block_bytes(problem) // array)
             size = math.ceil(runs / (workers * math.ceil(runs / (workers * most))))
         parts = list(zip(*(W.split(size) for W in flat), strict=True))
@@ -178,10 +175,10 @@ class Blocks:
         self.map = map
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
+    def threads(self) -> Iterator[None]:
         """Have a thread for each share of the blocks, or all of torch's for a single one."""
         shares = len(self._shares(self.blocks))
-        with torch_threads(self.threads if shares == 1 else 1):
+        with torch_threads(self.workers if shares == 1 else 1):
             if shares == 1:
                 yield
                 return
@@ -193,24 +190,24 @@ class Blocks:
         return [of_blocks[k : k + self.each] for k in range(0, len(of_blocks), self.each)]
 
     @staticmethod
-    def needs(layer, weights: NamedTuple, problem: Problem, train: str) -> tuple[int, int]:
-        """Runs, and bytes for each: what lasts, the weights twice, and elsewhere the scratch too."""
+    def needs(layer, weights: NamedTuple, problem: Problem, train: str) -> Need:
+        """Of each run what lasts, the weights twice, and elsewhere the scratch too."""
         runs, array = weights.O.shape[:-2].numel(), bytes_read(layer, problem, train)
         moving = min(1, 2 * problem.D / (problem.N * problem.n))  # rows of a point, for each token
         attention = problem.N * problem.n**2 * layer.H * problem.X.element_size()
-        # base or, of what is not trained, the image; point, proposal and direction; S, where only
+        # base or, of what is not trained, the image; point, the one before and direction; S, where only
         # the values are trained
         lasting = bytes_read(layer, problem, "QKV") + 3 * moving * array + attention
         if problem.X.device.type != "cpu":  # all runs are one block there
             lasting += 2 * array + 8 * attention  # scores, their gradients, products on the way
-        return runs, int(lasting) + 3 * sum(W.nbytes for W in weights) // runs
+        return Need(runs, int(lasting) + 3 * sum(W.nbytes for W in weights) // runs)
 
-    def pace(self, eta: Tensor) -> None:
+    def set_step(self, eta: Tensor) -> None:
         for block, part in zip(self.blocks, eta.reshape(-1).split(self.sizes), strict=True):
-            block.pace(part)
+            block.set_step(part)
 
-    def advance(self, start: int, stop: int, books: list) -> None:
-        tasks = list(zip(self.blocks, books, strict=True))
+    def integrate(self, start: int, stop: int, monitors: list) -> None:
+        tasks = list(zip(self.blocks, monitors, strict=True))
         for _ in self.map(partial(_take_turns, start, stop), self._shares(tasks)):
             pass  # but for what was raised
 
@@ -252,15 +249,18 @@ def block_bytes(problem: Problem) -> int:
 
 
 def _take_turns(start: int, stop: int, tasks: list[tuple]) -> None:
-    for block, book in tasks:
-        _advance(block, start, stop, book)
+    for block, monitor in tasks:
+        _integrate(block, start, stop, monitor)
 
 
-def _advance(block, start: int, stop: int, book) -> None:
+def _integrate(block, start: int, stop: int, monitor) -> None:
     """Take the steps from ``start`` to ``stop`` of one block while its numbers are at hand."""
-    if not book.closed:
-        for t in range(start, stop):
-            block.accept(book.enter(t + 1, block.propose()))
+    if monitor.finished:
+        return
+    for t in range(start, stop):
+        moved = monitor.observe(t + 1, block.step())
+        if moved is not None:
+            block.roll_back(moved)
 
 
 @contextmanager
@@ -278,7 +278,7 @@ class Innermost:
     """A block of runs of one attention layer on one problem; see the module's docstring.
 
     Arrays have a row for each token (``base``, ``image``, ``pulled``) or for each coordinate of
-    what moves (``point``, ``proposal``, ``direction``): each token (``dual``) or dimension. Their
+    what moves (``point``, ``before``, ``direction``): each token (``dual``) or dimension. Their
     columns are those of the trained among W_Q and W_K, d features x H heads x runs each, and of
     the read-out, H x runs. All first tokens of the N sequences come before all second ones: with
     all its axes an image is (n, N, features, H runs), and an attention matrix
@@ -307,7 +307,7 @@ class Innermost:
         images = {W: self.X @ part.permute(2, 3, 1, 0).flatten(1) for W, part in c.items()}
         self._make_arrays([images[W] for W in train], shared)
         whole = {W: Part(image, 0, image.shape[1]) for W, image in images.items()}
-        self.sums = sums_for(layer.kernel, problem.X.device)(
+        self.sums = Sums(
             layer.kernel,
             problem.y.mT,
             layer.H,
@@ -317,20 +317,18 @@ class Innermost:
         self.frozen = self.sums.attention() if train == "V" else None
         self.loss = self._evaluate(self.point)
 
-    def pace(self, eta: Tensor) -> None:
+    def set_step(self, eta: Tensor) -> None:
         self.rate = torch.cat([(eta * self.metric[W]).flatten() for W in self.train])
 
-    def propose(self) -> Tensor:
-        torch.addcmul(self.point, self.direction, self.rate, value=-1, out=self.proposal)
-        self.loss = self._evaluate(self.proposal)
+    def step(self) -> Tensor:
+        torch.addcmul(self.point, self.direction, self.rate, value=-1, out=self.before)
+        self.point, self.before = self.before, self.point
+        self.loss = self._evaluate(self.point)
         return self.loss
 
-    def accept(self, moves: Tensor | None) -> None:
-        if moves is None:
-            self.point, self.proposal = self.proposal, self.point
-            return
-        old, new = (x.unflatten(1, self.columns) for x in (self.point, self.proposal))
-        torch.where(moves, new, old, out=old)
+    def roll_back(self, moved: Tensor) -> None:
+        new, old = (x.unflatten(1, self.columns) for x in (self.point, self.before))
+        torch.where(moved, new, old, out=new)
 
     def square(self) -> Tensor:
         """|gradient|^2: of g a^T it is |g|^2 |a|^2, and in the dual |X^T g|^2 = <g, X X^T g>."""
@@ -357,7 +355,7 @@ class Innermost:
 
         self.base, self.widths = torch.cat(base, 1), [part.shape[1] for part in base]
         self.point = self.base.new_zeros(self.into.shape[1], self.base.shape[1])
-        self.proposal, self.direction = (torch.empty_like(self.point) for _ in range(2))
+        self.before, self.direction = (torch.empty_like(self.point) for _ in range(2))
         self.image = scratch("image")
         self.pulled = self.direction if self.dual else scratch("pulled")
 

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -50,13 +51,25 @@ def room(what: str, *sizes: int) -> None:
         raise error(MemoryError, found, "choose smaller sizes")
 
 
-def require(runs: int, per_run: int, device: torch.device) -> None:
+class Need(NamedTuple):
+    """Bytes for so many runs, and those that are needed for any number of them."""
+
+    runs: int
+    per_run: int
+    fixed: int = 0
+
+
+def require(need: Need, device: torch.device) -> None:
     """Raise MemoryError, with the number of runs that fit, unless all of them do."""
     limit = free(device)
-    if limit is not None and runs * per_run > limit:
-        found = f"{runs} runs need about {_size(runs * per_run)}, but {_size(limit)} are free"
-        fit = f"{limit // per_run or 'no'} runs fit at once"
-        raise error(MemoryError, f"{found} on {device}", fit)
+    if limit is None:
+        return
+    runs, per_run, fixed = need
+    needed = runs * per_run + fixed
+    if needed > limit:
+        found = f"{runs} runs need about {_size(needed)}, but {_size(limit)} are free on {device}"
+        fit = max(0, limit - fixed) // per_run or "no"
+        raise error(MemoryError, found, f"{fit} runs fit at once")
 
 
 def _size(amount: int) -> str:

@@ -1,8 +1,7 @@
 """The sums of a step over features, keys and queries, in torch: for any device.
 
-`_layout.Innermost` lays the arrays out and asks for these sums; `_loops` has the same ones compiled,
-for a processor. Products are added where the sum lies: no matrix product of a handful of rows is
-called, and the products are never all written.
+`_layout.Innermost` lays the arrays out and asks for these sums. Products are added where the sum
+lies: no matrix product of a handful of rows is called, and the products are never all written.
 """
 
 from collections.abc import Callable, Iterable

@@ -12,20 +12,17 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import _layout, _validate, span
+from . import _layout, _memory, _validate, span
 from . import steps as rules
 from ._errors import error
+from ._monitor import Monitor
 from ._trajectory import Trajectory
 from ._watch import Watch
 from .models import _protocol
 from .problems import Problem
 
-#: A run whose loss exceeds this many times its start (or 1, if larger) is stopped as divergent.
-BLOW_UP = 1e12
-#: Steps that a block of runs takes before the next one is fetched, where no rule is to be asked.
-STRETCH = 16
 #: Steps between two looks whether any run still moves.
-LOOK = 16 * STRETCH
+LOOK = 256
 
 
 class DivergenceWarning(UserWarning):
@@ -85,9 +82,41 @@ def descend(
     watched, and about five times the weights, whatever the number of steps.
     See :doc:`/song2024/values`.
     """
+    # What is asked for, and whether it can be meant.
     _protocol.require(model)
     train = _protocol.trained(model, train)
     plan = _Plan(steps, until, stall, every, Watch(watch, at, steps))
+    problem, weights = _checked(model, problem, weights, device)
+    extra = _extra_bytes(model, problem, weights, train, step, plan)
+    # Where it is done: in the span of the tokens, if that is smaller.
+    lift = _unchanged
+    if reduce and model.acts_on_tokens and problem.N * problem.n < problem.D:
+        reduction = span.reduce(problem, model.acts_on_tokens, model.own)
+        lift = partial(reduction.lift, weights)
+        problem, weights = reduction.problem, reduction.restrict(weights)
+    # How the numbers lie in memory, and whether they fit.
+    layout = _layout.choose(model, weights, problem, train, reduce)
+    need = layout.needs(model, weights, problem, train)
+    _memory.require(need._replace(per_run=need.per_run + extra), problem.X.device)
+    # The steps.
+    rule = rules.resolve(step, lambda: _protocol.smoothness(model, weights, problem, train))
+    plan.watch.bind(model, problem, train, lift)
+    runs = layout(model, weights, problem, train, rules.is_constant(rule))
+    with runs.threads(), _without_denormals():
+        outcome = _walk(runs, rule, plan)
+    return _warn(
+        Trajectory(
+            weights=lift(runs.weights()),
+            watched=plan.watch.values(),
+            at=plan.watch.at,
+            every=plan.every,
+            **outcome,
+        )
+    )
+
+
+def _checked(model, problem: Problem, weights: NamedTuple, device) -> tuple[Problem, NamedTuple]:
+    """Problem and weights where they are to be trained, with all dimensions of runs each."""
     device, weights = _validate.device(device), _validate.weights(weights)
     _protocol.require_weights(model, weights)
     _validate.problem(problem)
@@ -97,14 +126,7 @@ def descend(
     weights = type(weights)(*(W.detach() for W in _protocol.spread(model, weights, problem)))
     if not all(W.numel() for W in weights):
         raise error(ValueError, "weights hold no run", "draw some with model.init(..., runs=...)")
-    beside = _beside(model, problem, weights, train, step, plan)
-    lift = _unchanged
-    if reduce and model.acts_on_tokens and problem.N * problem.n < problem.D:
-        reduction = span.reduce(problem, model.acts_on_tokens, model.own)
-        lift = partial(reduction.lift, weights)
-        problem, weights = reduction.problem, reduction.restrict(weights)
-    _layout.require(model, weights, problem, train, reduce, beside)
-    return _warn(_loop(model, problem, weights, train, step, plan, reduce, lift))
+    return problem, weights
 
 
 def _unchanged(weights: NamedTuple) -> NamedTuple:
@@ -141,33 +163,10 @@ class _Plan:
                 yield start, stop
                 start = stop
 
-    def stopping(self, loss: Tensor) -> Callable[[Tensor], Tensor] | None:
-        """A function of the loss that says which runs are done; None if none ever is."""
-        tests = []
-        if self.until is not None:
-            tests.append(lambda now, target=self.until * loss: now <= target)
-        if self.stall is not None:
-            tests.append(_Stalled(self.stall, loss))
-        if not tests:
-            return None
-        return lambda now: torch.stack([test(now) for test in tests]).any(0)
 
-
-class _Stalled:
-    """Which runs have gone ``patience`` steps without falling by a millionth of their loss."""
-
-    def __init__(self, patience: int, loss: Tensor):
-        self.patience, self.best = patience, loss
-        self.idle = torch.zeros_like(loss, dtype=torch.int64)
-
-    def __call__(self, loss: Tensor) -> Tensor:
-        better = loss < (1 - 1e-6) * self.best
-        self.best = torch.where(better, loss, self.best)
-        self.idle = torch.where(better, 0, self.idle + 1)
-        return self.idle >= self.patience
-
-
-def _beside(model, problem: Problem, weights: NamedTuple, train: str, step, plan: _Plan) -> int:
+def _extra_bytes(
+    model, problem: Problem, weights: NamedTuple, train: str, step, plan: _Plan
+) -> int:
     """Bytes a run of what is neither the layout's nor there already.
 
     The losses; the weights in D dimensions, after training twice and once for each look at them;
@@ -182,109 +181,36 @@ def _beside(model, problem: Problem, weights: NamedTuple, train: str, step, plan
     return numbers * problem.X.element_size() + (2 + looks) * full
 
 
-def _loop(
-    model,
-    problem: Problem,
-    weights: NamedTuple,
-    train: str,
-    step,
-    plan: _Plan,
-    compact: bool,
-    lift: Callable,
-) -> Trajectory:
-    rule = rules.resolve(step, lambda: _protocol.smoothness(model, weights, problem, train))
-    plan.watch.bind(model, problem, train, lift)
-    stretch = STRETCH if rules.is_constant(rule) else 1
-    course = _layout.course(model, weights, problem, train, compact, stretch)
-    with course.at_work(), _without_denormals():
-        record = _walk(course, rule, plan, stretch)
-    return Trajectory(
-        weights=lift(course.weights()),
-        watched=plan.watch.values(),
-        at=plan.watch.at,
-        every=plan.every,
-        **record,
-    )
-
-
-def _walk(course, rule: rules.Rule, plan: _Plan, stretch: int) -> dict[str, Tensor]:
+def _walk(runs, rule: rules.Rule, plan: _Plan) -> dict[str, Tensor]:
     """Take the steps. Where a GPU does, nothing here waits for it but a look every `LOOK` steps."""
-    first, begun = None, course.loss.flatten()
+    first, begun = None, runs.loss.flatten()
     losses = begun.new_full((plan.records, len(begun)), torch.nan)
-    parts = zip(begun.split(course.sizes), losses.split(course.sizes, 1), strict=True)
-    books = [_Book(loss, rows, plan) for loss, rows in parts]
-    plan.watch.look(0, course.weights)
+    parts = zip(begun.split(runs.sizes), losses.split(runs.sizes, 1), strict=True)
+    monitors = [
+        Monitor(loss, rows, every=plan.every, until=plan.until, stall=plan.stall)
+        for loss, rows in parts
+    ]
+    plan.watch.look(0, runs.weights)
     with _progress(plan.steps) as bar:
-        for start, stop in plan.stretches(stretch):
+        for start, stop in plan.stretches(runs.stretch):
             if first is None or not rules.is_constant(rule):
-                eta = rule(course.loss, course.square() if rules.uses_gradient(rule) else None)
-                rules.check(eta, course.loss)
+                eta = rule(runs.loss, runs.square() if rules.uses_gradient(rule) else None)
+                rules.check(eta, runs.loss)
                 first = eta if first is None else first
-                course.pace(eta)
-            course.advance(start, stop, books)
-            plan.watch.look(stop, course.weights)
+                runs.set_step(eta)
+            runs.integrate(start, stop, monitors)
+            plan.watch.look(stop, runs.weights)
             bar.update(stop - start)
-            if stop % LOOK == 0 and all([book.close(stop) for book in books]):
-                plan.watch.rest(course.weights)
+            looks = stop // LOOK > start // LOOK
+            if looks and all([monitor.finish(stop) for monitor in monitors]):
+                plan.watch.rest(runs.weights)
                 break
     return {
         "loss": losses.reshape(-1, *first.shape),
-        "diverged_at": torch.cat([book.diverged_at for book in books]).reshape(first.shape),
+        "diverged_at": torch.cat([m.diverged_at for m in monitors]).reshape(first.shape),
         "eta": first,
-        "stopped_at": torch.cat([book.stopped_at for book in books]).reshape(first.shape),
+        "stopped_at": torch.cat([m.stopped_at for m in monitors]).reshape(first.shape),
     }
-
-
-class _Book:
-    """The losses of a block of runs, and which of them still move.
-
-    On a processor a look at the numbers costs nothing, and while every run moves there is nothing
-    else to do; elsewhere it would wait for the device, and every step is treated alike.
-    """
-
-    def __init__(self, loss: Tensor, losses: Tensor, plan: _Plan):
-        self.every, self.done, self.losses = plan.every, plan.stopping(loss), losses
-        sound = torch.isfinite(loss)
-        self.losses[0] = torch.where(sound, loss, torch.nan)
-        self.ceiling = BLOW_UP * loss.clamp_min(1)
-        self.last = torch.full_like(loss, torch.nan)  # the losses of runs that no longer move
-        self.moves = sound
-        self.stopped_at = torch.full_like(loss, -1, dtype=torch.int64)
-        self.diverged_at = self.stopped_at.where(sound, 0)
-        self.all_move = loss.device.type == "cpu" and bool(sound.all())  # as far as is known
-        self.closed = False
-
-    def enter(self, t: int, loss: Tensor) -> Tensor | None:
-        """Record the loss that step t leads to; give the runs that take it, None for all."""
-        sound = loss <= self.ceiling  # false for NaN as well
-        done = None if self.done is None else self.done(loss)
-        self.all_move = (
-            self.all_move and bool(sound.all()) and (done is None or not bool(done.any()))
-        )
-        if self.all_move:
-            self._write(t, loss)
-            return None
-        moved = self.moves & sound
-        self.diverged_at = torch.where(self.moves & ~sound, t, self.diverged_at)
-        self._write(t, torch.where(moved, loss, self.last))
-        self.moves = moved
-        if done is not None:
-            now = moved & done
-            self.last = torch.where(now, loss, self.last)
-            self.stopped_at = torch.where(now, t, self.stopped_at)
-            self.moves = moved & ~now
-        return moved
-
-    def close(self, t: int) -> bool:
-        """Whether no run moves any more; their losses after step t are then those they stopped at."""
-        if not self.closed and not bool(self.moves.any()):
-            self.losses[t // self.every + 1 :] = self.last
-            self.closed = True
-        return self.closed
-
-    def _write(self, t: int, loss: Tensor) -> None:
-        if t % self.every == 0:
-            self.losses[t // self.every] = loss
 
 
 def _progress(steps: int) -> tqdm:

@@ -7,7 +7,8 @@ A kernel first *scores* each query against each key,
 
 and then turns the scores into the attention matrix :math:`S` by its ``value``. Its ``pullback``
 takes :math:`\partial f/\partial S` back to :math:`\partial f/\partial C`. Nothing else in the
-library knows which kernel it is working with, but for `_loops`, which has the book's two compiled.
+library knows which kernel it is working with, but for the compiled step of the attention layer,
+which has the book's two.
 
 Introduced in :doc:`/foundations/kernels`; the pullbacks are derived in
 :doc:`/foundations/gradients`.

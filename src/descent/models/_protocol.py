@@ -37,8 +37,8 @@ class Model(Protocol):
     start. ``memory(problem)`` are the bytes a run that a gradient takes on its way. ``attention``
     and ``features`` of (weights, problem) are what `descend` watches by these names.
 
-    The fast layout in memory (`descent._layout`) knows the closed form of `Attention` alone: other
-    models are trained in the layout that they are written in.
+    ``on_lanes(weights, problem, train)`` states the step for the compiled engine, `descent.lanes`;
+    without it a model is trained in the layout that its gradient is written in.
     Introduced in :doc:`/own`.
     """
 

@@ -19,8 +19,10 @@ from torch import Tensor
 
 from .. import _memory, _validate, draws, kernels
 from .._errors import error
+from ..lanes import Read, Step
 from ..problems import Problem
 from ..spectra import eigenvalues, top_hessian_eigenvalue
+from ._attention_step import step as attention_step
 
 
 class AttentionWeights(NamedTuple):
@@ -30,6 +32,11 @@ class AttentionWeights(NamedTuple):
     K: Float[Tensor, "*r H D d"]
     V: Float[Tensor, "*r H D d"]
     O: Float[Tensor, "*r H d"]  # noqa: E741  the paper's W^O
+
+
+#: Above this many products of a query's and a key's entries, in one sequence and head, matrix
+#: products are faster than sums that are written out.
+SMALL = 16384
 
 
 class Forward(NamedTuple):
@@ -311,6 +318,39 @@ class Attention:
 
             return objective
         return least_squares(self.features(weights, problem), weights.O, problem.y.flatten(-2))
+
+    def on_lanes(self, weights: AttentionWeights, problem: Problem, train: str) -> Step | None:
+        """The step for `descent.lanes`; None for a kernel of one's own, and for large matrices."""
+        normalises = {kernels.softmax: True, kernels.gaussian: False}
+        if self.kernel not in normalises or problem.n**2 * self.d > SMALL:
+            return None
+        X, H, d, N, n = problem.tokens, self.H, self.d, problem.N, problem.n
+        kept = 1 if set(train) & set("QK") else N  # attention matrices that never change
+        return Step(
+            attention_step,
+            {
+                "Q": self._read_scores(X, weights.Q),
+                "K": self._read_scores(X, weights.K),
+                "V": Read(
+                    through=X,
+                    columns=(weights.V @ weights.O[..., None]).squeeze(-1),
+                    square=weights.O.square().sum(-1),
+                    write=lambda c: c[..., None] * weights.O[..., None, :],
+                ),
+            },
+            data=(problem.y.contiguous().numpy(), n, H, d, normalises[self.kernel]),
+            scratch=((kept, H, n, n), (n, n), (n,)),
+        )
+
+    def _read_scores(self, X: Tensor, W: Float[Tensor, "r H D d"]) -> Read:
+        """Queries or keys over d^(1/4), so that their products are the scores."""
+        shrink = self.d**-0.25
+        return Read(
+            through=X,
+            columns=(W * shrink).mT.flatten(1, 2),
+            square=W.new_full((len(W), self.H * self.d), shrink**2),
+            write=lambda c: (c * shrink).unflatten(1, (self.H, self.d)).mT,
+        )
 
     def smoothness(
         self, weights: AttentionWeights, problem: Problem, train: str

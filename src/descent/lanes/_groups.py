@@ -1,0 +1,283 @@
+"""Runs in groups, one to a lane of a vector register: the arrays that `_stretch` works on.
+
+Everything linear is done here, for any model. It reads R c of columns c = W a (`Read`). What moves
+is kept as Z in c = c_0 + |a|^2 R^T Z, so that an image is R c_0 + (R R^T) Z: one product a step.
+Where there are far more rows than coordinates it is c that is kept, and a step has two products.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import _layout
+from .._memory import Need
+from .._monitor import Monitor, Record
+from ..models import _protocol
+from ..problems import Problem
+from . import _register, _stretch
+from ._surface import Step
+
+#: Products that all runs must add up in a stretch of steps before it is worth while to wake a
+#: second thread for it.
+ALONE = 2**20
+#: Products that a stretch may add up, a few hundredths of a second: a progress bar moves between
+#: two of them. And the most steps that it may have.
+STRETCH, LONGEST = 2**31, 256
+
+
+class Groups:
+    """Runs of any leading dimensions of a model that states its step; see `_layout`."""
+
+    def __init__(
+        self, model, weights: NamedTuple, problem: Problem, train: str, constant: bool = False
+    ):
+        self.runs, self.start = _flat(model, weights)
+        step = model.on_lanes(self.start, problem, train)
+        self.train, self.shape, self.data = train, _Shape(step, train), step.data
+        self.count, lanes = len(self.start[0]), self.shape.lanes
+        self.groups = math.ceil(self.count / lanes)
+        self.products, self.state = self.shape.products(), self._state(step)
+        work = self.groups * self.shape.work
+        self.stretch = max(1, min(LONGEST, STRETCH // work)) if constant else 1
+        alone = self.stretch * work < ALONE
+        self.shares = 1 if alone else min(torch.get_num_threads(), self.groups)
+        self.scratch = [self.shape.scratch() for _ in range(self.shares)]
+        self.advance = _stretch.compiled(step.function)
+        self.map, self.sizes, self.t = map, [self.count], 0
+        self._evaluate()
+
+    @staticmethod
+    def knows(model, weights: NamedTuple, problem: Problem, train: str) -> bool:
+        """Whether the model states its step for this problem."""
+        return model.on_lanes(_flat(model, weights, 1)[1], problem, train) is not None
+
+    @staticmethod
+    def needs(model, weights: NamedTuple, problem: Problem, train: str) -> Need:
+        """Of each run what lasts, as much on the way in or out, and the weights three times."""
+        runs, one = _flat(model, weights, 1)
+        shape = _Shape(model.on_lanes(one, problem, train), train)
+        per_run = shape.bytes_per_lane + 3 * sum(W.nbytes for W in one)
+        spare = (shape.lanes - 1) * shape.bytes_per_lane
+        return Need(runs.numel(), per_run, shape.bytes_shared(torch.get_num_threads()) + spare)
+
+    # -- what `descend` asks for ------------------------------------------------------------------
+
+    def set_step(self, eta: Tensor) -> None:
+        eta = torch.where(self.moves, eta.flatten(), 0)
+        self.state.eta[:] = self._to_lanes([eta[:, None, None]], 1)[:, 0, 0]
+
+    def integrate(self, start: int, stop: int, monitors: list[Monitor]) -> None:
+        (monitor,) = monitors
+        self.moves = monitor.moves
+        if not monitor.finished:
+            self._integrate(start, stop, monitor.record())
+
+    @contextmanager
+    def threads(self) -> Iterator[None]:
+        """Have one for each share of the groups; torch has nothing to do that needs others."""
+        with _layout.torch_threads(1):
+            if self.shares == 1:
+                yield
+                return
+            with ThreadPoolExecutor(self.shares, "descend") as pool:
+                self.map = pool.map
+                yield
+            self.map = map
+
+    @property
+    def loss(self) -> Tensor:
+        return torch.from_numpy(self.state.loss.copy()).reshape(self.runs)
+
+    def square(self) -> Tensor:
+        """|gradient|^2: of g a^T it is |g|^2 |a|^2, and in the dual |R^T g|^2 = <g, R R^T g>."""
+        total = 0
+        for part, square, M in self._by_weight(self.state.direction):
+            g = part[..., : len(M)]
+            pairs = g @ M if self.shape.dual else g
+            total = total + ((g * pairs).sum(-1) * square).sum(-1)
+        return total.reshape(self.runs)
+
+    def weights(self) -> NamedTuple:
+        """The start and, for each column, how far c has moved, over |a|^2."""
+        after = {}
+        parts = self._by_weight(self.state.point[self.t % 2])
+        for W, read, (Z, square, M) in zip(self.train, self.shape.moving, parts, strict=True):
+            moved = Z[..., : len(M)] / torch.where(square > 0, square, 1)[..., None]
+            c = moved @ read.through if self.shape.dual else moved
+            after[W] = getattr(self.start, W) + read.write(c)
+        joined = self.start._replace(**after)
+        return type(joined)(*(W.reshape(self.runs + W.shape[1:]) for W in joined))
+
+    # -- arrays -----------------------------------------------------------------------------------
+
+    def _state(self, step: Step) -> _stretch.State:
+        shape = self.shape
+        self.square_of = torch.cat([read.square for read in shape.moving], 1)
+        images = [read.columns @ read.through.mT for read in step.reads.values()]
+        moving = (self.groups, sum(shape.widths), shape.coordinates, shape.lanes)
+        return _stretch.State(
+            base=self._to_lanes(images, shape.rows),
+            square=self._to_lanes([self.square_of[..., None]], 1)[:, :, 0],
+            point=shape.zeros((2, *moving)),
+            direction=shape.zeros(moving),
+            eta=shape.zeros((self.groups, shape.lanes)),
+            loss=shape.zeros(self.count),
+        )
+
+    def _to_lanes(self, arrays: list[Tensor], rows: int) -> np.ndarray:
+        """(runs, columns, rows) each to (groups, all columns, rows, lanes), zeros elsewhere."""
+        lanes, columns = self.shape.lanes, sum(x.shape[1] for x in arrays)
+        out = arrays[0].new_zeros(self.groups, columns, rows, lanes)
+        for x, part in zip(arrays, out.split([x.shape[1] for x in arrays], 1), strict=True):
+            for lane in range(lanes):
+                here = x[lane::lanes]
+                part[: len(here), :, : x.shape[2], lane] = here
+        return out.numpy()
+
+    def _by_weight(self, array: np.ndarray) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Of each weight its part of an array, (runs, columns, coordinates), |a|^2 and R R^T."""
+        runs = torch.from_numpy(array).permute(0, 3, 1, 2).flatten(0, 1)[: self.count]
+        widths = self.shape.widths
+        matrices = (self.shape.matrices[k] for k in self.shape.matrix)
+        return zip(runs.split(widths, 1), self.square_of.split(widths, 1), matrices, strict=True)
+
+    # -- steps ------------------------------------------------------------------------------------
+
+    def _evaluate(self) -> None:
+        """Loss and direction at the start: a step without a length, of which nothing is noted."""
+        zero = self.square_of.new_zeros(1, self.count)
+        record = Monitor(zero[0], zero).record()
+        try:
+            self._integrate(-1, 0, record)
+        except OSError as error:  # Numba has compiled it, and could not write that down
+            _stretch.warn_of_no_cache(str(error))
+            self._integrate(-1, 0, record)
+        self.moves = torch.isfinite(self.loss.flatten())
+
+    def _integrate(self, start: int, stop: int, record: Record) -> None:
+        size = math.ceil(self.groups / self.shares)
+        parts = [(k, min(k + size, self.groups)) for k in range(0, self.groups, size)]
+        for _ in self.map(partial(self._share, start, stop, record), parts, self.scratch):
+            pass  # but for what was raised
+        self.t = stop
+
+    def _share(self, start: int, stop: int, record: Record, groups: tuple, scratch) -> None:
+        arrays = self.products, self.state, scratch, self.shape.places, self.data, record
+        self.advance(groups, start, stop, *arrays)
+
+
+class _Shape:
+    """How large the arrays of a group are, and what all groups share."""
+
+    def __init__(self, step: Step, train: str):
+        reads, self.own = step.reads, step.scratch
+        widths = {W: read.square.shape[1] for W, read in reads.items()}
+        first = dict(zip(reads, itertools.accumulate(widths.values(), initial=0), strict=False))
+        self.moving, self.widths = [reads[W] for W in train], [widths[W] for W in train]
+        pulled = dict(zip(train, itertools.accumulate(self.widths, initial=0), strict=False))
+        #: Where each weight's columns begin in an image, and among those that move, if they do.
+        self.places = (
+            tuple(first.values()),
+            tuple(pulled.get(W, 0) for W in reads),
+            tuple(W in train for W in reads),
+        )
+        self.column = np.concatenate([first[W] + np.arange(widths[W]) for W in train])
+        self.columns = sum(widths.values())
+        self.dual = self._cost(True) <= self._cost(False)
+        #: Weights that are read through one matrix share it.
+        self.through = list({id(read.through): read.through for read in self.moving}.values())
+        self.matrix = [
+            [R is read.through for R in self.through].index(True) for read in self.moving
+        ]
+        self.matrices = [
+            R @ R.mT if self.dual else R.new_empty(R.shape[1], 0) for R in self.through
+        ]
+        self.rows = _padded(max(len(read.through) for read in reads.values()))
+        self.coordinates = _padded(max(map(len, self.matrices)))
+        self.dtype = self.moving[0].square.numpy().dtype
+        self.lanes = _register.width(self.dtype)
+        self.zeros = partial(np.zeros, dtype=self.dtype)
+        self.work = self._cost(self.dual) * self.lanes
+
+    def _cost(self, dual: bool) -> int:
+        """Products of a step of one run."""
+        return sum(
+            width * len(R) * (len(R) if dual else 2 * R.shape[1])
+            for width, R in zip(self.widths, (read.through for read in self.moving), strict=True)
+        )
+
+    def products(self) -> _stretch.Products:
+        back = [] if self.dual else [R.mT for R in self.through]
+        into = self.matrices if self.dual else self.through
+        return _stretch.Products(
+            into=_panels(into),
+            back=_panels(back) if back else self.zeros((0, 0, 0, _register.ROWS)),
+            pairs=_pairs(self.widths),
+            matrix=np.repeat(self.matrix, self.widths),
+            column=self.column,
+            coordinates=np.array([R.shape[1] for R in into]),
+            rows=np.array([len(R) for R in into]),
+        )
+
+    def scratch(self) -> _stretch.Scratch:
+        pulled = 0 if self.dual else len(self.column)
+        return _stretch.Scratch(
+            image=self.zeros((self.columns, self.rows, self.lanes)),
+            pulled=self.zeros((pulled, self.rows, self.lanes)),
+            loss=self.zeros((1, self.lanes)),
+            own=tuple(self.zeros((*shape, self.lanes)) for shape in self.own),
+        )
+
+    @property
+    def bytes_per_lane(self) -> int:
+        base, moving = self.columns * self.rows, len(self.column) * self.coordinates
+        return (base + 3 * moving + max(base, 2 * moving)) * self.dtype.itemsize
+
+    def bytes_shared(self, threads: int) -> int:
+        """The matrices, as they are and in panels, and the scratch of each thread."""
+        matrices = sum(x.nbytes for x in (*self.through, *self.matrices))
+        own = sum(map(math.prod, self.own))
+        scratch = (self.columns + len(self.column)) * self.rows + own
+        return 2 * matrices + threads * scratch * self.lanes * self.dtype.itemsize
+
+
+def _flat(model, weights: NamedTuple, most: int | None = None) -> tuple[torch.Size, NamedTuple]:
+    """The runs' shape, and the weights with it as one leading dimension, or the first of them."""
+    runs = _protocol.runs_of(model, weights)
+    flat = (W.reshape(-1, *W.shape[len(runs) :]) for W in weights)
+    return runs, type(weights)(*(W[:most] for W in flat))
+
+
+def _pairs(widths: list[int]) -> np.ndarray:
+    """Two columns of one weight each, (pairs, 2); where one is left over, it is beside itself."""
+    first = itertools.accumulate(widths, initial=0)
+    return np.array(
+        [
+            (k + at, min(k + 1, width - 1) + at)
+            for at, width in zip(first, widths, strict=False)
+            for k in range(0, width, 2)
+        ]
+    )
+
+
+def _padded(count: int) -> int:
+    """A multiple of `ROWS`, and one more: columns then differ in their place in a cache."""
+    return math.ceil(count / _register.ROWS) * _register.ROWS + 1
+
+
+def _panels(matrices: list[Tensor]) -> np.ndarray:
+    """(rows, k) each as (weights, rows / ROWS, k, ROWS): in the order in which a product reads it."""
+    panels = math.ceil(max(map(len, matrices)) / _register.ROWS)
+    size = panels * _register.ROWS, max(M.shape[1] for M in matrices)
+    out = matrices[0].new_zeros(len(matrices), *size)
+    for whole, M in zip(out, matrices, strict=True):
+        whole[: len(M), : M.shape[1]] = M
+    return out.unflatten(1, (panels, -1)).mT.contiguous().numpy()

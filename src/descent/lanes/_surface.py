@@ -1,0 +1,81 @@
+"""How a model states its step for the compiled engine: plain Python, for one run."""
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+_marked: list[Callable] = []
+
+
+def on_lanes(function: Callable) -> Callable:
+    """Mark a function that a step is made of. It stays the plain function it is."""
+    _marked.append(function)
+    return function
+
+
+def where(x, yes, no):
+    """``yes`` where x > 0, else ``no``: a choice that each run makes for itself."""
+    return yes if x > 0 else no
+
+
+class Read(NamedTuple):
+    r"""How a model reads one weight W: by columns c = W a, through a matrix that all runs share.
+
+    through : R (rows, coordinates); the model sees R c. For what reads the tokens it is X.
+    columns : the c at the start, (runs, columns, coordinates).
+    square : :math:`\|a\|^2`, (runs, columns). With g the gradient with respect to c, that with respect
+        to W is g a^T: a step moves c by :math:`-\eta \|a\|^2 g`.
+    write : turns moves (runs, columns, coordinates) of the columns, each over its
+        :math:`\|a\|^2`, into what is to be added to W (runs, ...).
+    """
+
+    through: Float[Tensor, "rows coordinates"]
+    columns: Float[Tensor, "runs columns coordinates"]
+    square: Float[Tensor, "runs columns"]
+    write: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A model's loss and its gradient in terms of what it reads.
+
+    function : the step, marked `on_lanes`. It is called as ``function(image, pulled, trained, fresh,
+        scratch, data)`` and returns the loss. ``image`` and ``pulled`` hold an array (columns, rows)
+        for each of ``reads``: in the first is R c; in the second the gradient with respect to it is
+        to be written, if ``trained`` says so of this weight. ``scratch`` are arrays of its own; what
+        it writes there is kept to the next step of the same run unless ``fresh`` is true.
+    reads : name -> `Read`, one for each weight that the model reads.
+    data : what else the function is given, the same for all runs: numpy arrays, numbers, flags.
+    scratch : the shapes of its scratch arrays.
+    """
+
+    function: Callable
+    reads: dict[str, Read]
+    data: tuple
+    scratch: tuple[tuple[int, ...], ...] = ()
+
+
+def parts(function: Callable) -> list[Callable]:
+    """The function, and all that it calls which are marked as it is."""
+    found = [function]
+    for part in found:
+        called = (part.__globals__.get(name) for name in part.__code__.co_names)
+        found += [other for other in called if other in _marked and other not in found]
+    return found
+
+
+def digest(*things: object) -> str:
+    """A name for the text of these functions and modules."""
+    return hashlib.sha256("\0".join(map(_text, things)).encode()).hexdigest()
+
+
+def _text(thing: object) -> str:
+    try:
+        return inspect.getsource(thing)
+    except OSError:  # typed in, where no file has it
+        return repr((thing.__code__.co_code, thing.__code__.co_consts, thing.__code__.co_names))

@@ -1,0 +1,241 @@
+"""The compiled engine: numbers of several runs as one, and the surface on which a model states its step."""
+
+import importlib.util
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numba import njit
+from strategies import instances, relative_gap
+from torch.nn.functional import logsigmoid
+
+from descent import _layout, descend, lanes, models, problems, steps
+from descent.lanes import _groups, _register, _stretch, _surface
+from descent.models._attention_step import step as attention_step
+
+ROOT = Path(__file__).parent.parent
+TRAIN = st.sampled_from(["Q", "K", "V", "QK", "QV", "KV", "QKV"])
+TYPES = ["float64", "float32"]
+
+
+def on_all_lanes(function, *arrays):
+    """A function of numbers, on arrays (rows, lanes)."""
+    compiled = njit(function)
+
+    @njit(error_model="numpy")
+    def each(arrays, out):
+        inputs, result = _register.all_as_lanes(arrays), _register.as_lanes(out)
+        for i in range(len(out)):
+            result[i] = compiled(inputs[0][i], inputs[1][i])
+
+    out = np.empty_like(arrays[0])
+    each(arrays, out)
+    return out
+
+
+def draw(dtype, rows=50):
+    generator = np.random.default_rng(0)
+    return generator.standard_normal((2, rows, _register.width(dtype))).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_lanes_do_what_each_number_would(dtype):
+    def formula(x, y):
+        total = 0.0
+        for k in range(3):
+            total += 2 * x - k / (1 + y * y)
+        total -= lanes.where(x, y, -0.5)
+        return max(total, -x) + max(x, 0.25) + math.log1p(y * y)
+
+    x, y = draw(dtype)
+    expected = 6 * x - 3 / (1 + y * y) - np.where(x > 0, y, -0.5)
+    expected = np.maximum(expected, -x) + np.maximum(x, 0.25) + np.log1p(y * y)
+    assert np.abs(on_all_lanes(formula, x, y) - expected).max() < 30 * np.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_the_exponential_is_right_to_one_unit_in_the_last_place(dtype):
+    limits = {"float64": (-708.0, 709.78), "float32": (-87.0, 88.72)}[dtype]
+    x = np.linspace(*limits, 4000 * _register.width(dtype)).astype(dtype)
+    x = x.reshape(-1, _register.width(dtype))
+    true = np.exp(x.astype(np.longdouble))
+    found = on_all_lanes(lambda x, y: math.exp(x), x, x)
+    assert (np.abs(found - true) / np.spacing(true.astype(dtype))).max() < 1
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_the_exponential_beyond_its_range_is_zero_infinite_or_no_number(dtype):
+    x = np.zeros((1, _register.width(dtype)), dtype)
+    for given_, expected in ((-1e4, 0.0), (-np.inf, 0.0), (1e4, np.inf), (np.inf, np.inf)):
+        x[:] = given_
+        assert (on_all_lanes(lambda x, y: math.exp(x), x, x) == expected).all()
+    x[:] = np.nan
+    assert np.isnan(on_all_lanes(lambda x, y: math.exp(x), x, x)).all()
+
+
+# -- the attention layer ----------------------------------------------------------------------------
+
+
+@given(instances(), TRAIN)
+def test_called_from_python_the_step_is_that_of_one_run(instance, train):
+    layer, problem, weights = instance
+    one = type(weights)(*(W[None] for W in weights))
+    step = layer.on_lanes(one, problem, train)
+    image = [(read.through @ read.columns[0].mT).mT.numpy() for read in step.reads.values()]
+    pulled = [np.full_like(x, np.nan) for x in image]
+    trained = [W in train for W in step.reads]
+    scratch = [np.empty(shape) for shape in step.scratch]
+    loss = attention_step(image, pulled, trained, True, scratch, step.data)
+    expected, gradient = layer.loss_and_gradient(weights, problem, train)
+    assert abs(loss - float(expected)) < 1e-12 * max(1, float(expected))
+    for (W, read), g in zip(step.reads.items(), pulled, strict=True):
+        if W in train:
+            back = torch.from_numpy(g)[None] @ read.through
+            assert relative_gap(read.write(back)[0], gradient[W]) < 1e-11
+
+
+NARROW = """
+import torch
+from descent import _layout, descend, models, problems
+from descent.lanes import _register
+problem, layer = problems.gaussian(2, 3, 4, seed=0), models.Attention(H=2, d=3)
+weights = layer.init(problem, runs=5, seed=1)
+run = descend(layer, problem, weights, step=0.01, steps=20)
+_layout.compiled = lambda: None
+assert torch.allclose(run.loss, descend(layer, problem, weights, step=0.01, steps=20).loss)
+print(_register.REGISTER)
+"""
+
+
+def in_a_process(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"} | environment,
+    )
+
+
+@pytest.mark.parametrize(
+    ("register", "processor", "features"),
+    [(32, "haswell", "+avx,+avx2,+fma"), (16, "generic", "+sse2")],
+    ids=["AVX2", "SSE2"],
+)
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="these are names of x86 processors")
+def test_a_processor_with_narrower_registers_takes_the_same_steps(register, processor, features):
+    run = in_a_process(NARROW, NUMBA_CPU_NAME=processor, NUMBA_CPU_FEATURES=features)
+    assert run.stdout == f"{register}\n", run.stderr
+
+
+# -- where compiled code is kept --------------------------------------------------------------------
+
+
+@pytest.fixture
+def compiled_anew():
+    _stretch._compiled.cache_clear()
+    yield
+    _stretch._compiled.cache_clear()
+
+
+def setting():
+    problem, layer = problems.gaussian(2, 3, 4, seed=0), models.Attention(H=2, d=3)
+    return layer, problem, layer.init(problem, runs=3, seed=1)
+
+
+def test_without_a_folder_to_write_it_is_compiled_and_said(compiled_anew, monkeypatch):
+    def refused(function, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(function, **options)
+
+    monkeypatch.setattr(_stretch, "njit", refused)
+    with pytest.warns(RuntimeWarning, match="no folder can be written.*set NUMBA_CACHE_DIR"):
+        run = descend(*setting(), step=0.01, steps=2)
+    assert (run.loss[-1] < run.loss[0]).all()
+
+
+def test_a_full_disk_costs_the_cache_and_not_the_run(compiled_anew, monkeypatch):
+    from numba.core.caching import FunctionCache
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FunctionCache, "load_overload", lambda *arguments: None)
+    monkeypatch.setattr(FunctionCache, "save_overload", full)
+    with pytest.warns(RuntimeWarning, match="cannot be kept .*No space left on device"):
+        run = descend(*setting(), step=0.01, steps=2)
+    assert (run.loss[-1] < run.loss[0]).all()
+
+
+def test_another_text_of_a_step_is_another_entry_of_the_cache(example):
+    def key(step):
+        function = _stretch.compiled(step)
+        return function._cache._index_key("a signature", function.targetctx.codegen())
+
+    assert key(attention_step) != key(example.logistic)
+    named = {part.__name__ for part in _surface.parts(attention_step)}
+    assert named == {"step", "attend", "to_scores", "to_tokens"}
+
+
+# -- another model ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    """The example of the contributors' guide, as a module."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    [code] = [c for c in re.findall(r"```python\n(.*?)```", text, re.S) if "descent.lanes" in c]
+    file = tmp_path_factory.mktemp("example") / "example.py"
+    file.write_text(code)
+    spec = importlib.util.spec_from_file_location("example", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class LogisticWeights(NamedTuple):
+    w: torch.Tensor
+
+
+class Logistic:
+    """Logistic regression: what `descend` asks of any model, and the step of the example."""
+
+    trainable, acts_on_tokens, own = "w", "", {"w": 1}
+
+    def __init__(self, step):
+        self.on_lanes = step
+
+    def init(self, problem, *, seed, runs=None, scale=1.0):
+        generator = torch.Generator().manual_seed(seed)
+        draw = torch.randn(runs, problem.D, generator=generator, dtype=torch.float64)
+        return LogisticWeights(scale * draw)
+
+    def loss_and_gradient(self, weights, problem, train):
+        y = problem.y.flatten()
+        margin = y * (weights.w @ problem.tokens.mT)
+        gradient = (-y * torch.sigmoid(-margin)) @ problem.tokens
+        return -logsigmoid(margin).sum(-1), {"w": gradient}
+
+
+@pytest.mark.parametrize("D", [3, 40], ids=["more tokens", "more dimensions"])
+@pytest.mark.parametrize("rule", [0.02, steps.normalised(0.1)], ids=["constant", "normalised"])
+def test_the_example_of_the_guide_trains_as_its_closed_form_in_torch(example, D, rule):
+    problem, model = problems.gaussian(5, 2, D, seed=0), Logistic(example.step)
+    weights = model.init(problem, seed=1, runs=9)
+    assert _layout.choose(model, weights, problem, "w", True) is _groups.Groups
+    options = {"step": rule, "steps": 20}
+    fast = descend(model, problem, weights, **options)
+    plain = descend(model, problem, weights, **options, reduce=False)
+    assert (fast.loss[-1] < fast.loss[0]).all()
+    assert relative_gap(fast.loss, plain.loss) < 1e-12
+    assert relative_gap(fast.weights.w, plain.weights.w) < 1e-12
