@@ -10,6 +10,7 @@ from ...descend import descend
 from ...draws import normal, uniform
 from ...kernels import Kernel
 from ...models import Attention
+from ...theorems import Standing
 from .._record import Evidence, Verdict, claim
 
 CHAPTER = "foundations/gradients"
@@ -119,6 +120,10 @@ def derivation(name: str, pullback: Callable | None, flip: str | None) -> Eviden
 
 @claim(
     "symbolic-softmax-gradient",
+    title="The gradients of attention, softmax",
+    box="thm-gradients",
+    standing=Standing.PROVED,
+    uses=("lem-jacobians",),
     paper="Descent",
     number="Theorem",
     statement=r"The gradients of softmax attention by $W_Q, W_K, W_V$ are those of Lemmas 1 and 6 of "
@@ -143,6 +148,10 @@ def symbolic_softmax_gradient(
 
 @claim(
     "symbolic-gaussian-gradient",
+    title="The gradients of attention, Gaussian",
+    box="thm-gradients",
+    standing=Standing.PROVED,
+    uses=("lem-jacobians",),
     paper="Descent",
     number="Theorem",
     statement=r"The gradients of Gaussian attention are those of softmax attention with "
@@ -185,6 +194,9 @@ def rounding_bound(C: Tensor, S: Tensor, dS: Tensor) -> Tensor:
 
 @claim(
     "saturated-gradient",
+    title="A stable pullback",
+    box="prop-stable",
+    standing=Standing.PROVED,
     paper="Descent",
     number="Proposition",
     statement=r"As softmax attention saturates, $s\circ a - s\,(s^\top a)$ loses all its digits, and "
@@ -249,6 +261,10 @@ def at_origin(layer: Attention, weights, problem) -> tuple[Tensor, Tensor]:
 
 @claim(
     "saddle-at-zero",
+    title="A saddle at zero",
+    box="prop-saddle",
+    standing=Standing.PROVED,
+    uses=("thm-gradients",),
     paper="Descent",
     number="Proposition",
     statement=r"With $W_Q = W_K = 0$, one softmax head, the gradients by $W_Q, W_K$ vanish and the "

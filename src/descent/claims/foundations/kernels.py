@@ -7,6 +7,7 @@ from ... import draws, kernels, problems, spectra
 from ...descend import descend
 from ...models import Attention, AttentionWeights
 from ...problems import Problem
+from ...theorems import Standing
 from .._record import Evidence, Verdict, claim
 
 PAGE = "foundations/kernels"
@@ -14,6 +15,9 @@ PAGE = "foundations/kernels"
 
 @claim(
     "kernel-factorisation",
+    title="Softmax is a rescaled Gaussian",
+    box="prop-factorisation",
+    standing=Standing.PROVED,
     paper="Descent",
     number="Proposition",
     statement=r"Softmax and Gaussian attention differ by positive diagonal factors, "
@@ -43,6 +47,10 @@ def kernel_factorisation(width: float = 2.0) -> Evidence:
 
 @claim(
     "equal-rank",
+    title="Equal ranks",
+    box="cor-rank",
+    standing=Standing.PROVED,
+    uses=("prop-factorisation",),
     paper="Descent",
     number="Corollary",
     statement=r"One head, all $Nn$ tokens linearly independent: $\operatorname{rank} B_0 = "
@@ -91,6 +99,10 @@ def merge_keys(problem: Problem, K: Tensor) -> Tensor:
 
 @claim(
     "gaussian-gram",
+    title="Tied queries and keys",
+    box="prop-gram",
+    standing=Standing.PROVED,
+    uses=("prop-factorisation",),
     paper="Descent",
     number="Proposition",
     statement=r"If $W_Q = W_K$ and the projected tokens of a sequence are distinct, its Gaussian "
@@ -179,12 +191,12 @@ def reach(kernel: str, use: str | kernels.Kernel, width: float) -> Evidence:
     best = layer.loss(attaining(kernel, problem, weights), problem)
     error = float((best - bound).abs().max())
     return Evidence(
-        {
+        conclusions={
             "no run goes below the floor": below > -1e-9,
             "some weights attain it": error < 1e-6,
-            "the floor is not zero": float(bound.min()) > 1e-3,
         },
-        {
+        hypotheses={"the floor is not zero": float(bound.min()) > 1e-3},
+        numbers={
             "least_loss_minus_floor": below,
             "largest_error_of_attained_floor": error,
             "smallest_floor": float(bound.min()),
@@ -196,6 +208,9 @@ def reach(kernel: str, use: str | kernels.Kernel, width: float) -> Evidence:
 
 @claim(
     "softmax-hull",
+    title="The hull of softmax outputs",
+    box="thm-hull",
+    standing=Standing.PROVED,
     paper="Descent",
     number="Theorem",
     statement=r"One softmax head with $W_V, W_O$ fixed and read-outs $u_i = X_iW_VW_O$: whatever $W_Q$ "
@@ -215,6 +230,9 @@ def softmax_hull(use: str = "softmax", width: float = 1.0) -> Evidence:
 
 @claim(
     "gaussian-bound",
+    title="The interval of Gaussian outputs",
+    box="thm-gaussian-bound",
+    standing=Standing.PROVED,
     paper="Descent",
     number="Theorem",
     statement=r"The same for a Gaussian head with the interval $[\sum_j\min(u_{ij},0), "
@@ -234,6 +252,9 @@ def gaussian_bound(use: str = "gaussian", width: float = 1.0) -> Evidence:
 
 @claim(
     "softmax-saturation",
+    title="Saturation",
+    box="prop-saturation",
+    standing=Standing.PROVED,
     paper="Descent",
     number="Proposition",
     statement=r"The derivative of a softmax row $s$ with respect to its scores has norm at most "
@@ -259,5 +280,9 @@ def softmax_saturation(factor: float = 2.0) -> Evidence:
             "the norm obeys the bound": ratio <= 1 + 1e-6,
             "the largest weight obeys the gap": gap <= 1 + 1e-6,
         },
-        {"largest_norm_over_bound": ratio, "largest_rest_over_gap_bound": gap, "rows": 4001},
+        {"rows": 4001},
+        sharpness={
+            "the norm obeys the bound": (float((norm / (factor * rest))[known].median()), ratio),
+            "the largest weight obeys the gap": (gap, gap),
+        },
     )

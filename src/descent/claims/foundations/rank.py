@@ -9,6 +9,7 @@ from ... import problems, spectra
 from ...descend import descend
 from ...models import Attention
 from ...problems import Problem
+from ...theorems import Standing
 from .._record import Evidence, Verdict, claim
 
 CHAPTER = "foundations/rank"
@@ -30,6 +31,10 @@ def dependent(problem: Problem) -> Problem:
 
 @claim(
     "rank-threshold",
+    title="The rank of the features",
+    box="thm-rank-heads",
+    standing=Standing.PROVED,
+    uses=("thm-rank-one-head",),
     paper="Descent",
     number="Theorem",
     statement=r"For almost all tokens and weights $\operatorname{rank} B_0 = \min(HD, Nn)$, for "
@@ -88,6 +93,9 @@ def jacobian_ranks(kernel: str, N: int, n: int, D: int, d: int, runs: int) -> Te
 
 @claim(
     "jacobian-ranks",
+    title="The rank of the derivative of attention",
+    box="thm-jacobian",
+    standing=Standing.PROVED,
     paper="song2024",
     number="Section 4.2",
     statement=r"The derivative of all attention matrices with respect to $W_Q$ has rank at most "
@@ -132,6 +140,9 @@ def width_bounds(N: int, n: int, D: int, d: int) -> dict[str, int]:
 
 @claim(
     "jacobian-width-not-sufficient",
+    title="Width is necessary and does not suffice",
+    box="thm-jacobian",
+    standing=Standing.PROVED,
     paper="song2024",
     number="Remark 4",
     statement=r"$Dd \ge Nn^2$ is necessary for the Gaussian derivative to have rank $Nn^2$, as "
@@ -183,6 +194,9 @@ def autograd_kernel(layer: Attention, weights, problem: Problem, train: str) -> 
 
 @claim(
     "ntk-layer",
+    title="The tangent kernel of the layer",
+    box="prop-ntk",
+    standing=Standing.PROVED,
     paper="Descent",
     number="Proposition",
     statement=r"The tangent kernel is a sum over heads and trained matrices; for $W_V$ it is $G$ "
@@ -257,6 +271,9 @@ def kernel_movement(kernel: str, H: int, d: int, scale: float = 1.0) -> tuple[Te
 
 @claim(
     "ntk-lazy-heads",
+    title="Heads calm the tangent kernel",
+    box="prop-many-heads",
+    standing=Standing.OBSERVED,
     paper="Descent",
     number="Observation",
     statement=r"Training all three matrices of softmax attention to a fit, the tangent kernel "
@@ -279,7 +296,6 @@ def ntk_lazy_heads(grow: str = "H") -> Evidence:
     fit = max(float(left.median()) for _, left in (*more.values(), *scaled.values()))
     return Evidence(
         {
-            "the runs fit their labels": fit < 1e-3,
             "heads calm the kernel": -1 < slope < -0.5,
             "scale calms the kernel": 8 < gain < 32,
             "width of a head hardly does": float(wide) > 0.5 * change[1],
@@ -292,4 +308,5 @@ def ntk_lazy_heads(grow: str = "H") -> Evidence:
             "gain_of_scale_16": gain,
             "largest_median_loss_left": fit,
         },
+        hypotheses={"the runs fit their labels": fit < 1e-3},
     )

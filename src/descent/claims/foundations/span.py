@@ -9,6 +9,7 @@ from ...descend import descend
 from ...models import Attention
 from ...optimise import optimise
 from ...problems import Problem
+from ...theorems import Standing
 from .._record import Evidence, Verdict, claim
 
 CHAPTER = "foundations/span"
@@ -16,6 +17,9 @@ CHAPTER = "foundations/span"
 
 @claim(
     "span-lemma",
+    title="Descent stays in the span of the tokens",
+    box="lem-span",
+    standing=Standing.PROVED,
     paper="Descent",
     number="Lemma",
     statement=r"Gradient descent on $W_Q, W_K, W_V$ has the same losses on the tokens expressed "
@@ -111,6 +115,10 @@ def rules(layer: Attention) -> dict:
 
 @claim(
     "span-rules",
+    title="Which rules stay in the span",
+    box="thm-span-rules",
+    standing=Standing.PROVED,
+    uses=("lem-span",),
     paper="Descent",
     number="Theorem",
     statement=r"Every rule that commutes with isometries of token space has the same losses in "
@@ -145,6 +153,10 @@ def span_rules(also: dict | None = None) -> Evidence:
 
 @claim(
     "span-weight-decay",
+    title="Weight decay in the span",
+    box="thm-span-rules",
+    standing=Standing.PROVED,
+    uses=("lem-span",),
     paper="Descent",
     number="Theorem, weight decay",
     statement=r"With weight decay $\lambda$ and step $\eta$ the part of $W$ outside the span of "
@@ -184,9 +196,9 @@ def span_weight_decay(shrink: bool = True, missing: int = 0) -> Evidence:
         {
             "losses agree to rounding": loss_gap < 1e-11,
             "lifted weights agree to rounding": weight_gap < 1e-11,
-            "there is something outside": outside_size > 0.1,
         },
-        {
+        hypotheses={"there is something outside": outside_size > 0.1},
+        numbers={
             "largest_loss_gap": loss_gap,
             "largest_weight_gap": weight_gap,
             "factor_after_all_steps": (1 - eta * decay) ** count,
@@ -196,6 +208,9 @@ def span_weight_decay(shrink: bool = True, missing: int = 0) -> Evidence:
 
 @claim(
     "span-adam-fails",
+    title="Adam leaves the span",
+    box="thm-span-rules",
+    standing=Standing.OBSERVED,
     paper="Descent",
     number="Theorem, what does not survive",
     statement=r"Adam moves the weights out of the span of the tokens, has other losses there, "
@@ -259,6 +274,9 @@ def median_gap(a: Tensor, b: Tensor) -> float:
 
 @claim(
     "span-rounding",
+    title="Rounding where training is chaotic",
+    box="lem-span",
+    standing=Standing.OBSERVED,
     paper="Descent",
     number="Remark",
     statement=r"The losses are equal in exact arithmetic. In floating point they agree to "
@@ -301,6 +319,10 @@ def span_rounding(calm: float = 0.005, large: float = 0.05) -> Evidence:
 
 @claim(
     "bartlett",
+    title="Tokens drawn in their span",
+    box="prop-bartlett",
+    standing=Standing.PROVED,
+    uses=("lem-span",),
     paper="Descent",
     number="Proposition",
     statement=r"Standard normal tokens are, in an orthonormal basis of their span, the rows of a "
