@@ -220,7 +220,7 @@ def factorisation_pl(combine=torch.add, k: int = 4) -> Evidence:
     title="Convergence near the start",
     box="thm-near",
     standing=Standing.PROVED,
-    uses=("lem-descent", "eq-pl-jacobian"),
+    uses=("lem-descent", "thm-pl", "eq-pl-jacobian"),
     paper="Descent",
     number="Theorem",
     statement=r"Let $J$ be $\beta$-Lipschitz within $R = \sigma_0/2\beta$ of the start, "
@@ -255,9 +255,9 @@ def pl_near_start(k: int = 512, scale: float = 1.0, path_bound: float = 4.0) -> 
             "the loss stays below the bound": over < 1 + 1e-6,
         },
         hypotheses={"the start is near": near < 1},
+        sharpness={"the path is as short as promised": (length, length)},
         numbers={
             "largest_8_beta_r_over_sigma_squared": near,
-            "longest_path_over_bound": length,
             "least_sigma_over_its_start": sigma,
             "largest_loss_over_bound": over,
             "runs": 32,

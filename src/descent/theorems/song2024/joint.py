@@ -49,7 +49,7 @@ def theorem_2_printed(at: AttentionStart) -> Report:
     box="thm-joint",
     standing=Standing.PROVED,
     start=AttentionStart,
-    uses=("eq-pl", "eq-one-step", "eq-budget"),
+    uses=("eq-pl", "eq-one-step", "eq-budget", "thm-queries", "prop-softmax"),
 )
 def theorem_2(at: AttentionStart) -> Report:
     """Any number of heads: budgets for what the values, queries, keys and features may move."""

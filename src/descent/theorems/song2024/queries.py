@@ -70,7 +70,7 @@ def pl_constant(at: AttentionStart) -> Report:
     box="thm-queries",
     standing=Standing.PROVED,
     start=AttentionStart,
-    uses=("thm-queries-pl", "eq-dfdc"),
+    uses=("lem-descent", "thm-queries-pl", "eq-dfdc"),
 )
 def theorem_3(at: AttentionStart) -> Report:
     r"""Theorem 3(1) in the form that is proved, for any number of heads.
