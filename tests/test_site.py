@@ -13,6 +13,7 @@ from pathlib import Path
 from posixpath import dirname, join, normpath
 from urllib.parse import unquote, urlsplit
 
+import axe_playwright_python
 import pytest
 import yaml
 from sphinx_external_toc.parsing import parse_toc_yaml
@@ -20,7 +21,7 @@ from sphinx_external_toc.parsing import parse_toc_yaml
 ROOT = Path(__file__).parent.parent
 PAGES = list(parse_toc_yaml(ROOT / "_toc.yml"))
 CHAPTERS = [name for name in PAGES if "kernelspec:" in (ROOT / f"book/{name}.md").read_text()[:400]]
-EXTRA = {"index", "genindex", "search", "prf-prf"}  # pages that Sphinx adds
+EXTRA = {"index", "genindex", "search", "prf-prf", "results"}  # pages that Sphinx adds
 
 every_page = pytest.mark.parametrize("name", PAGES)
 every_chapter = pytest.mark.parametrize("name", CHAPTERS)
@@ -173,6 +174,29 @@ FAINT = r"""() => {
   return [...faint.values()];
 }"""
 
+# Inline formulas that scroll in a box of their own: each would be a stop of the Tab key.
+STOPS = """() => [...document.querySelectorAll("span.math, span.math .katex")]
+  .filter(e => /auto|scroll/.test(getComputedStyle(e).overflowX) || e.tabIndex >= 0)
+  .map(e => e.outerHTML.slice(0, 120))"""
+
+# Sections out of sight are not laid out, which axe would take for hidden; and nothing moves.
+EVERYTHING_SHOWN = """*, *::before { content-visibility: visible !important;
+  transition: none !important; animation: none !important }"""
+AXE = next(Path(axe_playwright_python.__file__).parent.rglob("axe.min.js"))
+RUN_AXE = """async options => (await axe.run(document, options)).violations
+  .flatMap(v => v.nodes.map(n => `${v.id}: ${n.html.slice(0, 120)}`))"""
+
+
+def inaccessible(page, **rules):
+    """What axe complains of; ``color_contrast=False`` leaves out the slowest rule."""
+    if not page.evaluate("'axe' in window"):
+        page.add_style_tag(content=EVERYTHING_SHOWN)
+        page.wait_for_timeout(100)  # for what watches sizes
+        page.evaluate(AXE.read_text("utf8"))
+    rules = {name.replace("_", "-"): {"enabled": value} for name, value in rules.items()}
+    return page.evaluate(RUN_AXE, {"rules": rules, "resultTypes": ["violations"]})
+
+
 # What makes the page wider than the screen; boxes that scroll by themselves may hold wide things.
 WIDE = r"""async () => {
   // side bars slide away; what is out of sight stands still, and would never finish
@@ -237,8 +261,12 @@ def study(visit):
         in_theme(page, theme)
         facts.complaints[f"faint in {theme}"] = page.evaluate(FAINT)
     facts.complaints["explorers"] = dead_controls(page)
+    facts.complaints["tab stops"] = page.evaluate(STOPS)
+    facts.complaints["axe"] = inaccessible(page, color_contrast=False)
     page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_timeout(100)
     facts.complaints["wide on a phone"] = page.evaluate(WIDE)
+    facts.complaints["axe on a phone"] = inaccessible(page, color_contrast=False)
     return facts
 
 
@@ -338,7 +366,10 @@ CLEAN = [
     "explorers",
     "faint in light",
     "faint in dark",
+    "tab stops",
+    "axe",
     "wide on a phone",
+    "axe on a phone",
 ]
 
 
@@ -366,6 +397,13 @@ def test_a_page_gives_no_cause_for_complaint(facts, name, check):
         ("<p>so $$x$$</p>", "leftovers", "$$"),
         ('<main><p style="color: #999; background: #fff">pale</p></main>', "faint in light", "p."),
         ('<main><p style="width: 500px">wide</p></main>', "wide on a phone", "p."),
+        ('<span class="math" style="overflow: auto">x</span>', "tab stops", "math"),
+        ("<main><button></button></main>", "axe", "button-name"),
+        (
+            '<main><pre style="overflow: auto; width: 300px">' + "x " * 500 + "</pre></main>",
+            "axe on a phone",
+            "scrollable-region-focusable",
+        ),
     ],
 )
 def test_a_broken_page_is_complained_of(visit, small_site, body, check, part):
@@ -437,9 +475,9 @@ def test_the_notebook_that_is_downloaded_is_the_committed_one(site, name):
     assert json.loads(served)["nbformat"] == 4
 
 
-def test_the_search_finds_a_word_of_the_book_with_the_network_cut(server, visit):
+def test_the_page_of_a_search_finds_a_word_with_the_network_cut(server, visit):
     found = visit(server, "search.html?q=gradient")
-    found.page.wait_for_selector("#search-results li a")
+    found.page.wait_for_selector("#descent-search-page li a")
     assert (found.foreign, found.failed, found.errors) == ([], [], [])
 
 

@@ -67,6 +67,8 @@ Again.
 
 $x < y$
 
+Then ($y$), so {claim}`claim-1`, and no more.
+
 $$
 a &= b \\\\
   &= c
@@ -177,6 +179,13 @@ def test_the_number_of_an_equation_stands_beside_it(chapter):
     equation = re.search(r'<div class="math[^>]*id="equation-sum">.*?</div>', chapter, re.S)[0]
     assert re.search(r'<span class="eqno">\(1\)<a class="headerlink"', equation)
     assert r"\begin{split}a &amp;= b \\" in equation
+
+
+def test_a_comma_stays_on_the_line_of_its_formula(chapter):
+    kept = re.findall(r'<span class="descent-kept">(.*?)</span>(?=[ .])', chapter, re.S)
+    assert len(kept) == 2
+    assert re.sub(r"<math.*?</math>|<.*?>", "", kept[0]) == "(y),"
+    assert "claim-1" in kept[1] and kept[1].endswith(",")
 
 
 def test_a_folded_box_needs_no_script(chapter):

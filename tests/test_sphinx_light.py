@@ -32,6 +32,7 @@ def pruned(css, words):
         ".box.wide:hover p",
         ".from-script",
         "[data-theme] p",
+        "[data-whatever] p",
         ".box:not(.gone)",
         "p:is(.gone,.wide)",
     ],

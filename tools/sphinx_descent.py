@@ -4,6 +4,7 @@ The hand-written pages are Markdown in ``book/``; Colab, Binder and the download
 notebooks generated from them in ``notebooks/``, under the same names.
 """
 
+import re
 from html import escape
 from pathlib import Path
 from shutil import copyfile
@@ -94,6 +95,19 @@ def describe(app, pagename, templatename, context, doctree):
     context["metatags"] = context.get("metatags", "") + tag
 
 
+# What makers of the parts of a page wrote for screen readers, and screen readers do not want.
+MENDED = {
+    ' role="doc-biblioentry"': ' role="listitem"',  # deprecated; the list is one
+    r'(<summary[^>]*) aria-label="[^"]*"': r"\1",  # its own words say what it opens
+    r"<th[^>]*></th>": "<td></td>",  # the corner of a table heads nothing
+}
+
+
+def mend_roles(app, pagename, templatename, context, doctree):
+    for wrong, right in MENDED.items():
+        context["body"] = re.sub(wrong, right, context.get("body", ""))
+
+
 def tidy_boxes(app, doctree, docname):
     """Drop the ids that all boxes of a page would share, and set the word "Proof." apart."""
     for node in doctree.findall(nodes.Element):
@@ -103,6 +117,34 @@ def tidy_boxes(app, doctree, docname):
         if "proof" in proof["classes"] and first.startswith("Proof. "):
             word = nodes.inline(text="Proof.", classes=["descent-proof-word"])
             first.parent.replace(first, [word, nodes.Text(first.removeprefix("Proof."))])
+
+
+def keep_together(app, doctree, docname):
+    """Let no line begin with the mark that follows a formula or a badge, nor end with a bracket."""
+    for node in list(doctree.findall(stands_alone)):
+        before, after = neighbour(node, -1), neighbour(node, 1)
+        opening, closing = re.search(r"\S{0,3}$", before)[0], re.match(r"\S{0,14}", after)[0]
+        if opening or closing:
+            parent, place = node.parent, node.parent.index(node)
+            kept = [nodes.Text(opening), node, nodes.Text(closing)]
+            parent[place - bool(before) : place + 1 + bool(after)] = [
+                nodes.Text(before.removesuffix(opening)),
+                nodes.inline("", "", *kept, classes=["descent-kept"]),
+                nodes.Text(after.removeprefix(closing)),
+            ]
+
+
+def stands_alone(node):
+    """Whether browsers may break a line on both sides of a node, whatever stands there."""
+    badge = isinstance(node, nodes.reference) and "descent-claim" in node["classes"]
+    return badge or isinstance(node, nodes.math)
+
+
+def neighbour(node, step):
+    """The text before (-1) or after (1) a node, if there is text."""
+    place = node.parent.index(node) + step
+    found = node.parent[place] if 0 <= place < len(node.parent) else ""
+    return found if isinstance(found, nodes.Text) else ""
 
 
 def fold_boxes(app, doctree, docname):
@@ -145,7 +187,9 @@ def setup(app):
     # After the theme, at 501, has made its buttons.
     app.connect("html-page-context", notebook_buttons, priority=900)
     app.connect("html-page-context", describe)
+    app.connect("html-page-context", mend_roles)
     app.connect("doctree-resolved", tidy_boxes)
+    app.connect("doctree-resolved", keep_together)
     app.connect("doctree-resolved", fold_boxes, priority=900)
     app.connect("build-finished", serve_notebooks)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -108,7 +108,8 @@ def in_use(selector, names):
     """Whether a selector names nothing unknown; what stands in ``:not(...)`` is not looked at."""
     bare = re.sub(r":[\w-]+\((?:[^()]|\([^()]*\))*\)|::?[\w-]+", "", selector)
     bare = re.sub(r"\[\s*([\w-]+)[^\]]*\]", r" \1 ", bare).replace("\\", "")
-    return set(re.findall(r"[A-Za-z_][\w-]*", bare)) <= names
+    found = {name for name in re.findall(r"[A-Za-z_][\w-]*", bare) if not name.startswith("data-")}
+    return found <= names  # what a script may set are attributes data-*
 
 
 def themed(rule):

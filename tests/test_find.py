@@ -1,0 +1,146 @@
+"""What readers look for lands on what they mean, also where the book is opened as a file."""
+
+import json
+import re
+
+import pytest
+import sphinx_find
+
+# Words that somebody may type, and the address on which the first line found must land.
+QUERIES = {
+    "song theorem 1": "song2024/values.html#thm-values",
+    "Song et al. 2024, Theorem 1": "song2024/values.html#thm-values",
+    "song theorem 2": "song2024/joint.html#thm-joint",
+    "training the values": "song2024/values.html#thm-values",
+    "values of several heads": "song2024/values.html#thm-heads",
+    "training everything": "song2024/joint.html#thm-joint",
+    "PL inequality for Gaussian queries": "song2024/queries.html#thm-queries-pl",
+    "training the queries": "song2024/queries.html#thm-queries",
+    "close keys": "song2024/queries.html#prop-close",
+    "slices are kind": "song2024/landscape.html#prop-slices",
+    "tie queries to keys": "song2024/initialisation.html#prop-tied",
+    "descent lemma": "foundations/descent.html#lem-descent",
+    "PL inequality": "foundations/descent.html#def-pl",
+    "Łojasiewicz": "foundations/descent.html#def-pl",
+    "linear convergence under PL": "foundations/descent.html#thm-pl",
+    "PL for matrix factorisation": "foundations/descent.html#prop-factorised",
+    "pl near start": "foundations/descent.html#thm-near",
+    "strict saddle": "foundations/descent.html#thm-saddle",
+    "nesterov momentum": "foundations/momentum.html#thm-nesterov",
+    "heavy ball": "foundations/momentum.html#thm-heavy-ball",
+    "gradient flow": "foundations/momentum.html#thm-flow",
+    "polyak's step": "foundations/momentum.html#thm-polyak",
+    "hull of softmax": "foundations/kernels.html#thm-hull",
+    "equal rank": "foundations/kernels.html#cor-rank",
+    "two jacobians": "foundations/gradients.html#lem-jacobians",
+    "gradients of attention": "foundations/gradients.html#thm-gradients",
+    "softmax gradient without cancellation": "foundations/gradients.html#prop-stable",
+    "rank of the features one head": "foundations/rank.html#thm-rank-one-head",
+    "tangent kernel of the layer": "foundations/rank.html#prop-ntk",
+    "span lemma": "foundations/span.html#lem-span",
+    "tokens and weights in the span": "foundations/span.html#prop-bartlett",
+    "\\lambda_{\\max}(G)": "song2024/values.html#thm-values",
+    "λ_max": "song2024/values.html#thm-values",
+}
+
+PAGE = """<html><article><section id="top"><h1>2. A chapter<a class="headerlink">#</a></h1>
+<p>About <span class="katex"><span class="katex-mathml"><math><mi>x</mi><annotation
+encoding="application/x-tex">\\lambda_{\\max} &lt; 1</annotation></semantics></math></span><span
+class="katex-html" aria-hidden="true">x</span></span>.</p>
+<div class="proof theorem admonition" id="thm-a"><p class="admonition-title"><span
+class="caption-number">Theorem 2.1 </span> (A name)</p><p>It holds.</p></div>
+<p>See <a class="descent-claim" href="ledger.html#a-claim">claim</a>
+and <a class="descent-claim" href="ledger.html#another">another</a>.</p>
+<div class="math" id="equation-sum"><span class="eqno">(2.1)<a class="headerlink">#</a></span></div>
+<div class="exercise admonition" id="ex-a"><p class="admonition-title">Exercise 2.1</p></div>
+<script>let silent</script></section></article></html>"""
+LEDGER = """<article><section id="ledger"><h1>Ledger</h1>
+<section class="descent-claim-row" id="a-claim"><a class="descent-claim-id">a-claim</a>
+<p>Song et al. 2024, Theorem 7. Read the chapter.</p></section></section></article>"""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "part").mkdir()
+    (folder / "part/page.html").write_text(PAGE)
+    (folder / "ledger.html").write_text(LEDGER)
+    return sphinx_find.read(folder)
+
+
+def test_whatever_has_an_address_is_found(found):
+    entries = {entry.kind: entry.words() for entry in found["part/page"]}
+    assert {kind: words[1:3] for kind, words in entries.items()} == {
+        "Chapter": ["2. A chapter", "part/page.html"],
+        "Theorem": ["Theorem 2.1 (A name)", "part/page.html#thm-a"],
+        "Equation": ["(2.1)", "part/page.html#equation-sum"],
+        "Exercise": ["Exercise 2.1", "part/page.html#ex-a"],
+    }
+    assert entries["Chapter"][3].startswith("About λₘₐₓ < 1. It holds.")
+
+
+def test_a_theorem_is_found_by_the_number_of_its_claim_and_no_other(found):
+    theorem = next(entry for entry in found["part/page"] if entry.kind == "Theorem")
+    assert theorem.also == ["a-claim", "Song et al. 2024, Theorem 7", "Song Theorem 7"]
+
+
+def test_results_are_listed_by_chapter(found):
+    body = sphinx_find.results(found, {"part/page": "2. A chapter"})
+    assert '<h2><a href="part/page.html">2. A chapter</a></h2>' in body
+    assert '<li><a href="part/page.html#thm-a">Theorem 2.1</a> A name</li>' in body
+
+
+# ---------------------------------------------------------------- in the browser
+
+
+def listed(site):
+    """The results of the book, as the page that lists them says: number -> address."""
+    page = (site / "results.html").read_text("utf8")
+    return {
+        number: address
+        for address, number in re.findall(r'<li><a href="([^"]+)">([^<]+)</a>', page)
+    }
+
+
+@pytest.fixture(scope="module", params=["http", "file"])
+def find(request, browser, server, site):
+    """``find(query)``: the addresses found, on a server and in a page that is opened as a file."""
+    base = server if request.param == "http" else site.as_uri()
+    page = browser.new_page()
+    page.goto(f"{base}/song2024/values.html")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("values")
+    page.wait_for_selector("#descent-search li a")
+    yield lambda query: page.evaluate("q => descentFind(q).map(found => found.address)", query)
+    page.close()
+
+
+def test_a_list_of_queries_lands_first_on_their_theorems(find):
+    first = {query: find(query)[:1] for query in QUERIES}
+    assert first == {query: [address] for query, address in QUERIES.items()}
+
+
+def test_every_result_of_the_book_is_found_by_its_number(find, site):
+    numbers = listed(site)
+    assert len(numbers) > 40
+    assert {number: find(number)[0] for number in numbers} == numbers
+
+
+def test_what_is_nowhere_is_not_found(find):
+    assert find("xylophone") == [] == find("theorem xylophone") == find("  ")
+
+
+def test_excerpts_show_no_tex(site):
+    data = (site / "_static/find-data.js").read_text("utf8")
+    entries = json.loads(data.removeprefix("window.descentEntries="))
+    assert [entry[:4] for entry in entries if "\\" in entry[1] + entry[3]] == []
+
+
+def test_arrows_walk_through_what_is_found(server, visit):
+    page = visit(server, "intro.html").page
+    page.keyboard.press("Control+k")
+    page.keyboard.type("span lemma")
+    page.wait_for_selector("#descent-search li a")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/foundations/span.html#lem-span")

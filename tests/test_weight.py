@@ -1,0 +1,74 @@
+"""What a first visit costs: bytes and requests by kind, and how far the page moves while it loads.
+
+Bytes are counted as a server that compresses sends them. The browser loads over a slow line
+(Lighthouse's slow 4G), since fonts that come at once hide what moves when they do not.
+"""
+
+import gzip
+from collections import Counter
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from conftest import ROOT, SETTLED
+from sphinx_external_toc.parsing import parse_toc_yaml
+
+PAGES = list(parse_toc_yaml(ROOT / "_toc.yml"))
+LIGHT = ("intro", "ledger")
+SLOW = {"latency": 150, "downloadThroughput": 1.6e6 / 8, "uploadThroughput": 750e3 / 8}
+TEXT = {".html", ".css", ".js", ".svg", ".json"}
+
+# kB of a chapter; the front page and the ledger may weigh 120.
+BUDGET = {".html": 100, ".css": 32, ".js": 10, ".woff2": 70, ".svg": 3}
+TOTAL, TOTAL_LIGHT, REQUESTS, SHIFT = 200, 120, 14, 0.02
+
+WATCH = """window.shift = 0;
+new PerformanceObserver(list => list.getEntries().forEach(entry => window.shift += entry.value))
+  .observe({type: "layout-shift", buffered: true})"""
+
+
+def weight(file):
+    """A file's kB on the wire."""
+    data = file.read_bytes()
+    return len(gzip.compress(data, 6) if file.suffix in TEXT else data) / 1000
+
+
+@pytest.fixture(scope="module")
+def first_visit(browser, server, site):
+    """``first_visit(name)``: kB by kind, number of requests, and shift of a page on a phone."""
+
+    def load(name):
+        context = browser.new_context(viewport={"width": 412, "height": 823})
+        page, asked = context.new_page(), []
+        page.on("request", lambda request: asked.append(request.url))
+        line = context.new_cdp_session(page)
+        line.send("Network.enable")
+        line.send("Network.emulateNetworkConditions", {"offline": False, **SLOW})
+        page.add_init_script(WATCH)
+        page.goto(f"{server}/{name}.html", wait_until="load")
+        page.evaluate(SETTLED)
+        page.wait_for_timeout(300)
+        shift = page.evaluate("window.shift")
+        context.close()
+        return bytes_by_kind(site, asked), len(asked), shift
+
+    return load
+
+
+def bytes_by_kind(site, addresses):
+    kinds = Counter()
+    for address in addresses:
+        if address.startswith("http"):
+            file = site / unquote(urlsplit(address).path).lstrip("/")
+            kinds[file.suffix] += weight(file)
+    return kinds
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_first_visit_stays_within_its_budget(first_visit, name):
+    kinds, requests, shift = first_visit(name)
+    total = TOTAL_LIGHT if name in LIGHT else TOTAL
+    over = {kind: kB for kind, kB in kinds.items() if kB > BUDGET.get(kind, 0)}
+    assert not over, f"kB by kind, of {BUDGET}"
+    assert sum(kinds.values()) <= total
+    assert requests <= REQUESTS
+    assert shift <= SHIFT

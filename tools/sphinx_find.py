@@ -1,0 +1,223 @@
+"""What can be found: theorems, exercises, equations, figures, claims and sections, by their words.
+
+When the pages are written they are read once more, for all that has an address of its own. From
+what is found come
+
+* ``_static/find-data.js``, which ``find.js`` searches in the browser (a script, since a page that
+  is opened as a file may load nothing else);
+* the page of results, by chapter;
+* ``sitemap.xml``.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from html import escape, unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+EXCERPT = 220  # characters
+VOID = {"area", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr", "path", "use"}
+SIGNS = dict.fromkeys(["left", "right", "bigl", "bigr", "Bigl", "Bigr", "big", "quad"], "")
+SIGNS |= dict.fromkeys(["mathbb", "mathrm", "mathcal", "operatorname", "text", "frac", "tfrac"], "")
+SIGNS |= {"in": "∈", "sum": "∑", "prod": "∏", "leftarrow": "←", "subset": "⊂", "circ": "∘"}
+SIGNS |= {"le": "≤", "ge": "≥", "ne": "≠", "cdot": "·", "times": "×", "top": "⊤", "sqrt": "√"}
+SIGNS |= {"infty": "∞", "nabla": "∇", "to": "→", "alpha": "α", "beta": "β", "eta": "η"}
+SIGNS |= {"kappa": "κ", "lambda": "λ", "mu": "μ", "sigma": "σ", "theta": "θ", "varepsilon": "ε"}
+GENERATED = {"genindex", "search", "prf-prf", "results", "404"}
+FORMULA = r"<math.*?<annotation[^>]*>(.*?)</annotation></semantics></math>"
+SOURCE = re.compile(r"((?:[A-Z]\w+ (?:et al\.|and \w+) \d{4}|Descent), .*?)\.(?: |$)").search
+RESULTS = ("Theorem", "Lemma", "Proposition", "Corollary", "Definition", "Assumption", "Conjecture")
+
+
+@dataclass
+class Entry:
+    """Something with an address: its kind, its title, where it is and what it says."""
+
+    kind: str
+    address: str
+    title: str = ""
+    text: str = ""
+    also: list = field(default_factory=list)  # other names: claims, numbers in papers
+
+    def words(self):
+        where = [self.kind, lettered(self.title), self.address]
+        return [*where, excerpt(self.text), *self.search_words()]
+
+    def search_words(self):
+        """Other names, and the words of the text, each once."""
+        words = re.findall(r"\w[\w.]*", self.text.lower())
+        return [" ".join(self.also), " ".join(dict.fromkeys(words))]
+
+
+def tidy(text):
+    return re.sub(r"\s+", " ", text).replace(" ,", ",").strip()
+
+
+def lettered(text):
+    """A text whose formulas are plain letters."""
+    return tidy(re.sub(r"\x02(.*?)\x03", lambda m: readable(unescape(m[1])), text, flags=re.S))
+
+
+def excerpt(text):
+    """The first words."""
+    plain = lettered(text)
+    return plain if len(plain) <= EXCERPT else plain[:EXCERPT].rsplit(" ", 1)[0] + " …"
+
+
+def readable(tex):
+    """A formula in letters: λ for ``\\lambda``, without what only the eye of TeX needs."""
+    from descent.plots._text import plain
+
+    try:
+        return plain(f"${tex}$")
+    except ValueError:
+        tex = re.sub(r"\\(?:begin|end)\{\w+\*?\}|\\[,;!]|\\\\|&", " ", tex)
+        tex = re.sub(r"\\([a-zA-Z]+) ?", lambda m: SIGNS.get(m[1], f" {m[1]} "), tex)
+        return re.sub(r"[{}\\]", "", tex)
+
+
+class Reader(HTMLParser):
+    """Collects the entries of one page."""
+
+    def __init__(self, page, html):
+        super().__init__()
+        self.page, self.entries = page, []
+        self.depth = 0
+        self.open = []  # entries that are being read, each with the depth at which it began
+        self.title = None  # the same for the title of the innermost one
+        self.silent = None  # the depth of an element whose text says nothing
+        self.box = None  # the last theorem: a claim that is named after it is about it
+        self.feed(re.sub(FORMULA, "\x02\\1\x03", html, flags=re.S))
+
+    def handle_starttag(self, tag, attributes):
+        if tag in VOID:
+            return
+        self.depth += 1
+        attributes = dict(attributes)
+        classes = (attributes.get("class") or "").split()
+        if self.silent:
+            return
+        if tag in ("script", "style", "svg") or {"katex-html", "headerlink"} & set(classes):
+            self.silent = self.depth
+        elif kind := kind_of(tag, classes, attributes.get("id"), self):
+            self.begin(kind, attributes.get("id"))
+        elif self.open and not self.open[-1][0].title and is_title(tag, classes, self.open[-1][0]):
+            self.title = (self.open[-1][0], self.depth)
+        if "descent-claim" in classes and self.box:
+            self.box.also.append(attributes["href"].split("#")[-1])
+            self.box = None if self.box.text and not self.inside(self.box) else self.box
+
+    def inside(self, entry):
+        return any(each is entry for each, _ in self.open)
+
+    def begin(self, kind, id):
+        where = f"{self.page}.html" + (f"#{id}" if id and kind != "Chapter" else "")
+        entry = Entry(kind, where)
+        self.entries.append(entry)
+        self.open.append((entry, self.depth))
+        self.box = entry if kind in RESULTS else self.box
+
+    def handle_endtag(self, tag):
+        if tag in VOID:
+            return
+        if self.silent == self.depth:
+            self.silent = None
+        if self.title and self.title[1] == self.depth:
+            self.title = None
+        if self.open and self.open[-1][1] == self.depth:
+            self.open.pop()
+        self.depth -= 1
+
+    def handle_data(self, data):
+        if self.silent:
+            return
+        if self.title:
+            self.title[0].title += data
+        else:
+            for entry, _ in self.open:
+                entry.text += data
+
+
+def kind_of(tag, classes, id, reader):
+    """What an element is to somebody who searches; None for most."""
+    if tag == "tr" and reader.page == "notation":
+        return "Symbol"
+    if not id:
+        return None
+    if "proof" in classes and len(classes) > 2:
+        return classes[1].capitalize()
+    if tag == "section" and not reader.entries:
+        return "Chapter"
+    kinds = {"exercise": "Exercise", "math": "Equation", "descent-claim-row": "Claim"}
+    kinds |= {"descent-figure": "Figure", "descent-explorer": "Figure"}
+    named = [kinds[name] for name in classes if name in kinds]
+    return named[0] if named else "Section" if tag == "section" else None
+
+
+def is_title(tag, classes, entry):
+    if entry.kind == "Symbol":
+        return tag == "td"
+    names = {"admonition-title", "eqno", "descent-claim-id", "descent-figure-number"}
+    return tag in ("h1", "h2", "h3", "h4") or bool(names & set(classes))
+
+
+# ---------------------------------------------------------------- what is made of it
+
+
+def read(out):
+    """The entries of all pages below a folder, by page."""
+    found = {}
+    for file in sorted(out.rglob("*.html")):
+        page = file.relative_to(out).with_suffix("").as_posix()
+        article = re.search(r"<article.*</article>", file.read_text("utf8"), re.S)
+        if article and page not in GENERATED and "_static" not in file.parts:
+            found[page] = Reader(page, article[0]).entries
+    name_by_claims([entry for entries in found.values() for entry in entries])
+    return found
+
+
+def name_by_claims(entries):
+    """Let a theorem be found by the number that its claim has in a paper."""
+    sources = {
+        e.title: source[1] for e in entries if e.kind == "Claim" if (source := SOURCE(e.text))
+    }
+    for entry in entries:
+        ids = [entry.title] if entry.kind == "Claim" else list(entry.also)
+        for source in (sources[id] for id in ids if id in sources):
+            entry.also += [source, re.sub(r" (?:et al\.|and \w+) \d{4},", "", source)]
+
+
+def results(found, titles):
+    """The page of results: what is proved, by chapter."""
+    parts = ["<h1>Results</h1>", "<p>Every numbered statement of the book, by chapter.</p>"]
+    for page in titles:
+        boxes = [entry for entry in found.get(page, []) if entry.kind in RESULTS]
+        if boxes:
+            rows = "".join(map(row, boxes))
+            parts.append(f'<h2><a href="{page}.html">{titles[page]}</a></h2><ul>{rows}</ul>')
+    return "".join(parts)
+
+
+def row(entry):
+    number, _, name = lettered(entry.title).partition(" (")
+    words = escape(name.removesuffix(")") or excerpt(entry.text))
+    return f'<li><a href="{entry.address}">{number}</a> {words}</li>'
+
+
+def pages(app):
+    """Called when all pages of the book are written: make what can be found, and its page."""
+    out = Path(app.outdir)
+    found = read(out)
+    entries = [entry.words() for page in found.values() for entry in page]
+    data = json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
+    (out / "_static" / "find-data.js").write_text(f"window.descentEntries={data}", "utf8")
+    names = list(app.env.toctree_includes.values())
+    order = [app.config.root_doc, *(name for group in names for name in group)]
+    titles = {name: app.builder.render_partial(app.env.titles[name])["title"] for name in order}
+    yield "results", {"title": "Results", "body": results(found, titles)}, "page.html"
+
+
+def setup(app):
+    app.connect("html-collect-pages", pages)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
