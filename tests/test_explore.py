@@ -156,6 +156,12 @@ def test_the_same_call_gives_the_same_bytes(block):
         ({"start": {"D": 3}}, "start names 'D', which is no control: give one of eta, kernel"),
         ({"labels": {"D": "d"}}, "labels names 'D', which is no control"),
         ({"labels": {"eta": r"$\oint$"}}, r"uses \\oint"),
+        ({"drag": {"D": "x"}}, "drag names 'D', which is no control"),
+        ({"drag": {"eta": "z"}}, r"drag\['eta'\] is 'z': give 'x' or 'y' for a control of numbers"),
+        (
+            {"drag": {"kernel": "x"}},
+            r"drag\['kernel'\] is 'x': give 'x' or 'y' for a control of num",
+        ),
         ({"start": {"eta": 7}}, r"start\['eta'\] is 7, not in its list: give one of \[1e-05, 0.1"),
     ],
 )
@@ -419,11 +425,69 @@ def test_a_folded_explorer_draws_itself_when_it_is_opened(open_page, block):
     assert_shows(section, run(**START))
 
 
+def test_what_changed_is_told_once_when_the_hand_rests(open_page, block):
+    page = open_page(block)
+    told = page.locator("[aria-live]")
+    assert told.inner_text() == ""
+    page.evaluate("window.told = 0")
+    page.evaluate(
+        "new MutationObserver(() => window.told++)"
+        ".observe(document.querySelector('[aria-live]'), {childList: true})"
+    )
+    for _ in range(2):
+        page.get_by_label("step size").press("ArrowLeft")
+    page.wait_for_function("window.told > 0")
+    assert told.inner_text() == describe(run(1e-5, "softmax", 100))
+    assert page.evaluate("window.told") == 1
+
+
+def test_reset_brings_the_first_picture_back(open_page, block):
+    page = open_page(block)
+    section = page.locator("section.descent-explorer")
+    first = drawn(section)
+    assert_alive(section)
+    page.get_by_role("button", name="Reset").click()
+    assert drawn(section) == first
+
+
+def test_play_draws_the_curves_from_left_to_right_where_the_axis_is_time(open_page, block, in_book):
+    page = open_page(block)
+    width = "() => Number(document.querySelector('clipPath rect').getAttribute('width'))"
+    whole = page.evaluate(width)
+    page.get_by_role("button", name="Play").click()
+    page.wait_for_function(f"({width})() < {whole} / 2")
+    page.wait_for_function(f"({width})() === {whole}")
+    still = explore(lambda a: Picture([Curve("f", [0, a], [0, 1])], "x", "f"), **WORDS, a=[1, 2])
+    assert "Play" not in still._repr_html_()
+
+
+def test_a_mark_in_the_picture_can_be_dragged(open_page, in_book):
+    def bump(centre):
+        x = np.linspace(-2, 2, 81)
+        return Picture([Curve("bump", x, np.exp(-((x - centre) ** 2)))], "place $x$", "height")
+
+    places = [-1.0, 0.0, 1.0]
+    block = explore(bump, **WORDS, centre=places, start={"centre": 0.0}, drag={"centre": "x"})
+    page = open_page(block._repr_html_())
+    box = page.locator(".grip").bounding_box()
+    frame = page.locator(".descent-plot svg").get_attribute("data-frame")
+    unit = (float(frame.split()[2]) - float(frame.split()[0])) / 4
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2 + 0.9 * unit, box["y"], steps=4)
+    page.mouse.up()
+    section = page.locator("section.descent-explorer")
+    assert drawn(section)["values"] == ["1"]
+    assert drawn(section)["summary"] == describe(bump(1.0))
+    page.mouse.move(box["x"], box["y"])
+    assert drawn(section)["values"] == ["1"], "let go"
+
+
 @pytest.mark.parametrize(
     "working, broken",
     [
         ("<script>", "<script type='text/plain'>"),
-        ('knob.addEventListener("input", show)', "void 0"),
+        ('knob.addEventListener("input", moved)', "void 0"),
         ("if (width) draw(plot, data, picture", "draw(plot, data, data.pictures[0]"),
         ("= picture.summary;", "= data.pictures[0].summary;"),
     ],

@@ -115,6 +115,9 @@ def test_zero_on_a_log_axis_leaves_a_gap_and_is_told():
 def test_without_a_summary_the_picture_says_where_curves_end():
     assert describe(PICTURE) == "measured ends at 2.656·10⁻⁵; bound ends at 3.588·10⁻⁴."
     assert describe(Picture([LOSS], "x", "y", summary="It falls.")) == "It falls."
+    summary = "From 3.0e+00 to 5.4e-18, by -1e-05; D = 12."
+    spoken = "From 3 to 5.4·10⁻¹⁸, by −10⁻⁵; D = 12."
+    assert describe(Picture([LOSS], "x", "y", summary=summary)) == spoken
 
 
 # ---- labels --------------------------------------------------------------------------------------

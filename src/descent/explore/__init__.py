@@ -30,6 +30,7 @@ def explore(
     caption: str = "",
     start: dict | None = None,
     labels: dict[str, str] | None = None,
+    drag: dict[str, str] | None = None,
     **controls: Sequence[float] | Sequence[str],
 ):
     """Let the reader choose the arguments of ``run`` and see the picture that it returns.
@@ -41,6 +42,8 @@ def explore(
     caption : what is plotted; may hold ``$...$``; required.
     start : the values shown first, ``{name: value}``; the first of the list where not given.
     labels : what to call a control on the page, ``{name: "embedding dimension $D$"}``.
+    drag : controls whose value is a place in the picture, ``{name: "x"}`` or ``{name: "y"}``: in
+        the built book the reader can take hold of it there.
     controls : the values of each argument: numbers become a slider, strings a menu.
 
     Returns
@@ -53,7 +56,7 @@ def explore(
     RuntimeError : if ``run`` fails at a point of the grid, naming the point.
     """
     require_words(alt, caption)
-    knobs = controls_from(controls, start or {}, labels or {})
+    knobs = controls_from(controls, start or {}, labels or {}, drag or {})
     if os.environ.get("DESCENT_BOOK") == "1":
         from descent.explore._page import page
 

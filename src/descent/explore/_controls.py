@@ -21,6 +21,7 @@ class Control:
     label: str
     values: tuple
     start: int
+    drag: str = ""  # the axis of the picture, x or y, along which its value can be dragged
 
     @property
     def numeric(self) -> bool:
@@ -33,13 +34,15 @@ class Control:
         return [number(v) if self.numeric else v for v in self.values]
 
 
-def controls_from(controls: Mapping, start: Mapping, labels: Mapping) -> list[Control]:
+def controls_from(
+    controls: Mapping, start: Mapping, labels: Mapping, drag: Mapping
+) -> list[Control]:
     """Check what the author wrote and return the controls in that order."""
     if not controls:
         raise error(
             ValueError, "explore has no control", "give a list of values by name, as D=[8, 16, 32]"
         )
-    for what, given in (("start", start), ("labels", labels)):
+    for what, given in (("start", start), ("labels", labels), ("drag", drag)):
         if unknown := [name for name in given if name not in controls]:
             choices = ", ".join(controls)
             raise error(
@@ -47,10 +50,13 @@ def controls_from(controls: Mapping, start: Mapping, labels: Mapping) -> list[Co
                 f"{what} names {unknown[0]!r}, which is no control",
                 f"give one of {choices}",
             )
-    return [_control(name, controls[name], start, labels.get(name, name)) for name in controls]
+    return [
+        _control(name, controls[name], start, labels.get(name, name), drag.get(name, ""))
+        for name in controls
+    ]
 
 
-def _control(name: str, values, start: Mapping, label: str) -> Control:
+def _control(name: str, values, start: Mapping, label: str, drag: str) -> Control:
     values = () if isinstance(values, str) else tuple(values)
     if not values:
         raise error(
@@ -71,7 +77,13 @@ def _control(name: str, values, start: Mapping, label: str) -> Control:
             f"give one of {list(values)}",
         )
     markup(label)  # raises for a formula that the page can't show
-    return Control(name, label, values, values.index(first))
+    if drag not in ("", "x", "y") or (drag and any(strings)):
+        raise error(
+            ValueError,
+            f"drag[{name!r}] is {drag!r}",
+            "give 'x' or 'y' for a control of numbers",
+        )
+    return Control(name, label, values, values.index(first), drag)
 
 
 def _number(name: str, value):

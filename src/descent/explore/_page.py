@@ -13,7 +13,7 @@ from descent.explore._grid import grid_data, pictures, thinned
 from descent.plots import Picture, draw
 from descent.plots._picture import describe
 from descent.plots._svg import Figure, css, svg
-from descent.plots._text import formulas, markup
+from descent.plots._text import formulas, markup, plain
 
 from .._errors import error
 
@@ -29,7 +29,8 @@ def page(run, controls: list[Control], alt: str, caption: str) -> Figure:
     first = _first(drawn, controls)
     small = thinned(first, data["x"]["limits"], data["y"]["limits"])
     words = (alt, caption, describe(first))
-    block = _block(key, controls, text, svg(draw(small).figure, alt), *words)
+    time = plain(first.xlabel).startswith(("step", "time"))
+    block = _block(key, controls, text, svg(draw(small).figure, alt), time, *words)
     size = len(gzip.compress(block.encode()))
     if size > BUDGET:
         raise error(
@@ -41,23 +42,31 @@ def page(run, controls: list[Control], alt: str, caption: str) -> Figure:
     return Figure(block, alt)
 
 
-def _block(key, controls: list[Control], data: str, still: str, alt, caption, summary) -> str:
+def _block(key, controls: list[Control], data, still, time, alt, caption, summary) -> str:
     knobs = "\n".join(_knob(control, f"{key}-{control.name}") for control in controls)
     data = data.replace("<", "\\u003c")  # a "</script>" inside a string would end the script
     return f"""\
 <section class="descent-explorer" id="{key}" role="group" aria-label="{html.escape(alt)}">
 <style>{css()}{_asset("explorer.css")}</style>
 <div class="descent-card">
+<div class="descent-plot">{still}</div>
 <div class="descent-controls" style="--d-columns: {_columns(len(controls))}" hidden>
 {knobs}
 </div>
-<div class="descent-plot">{still}</div>
-<p class="descent-summary" aria-live="polite">{html.escape(summary, quote=False)}</p>
+<p class="descent-summary">{html.escape(summary, quote=False)}</p>
+<p class="descent-spoken" aria-live="polite"></p>
+<p class="descent-buttons" hidden>{_buttons(time)}</p>
 </div>
 <p class="descent-caption">{formulas(caption)}</p>
 <script type="application/json">{data}</script>
 <script>{_asset("explorer.js")}</script>
 </section>"""
+
+
+def _buttons(time: bool) -> str:
+    """Back to the first picture; and where the axis is time, the picture as it comes about."""
+    play = '<button type="button" data-does="play">Play</button>' if time else ""
+    return f'{play}<button type="button" data-does="reset">Reset</button>'
 
 
 def _columns(count: int) -> int:
@@ -68,7 +77,8 @@ def _columns(count: int) -> int:
 def _knob(control: Control, key: str) -> str:
     label = f'<label for="{key}">{markup(control.label)}</label>'
     inside = _slider(control, key) if control.numeric else _menu(control, key)
-    return f'<div class="descent-control" data-name="{control.name}">{label}{inside}</div>'
+    drag = f' data-drag="{control.drag}"' if control.drag else ""
+    return f'<div class="descent-control" data-name="{control.name}"{drag}>{label}{inside}</div>'
 
 
 def _menu(control: Control, key: str) -> str:
@@ -86,7 +96,8 @@ def _slider(control: Control, key: str) -> str:
         f'<output for="{key}">{texts[control.start]}</output>'
         f'<input type="range" id="{key}" min="0" max="{last}" step="1" value="{control.start}"'
         f' autocomplete="off" aria-valuetext="{texts[control.start]}"'
-        f' data-texts="{html.escape(json.dumps(texts))}">'
+        f' data-texts="{html.escape(json.dumps(texts))}"'
+        f" data-values='{json.dumps(control.values)}'>"
         '<span class="descent-ends" aria-hidden="true">'
         f"<span>{texts[0]}</span><span>{texts[-1]}</span></span>"
     )

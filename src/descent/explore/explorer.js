@@ -13,42 +13,98 @@
     const data = JSON.parse(section.querySelector('script[type="application/json"]').textContent);
     const knobs = [...section.querySelectorAll(".descent-control input, .descent-control select")];
     const plot = section.querySelector(".descent-plot");
+    const summary = section.querySelector(".descent-summary");
+    const first = knobs.map(read);
     let width = 0;
 
     const show = () => {
       const picture = data.pictures[place(knobs, data.counts)];
-      if (width) draw(plot, data, picture, width, section.id);
+      if (width) draw(plot, data, picture, width, section.id, knobs);
       knobs.forEach(label);
-      const summary = section.querySelector(".descent-summary");
       if (summary.textContent !== picture.summary) summary.textContent = picture.summary;
+    };
+    const moved = () => {
+      show();
+      say(section, summary.textContent);
     };
     const resize = () => {
       const style = getComputedStyle(plot);
       const now = Math.floor(plot.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight));
       if (now <= 0 || now === width) return;
       width = now;
-      reserve(section, data);
+      reserve(summary, data);
       show();
     };
 
-    resize();
-    for (const knob of knobs) knob.addEventListener("input", show);
-    new ResizeObserver(resize).observe(plot); // also fires when a folded block is opened
-    section.querySelector(".descent-controls").hidden = false;
+    for (const knob of knobs) knob.addEventListener("input", moved);
+    for (const hidden of section.querySelectorAll("[hidden]")) hidden.hidden = false;
+    const press = (does, act) => section.querySelector(`[data-does="${does}"]`)?.addEventListener("click", act);
+    press("reset", () => { knobs.forEach((knob, k) => write(knob, first[k])); moved(); });
+    press("play", () => play(plot));
+    new ResizeObserver(resize).observe(plot); // fires at once, and when a folded block is opened
+    plot.addEventListener("pointerdown", (event) => take(event, plot, moved, knobs));
     section.dataset.ready = "";
+  }
+
+  function read(knob) {
+    return knob.tagName === "SELECT" ? knob.selectedIndex : Number(knob.value);
+  }
+
+  function write(knob, place) {
+    knob[knob.tagName === "SELECT" ? "selectedIndex" : "value"] = place;
+  }
+
+  // What a change came to is told once, when the reader's hand rests.
+  function say(section, words) {
+    clearTimeout(section.waiting);
+    section.waiting = setTimeout(() => (section.querySelector(".descent-spoken").textContent = words), 250);
+  }
+
+  // The curves come about from left to right, as the runs did.
+  function play(plot) {
+    const inside = plot.querySelector("clipPath rect");
+    const whole = Number(inside.dataset.width);
+    const begin = performance.now();
+    const frame = (now) => {
+      const share = Math.min(1, (now - begin) / 3000);
+      inside.setAttribute("width", whole * share);
+      if (share < 1 && inside.isConnected) requestAnimationFrame(frame);
+    };
+    requestAnimationFrame(frame);
+  }
+
+  // Take hold of a mark in the picture and move its control along.
+  function take(event, plot, moved, knobs) {
+    const name = event.target.closest("[data-drags]")?.dataset.drags;
+    if (!name) return;
+    const knob = knobs.find((each) => each.parentElement.dataset.name === name);
+    const values = JSON.parse(knob.dataset.values);
+    const axis = knob.parentElement.dataset.drag;
+    event.preventDefault();
+    plot.setPointerCapture(event.pointerId);
+    const follow = (move) => {
+      const svg = plot.querySelector("svg");
+      const box = svg.getBoundingClientRect();
+      const at = axis === "x" ? move.clientX - box.left : move.clientY - box.top;
+      const gaps = svg.dataset[`places${knobs.indexOf(knob)}`].split(" ").map((v) => Math.abs(v - at));
+      const nearest = gaps.indexOf(Math.min(...gaps));
+      if (nearest === Number(knob.value) || nearest >= values.length) return;
+      knob.value = nearest;
+      moved();
+    };
+    plot.addEventListener("pointermove", follow);
+    const drop = () => plot.removeEventListener("pointermove", follow);
+    for (const end of ["pointerup", "pointercancel"]) plot.addEventListener(end, drop, { once: true });
   }
 
   // The grid is stored with the last control varying fastest.
   function place(knobs, counts) {
-    const index = (knob) => (knob.tagName === "SELECT" ? knob.selectedIndex : Number(knob.value));
-    return knobs.reduce((sum, knob, k) => sum * counts[k] + index(knob), 0);
+    return knobs.reduce((sum, knob, k) => sum * counts[k] + read(knob), 0);
   }
 
   // Room for the longest summary, so that the page below doesn't jump.
-  function reserve(section, data) {
-    const summary = section.querySelector(".descent-summary");
+  function reserve(summary, data) {
     const trial = summary.cloneNode();
-    trial.removeAttribute("aria-live");
     trial.style.cssText = "visibility: hidden; min-height: 0";
     trial.textContent = data.pictures.reduce((a, b) => (a.summary.length > b.summary.length ? a : b)).summary;
     summary.after(trial);
@@ -68,7 +124,7 @@
 
   // ---- the picture ---------------------------------------------------------------------------
 
-  function draw(plot, data, picture, width, id) {
+  function draw(plot, data, picture, width, id, knobs) {
     const svg = element("svg", { role: "img", "aria-label": data.alt });
     plot.replaceChildren(svg); // text can only be measured on the page
     const names = picture.curves.map(([line]) => line).filter((line, k, all) => all.indexOf(line) === k && data.lines[line].label.length);
@@ -81,6 +137,7 @@
       const count = picture.curves.filter((curve) => curve[0] === line).length;
       curve(svg, data.lines[line], data.xs[k].map(x), values.map((v) => (v === null ? null : y(v))), count, id);
     }
+    marks(svg, frame, x, y, knobs);
     if (frame.legend) legend(svg, data, names, width);
     else endLabels(svg, data, picture, names, frame, y);
   }
@@ -115,8 +172,23 @@
   function clip(svg, frame, id) {
     const inside = element("clipPath", { id: `${id}-clip` });
     const size = { width: frame.right - frame.left + 4, height: frame.bottom - frame.top + 4 };
-    inside.append(element("rect", { x: frame.left - 2, y: frame.top - 2, ...size }));
+    inside.append(element("rect", { x: frame.left - 2, y: frame.top - 2, "data-width": size.width, ...size }));
     svg.append(inside);
+  }
+
+  // A ring on the axis for each control whose value is a place on it; the slider beside the picture
+  // does the same by keyboard.
+  function marks(svg, frame, x, y, knobs) {
+    knobs.forEach((knob, k) => {
+      const { drag, name } = knob.parentElement.dataset;
+      if (!drag) return;
+      const places = JSON.parse(knob.dataset.values).map(drag === "x" ? x : y);
+      svg.dataset[`places${k}`] = places.join(" ");
+      const at = places[Number(knob.value)];
+      const [cx, cy] = drag === "x" ? [at, frame.bottom] : [frame.left, at];
+      svg.append(element("circle", { class: "mark", cx, cy, r: 9, "data-drags": name }));
+      svg.append(element("circle", { class: "grip", cx, cy, r: 22, "data-drags": name }));
+    });
   }
 
   function curve(svg, line, x, y, count, id) {

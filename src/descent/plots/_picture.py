@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from descent.plots._text import number, plain
+from descent.plots._text import number, plain, spoken
 
 from .._errors import error
 
@@ -133,7 +133,7 @@ def describe(picture: Picture) -> str:
     """The picture in words: its summary, or where each curve ends, and what could not be drawn."""
     last = {plain(c.label): c.y[drawable(picture, c)][-1] for c in picture.curves}
     ends = "; ".join(f"{label} ends at {number(y)}" for label, y in last.items())
-    return " ".join([picture.summary or f"{ends}.", *gaps(picture)])
+    return " ".join([spoken(picture.summary) or f"{ends}.", *gaps(picture)])
 
 
 def tones(picture: Picture) -> list[str]:

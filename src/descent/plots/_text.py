@@ -31,6 +31,11 @@ def number(value: float, digits: int = 4) -> str:
     return sign + (tens if mantissa == "1" else f"{mantissa}·{tens}")
 
 
+def spoken(text: str) -> str:
+    """A sentence with its numbers as people write them: 5.4·10⁻¹⁸ for 5.4e-18, 0 for 0.0e+00."""
+    return re.sub(r"-?\d+(?:\.\d+)?e[+-]?\d+", lambda found: number(float(found[0])), text)
+
+
 def formulas(text: str) -> str:
     r"""Turn text with ``$...$`` into HTML whose formulas are MathML: every browser draws it.
 
