@@ -10,7 +10,7 @@ from . import draws, kernels, margin, models, plots, problems, span, spectra, st
 from .descend import DivergenceWarning, Trajectory, descend
 from .explore import explore
 from .optimise import optimise
-from .sweep import sweep
+from .sweep import rerun, sweep
 
 __version__ = "0.1.0"
 
@@ -33,6 +33,7 @@ __all__ = [
     "optimise",
     "plots",
     "problems",
+    "rerun",
     "span",
     "spectra",
     "steps",

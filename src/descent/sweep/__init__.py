@@ -5,6 +5,6 @@ side where it can, here or on a Dask cluster, and can be stopped and taken up ag
 Introduced in :doc:`/sweeps`.
 """
 
-from ._run import sweep
+from ._run import Rerun, rerun, sweep
 
-__all__ = ["sweep"]
+__all__ = ["Rerun", "rerun", "sweep"]

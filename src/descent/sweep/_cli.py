@@ -7,9 +7,13 @@ import re
 from pathlib import Path
 
 from .._errors import error
-from ._grid import DEFAULTS, Grid
+from ._family import Family
+from ._grid import TRAINING, Grid
 
 SETTINGS = ("thresholds", "until")
+#: What runs come from; their own axes stand in the file, those of the usual ones are options too.
+FAMILY = ("problem", "model", "optimiser")
+AXES = (*Family.of().axes, *TRAINING)
 PICTURES = (".svg", ".png", ".pdf")
 EXAMPLE = """\
 A FILE holds the axes as YAML, one value or a list each; options add to it and win over it:
@@ -39,7 +43,11 @@ def add_commands(commands) -> None:
     sweep.add_argument("file", nargs="?", type=Path, help="YAML with the axes of the grid")
     sweep.add_argument("--out", required=True, type=Path, help="the table, a .parquet file")
     sweep.add_argument("--cluster", metavar="ADDRESS", help="a Dask scheduler's address, or local")
-    for name in (*DEFAULTS, *SETTINGS):
+    for name in FAMILY:
+        sweep.add_argument(
+            f"--{name}", metavar="NAME", help="such as digits, own.npz or module:name"
+        )
+    for name in (*AXES, *SETTINGS):
         sweep.add_argument(f"--{name}", metavar="VALUES", help="such as 8 or 2,4,8 or 0..15")
     sweep.set_defaults(command=_sweep)
 
@@ -67,7 +75,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _apart(given: dict) -> dict:
     """The arguments of `Grid.of`: settings by name, the axes together."""
-    settings = {name: given[name] for name in SETTINGS if name in given}
+    settings = {name: given[name] for name in (*SETTINGS, *FAMILY) if name in given}
     return {"axes": {k: v for k, v in given.items() if k not in settings}, **settings}
 
 
@@ -98,12 +106,14 @@ def read(file: Path | None) -> dict:
 
 
 def _options(options: argparse.Namespace) -> dict:
-    given = {name: getattr(options, name) for name in (*DEFAULTS, *SETTINGS)}
+    given = {name: getattr(options, name) for name in (*FAMILY, *AXES, *SETTINGS)}
     return {name: parse(name, text) for name, text in given.items() if text is not None}
 
 
 def parse(name: str, given):
     """Values as they are written: 8, "2,4,8", "0..15", [softmax, gaussian], "1/L"."""
+    if name in FAMILY:
+        return given
     if isinstance(given, list):
         return [value for item in given for value in _several(name, item)]
     values = _several(name, given)

@@ -8,31 +8,20 @@ import math
 import numbers
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from .. import _validate, kernels
 from .._errors import error
-from ..models import Attention
+from ..models import _protocol
+from ._family import REQUIRED, Family
 
-#: The axes in the order of the table's columns, and the value of those that need not be given.
-DEFAULTS = {
-    "N": None,
-    "n": None,
-    "D": None,
-    "d": 8,
-    "H": 1,
-    "kernel": "softmax",
-    "train": "QKV",
-    "steps": 1000,
-    "scale": 1.0,
-    "step": "1/L",
-    "seed": 0,
-    "start": 0,
-}
+#: The axes that belong to training; those of the problem and the model come before them.
+TRAINING = {"train": None, "steps": 1000, "scale": 1.0, "step": "1/L", "seed": 0, "start": 0}
 #: What the runs of one task may differ in: none of these changes a shape or the loop.
 WITHIN = ("scale", "step", "seed", "start")
-LEAST = {"seed": 0, "start": 0}
+#: Axes that count something, and from where on.
+COUNTS = {"N": 1, "n": 1, "D": 1, "d": 1, "H": 1, "steps": 1, "seed": 0, "start": 0}
 MOST = 2**63
 THRESHOLDS = (1e-2, 1e-4, 1e-6)
 #: Runs in a task, at most: enough for the batch to pay, few enough to lose little when interrupted.
@@ -45,14 +34,15 @@ NUMBERS = 2**24
 class Task:
     """Runs that train side by side: one cell of shapes, kernel, trained matrices and rule."""
 
+    family: Family
     index: int
-    cell: dict  # N, n, D, d, H, kernel, train, steps
+    cell: dict  # the axes of the problem and the model, train, steps
     runs: tuple[tuple, ...]  # (scale, step, seed, start) of each
     thresholds: tuple[float, ...]
     until: float | None
 
     def __str__(self) -> str:
-        return ", ".join(f"{axis}={value}" for axis, value in self.cell.items())
+        return written(self.cell)
 
 
 @dataclass(frozen=True)
@@ -62,27 +52,65 @@ class Grid:
     axes: dict[str, tuple]
     thresholds: tuple[float, ...] = THRESHOLDS
     until: float | None = None
+    family: Family = field(default_factory=Family.of)
 
     @classmethod
-    def of(cls, axes: dict, thresholds: Iterable[float] = THRESHOLDS, until: float | None = None):
+    def of(
+        cls,
+        axes: dict,
+        thresholds: Iterable[float] = THRESHOLDS,
+        until: float | None = None,
+        **family: object,
+    ):
         """Check what a user wrote and bring it into canonical form.
 
         Raises
         ------
         ValueError, TypeError : for an unknown, missing or empty axis, or a value that does not fit.
         """
+        kin = Family.of(**family)
+        usual = {**kin.axes, **TRAINING, "train": kin.letters}
         for axis in axes:
-            _validate.one_of("axis", axis, DEFAULTS)
-        missing = [axis for axis, value in DEFAULTS.items() if value is None and axis not in axes]
+            _validate.one_of("axis", axis, usual)
+        missing = [axis for axis, value in usual.items() if value is REQUIRED and axis not in axes]
         if missing:
             raise error(
                 ValueError, f"the grid lacks {', '.join(missing)}", "give each a value or a list"
             )
-        full = {axis: _values(axis, axes.get(axis, DEFAULTS[axis])) for axis in DEFAULTS}
+        full = {kind: tuple(getattr(kin, f"{kind}s")) for kind in kin.named}
+        full |= {axis: _values(axis, axes.get(axis, usual[axis])) for axis in usual}
         marks = tuple(
             sorted({_validate.fraction("thresholds", x) for x in thresholds}, reverse=True)
         )
-        return cls(full, marks, None if until is None else _validate.fraction("until", until))
+        until = None if until is None else _validate.fraction("until", until)
+        grid = cls(full, marks, until, kin)
+        grid._require_rates()
+        return replace(grid, axes={**full, "train": grid._trained()})
+
+    def _trained(self) -> tuple[str, ...]:
+        """The letters to train in the order of the models, each of which must have them."""
+        found = set()
+        for cell in self._cells(self.family.model_axes):
+            model = self.family.model(cell)
+            found.add(tuple(_protocol.trained(model, letters) for letters in self.axes["train"]))
+        if len(found) > 1:
+            raise error(ValueError, "the models have different weights", "say which to train")
+        return _once("train", found.pop())
+
+    def _require_rates(self) -> None:
+        """An optimiser needs a number for its rate, and does not stop before the end."""
+        if all(optimiser is None for optimiser in self.family.optimisers.values()):
+            return
+        rules = [step for step in self.axes["step"] if isinstance(step, str)]
+        if rules or self.until is not None:
+            found = f"step {rules[0]!r}" if rules else "until"
+            remedy = "give numbers for step" if rules else "leave it out"
+            raise error(ValueError, f"{found} is for gradient descent, not for optimisers", remedy)
+
+    def _cells(self, axes: Iterable[str]) -> Iterable[dict]:
+        names = [*self.family.named, *axes]
+        for values in itertools.product(*(self.axes[axis] for axis in names)):
+            yield dict(zip(names, values, strict=True))
 
     @property
     def size(self) -> int:
@@ -92,31 +120,42 @@ class Grid:
     @cached_property
     def tasks(self) -> list[Task]:
         """The grid cut into tasks, by the grid alone: the same on every machine, every time."""
-        across = [axis for axis in DEFAULTS if axis not in WITHIN]
         tasks: list[Task] = []
-        for values in itertools.product(*(self.axes[axis] for axis in across)):
-            cell = dict(zip(across, values, strict=True))
+        for cell in self._cells([*self.family.axes, "train", "steps"]):
             for runs in self._batches(cell):
-                tasks.append(Task(len(tasks), cell, runs, self.thresholds, self.until))
+                tasks.append(Task(self.family, len(tasks), cell, runs, self.thresholds, self.until))
         return tasks
 
     def _batches(self, cell: dict) -> Iterable[tuple]:
         runs = list(itertools.product(*(self.axes[axis] for axis in WITHIN)))
-        most = batch_size(cell)
-        for _, alike in itertools.groupby(sorted(runs, key=_rule), key=_rule):
+        alike_by = _rule if self.family.optimiser(cell) is None else _rate
+        most = batch_size(self.family, cell)
+        for _, alike in itertools.groupby(sorted(runs, key=alike_by), key=alike_by):
             yield from _cut(list(alike), most)
 
     def record(self) -> str:
         """The grid as one line of JSON: two sweeps are the same if their records are."""
         content = {"axes": self.axes, "thresholds": self.thresholds, "until": self.until}
+        if self.family.named:
+            content["family"] = self.family.record()
         return json.dumps(content, sort_keys=True)
 
 
-def batch_size(cell: dict) -> int:
+def batch_size(family: Family, cell: dict) -> int:
     """How many runs of a cell go into one task, by the numbers that each run keeps."""
-    m, H, r = cell["N"] * cell["n"], cell["H"], min(cell["N"] * cell["n"], cell["D"])
-    kept = 2 * cell["steps"] + H * m * (3 * cell["d"] + 4 * cell["n"] + r) + 9 * H * r * cell["d"]
+    try:
+        model, problem, weights = family.instance(cell, seed=0, start=0, scale=1.0)
+    except (ValueError, TypeError, MemoryError) as refusal:
+        remedy = getattr(refusal, "remedy", "choose other values")
+        raise error(type(refusal), f"in the cell {written(cell)}: {refusal}", remedy) from refusal
+    passing = model.memory(problem) // 8 if hasattr(model, "memory") else problem.X.numel()
+    kept = 2 * cell["steps"] + problem.X.numel() + 9 * sum(W.numel() for W in weights) + passing
     return max(1, min(RUNS, NUMBERS // kept))
+
+
+def written(cell: dict) -> str:
+    """A cell as it is told to a reader."""
+    return ", ".join(f"{axis}={value}" for axis, value in cell.items())
 
 
 def _cut(runs: list, most: int) -> Iterable[tuple]:
@@ -130,6 +169,11 @@ def _rule(run: tuple) -> str:
     return step if isinstance(step, str) else ""
 
 
+def _rate(run: tuple) -> str:
+    """An optimiser has one rate for all that it moves."""
+    return repr(run[WITHIN.index("step")])
+
+
 # ------------------------------------------------------------------------------ values
 
 
@@ -141,6 +185,10 @@ def _values(axis: str, given) -> tuple:
         raise error(
             ValueError, f"axis {axis} is empty", "give it at least one value, or leave it out"
         )
+    return _once(axis, values)
+
+
+def _once(axis: str, values: tuple) -> tuple:
     twice = [value for value, count in Counter(values).items() if count > 1]
     if twice:
         raise error(ValueError, f"axis {axis} holds {twice[0]!r} twice", "name each once")
@@ -152,19 +200,29 @@ def _value(axis: str, value):
         value = value.item()
     if axis == "kernel":
         return _kernel(value)
-    if axis == "train":
-        return _train(value)
+    if value is None or axis == "train":
+        return value
     if axis == "step":
         return _step(value)
     if axis == "scale":
         return _validate.positive("scale", value)
-    if _validate.count(axis, value, LEAST.get(axis, 1)) >= MOST:
+    if axis not in COUNTS:
+        return _plain(axis, value)
+    if _validate.count(axis, value, COUNTS[axis]) >= MOST:
         raise error(
             ValueError,
             f"{axis} must be below 2^63, as a table keeps it, got {value}",
             "be below 2^63, as a table keeps it",
         )
     return int(value)
+
+
+def _plain(axis: str, value):
+    if not isinstance(value, (bool, int, float, str)):
+        raise error(
+            TypeError, f"{axis} must hold numbers or names, got {value!r}", "numbers or names"
+        )
+    return value
 
 
 def _kernel(value) -> str:
@@ -175,17 +233,6 @@ def _kernel(value) -> str:
             ValueError, f"kernel {kernel.name!r} is not the registered one", "give it another name"
         )
     return kernel.name
-
-
-def _train(value) -> str:
-    letters = Attention.trainable
-    if not isinstance(value, str) or not value or Counter(value) - Counter(letters):
-        raise error(
-            ValueError,
-            f"train must name some of {', '.join(letters)}, each once, as in 'V' or 'QKV', got {value!r}",
-            f"name some of {', '.join(letters)}, each once, as in 'V' or 'QKV'",
-        )
-    return "".join(W for W in letters if W in value)
 
 
 def _step(value):

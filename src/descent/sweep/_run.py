@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from tqdm.auto import tqdm
 
+from .. import models, problems, steps
+from .._errors import error
+from .._trajectory import Trajectory
+from ..descend import descend
+from ..optimise import optimise
+from ._family import Family
 from ._grid import THRESHOLDS, Grid, Task
 from ._task import run_task
 
@@ -23,6 +29,9 @@ def sweep(
     cluster=None,
     thresholds: Iterable[float] = THRESHOLDS,
     until: float | None = None,
+    problem=problems.gaussian_in_span,
+    model=models.Attention,
+    optimiser=None,
     **axes,
 ) -> pandas.DataFrame:
     """Train every combination of the axes' values and return one row a run.
@@ -36,7 +45,12 @@ def sweep(
         or a ``dask.distributed.Client`` runs them there.
     thresholds : fractions of the first loss; a column each counts the steps to it.
     until : stop a run at this fraction of its first loss.
-    axes : one value or several of each. N, n and D must be given; also d, H, kernel, train, steps,
+    problem : a `descent.problems.Problem`; a function that makes one, whose arguments are then
+        axes (N, n and D of the usual one); a ``.npz`` file with X and y; or a mapping of names to
+        several of these, which is an axis itself.
+    model : likewise a model or a class of models, whose arguments are axes (d, H and kernel).
+    optimiser : a class of `torch.optim`, or several by name; None or ``"descent"`` is `descend`.
+    axes : one value or several of each: the arguments of problem and model, and train, steps,
         scale, step (numbers, ``"1/L"`` or ``"polyak"``), seed (draws tokens, labels and weights)
         and start (another draw of the weights for the same tokens and labels).
 
@@ -59,12 +73,71 @@ def sweep(
     """
     from ._table import Memory, Store
 
-    grid = Grid.of(axes, thresholds, until)
+    family = {"problem": problem, "model": model, "optimiser": optimiser}
+    grid = Grid.of(axes, thresholds, until, **family)
     store = Memory(grid) if out is None else Store(out, grid)
     missing = store.missing()
     if missing:
         _work(grid, missing, store, cluster)
     return store.finish().to_pandas()
+
+
+class Rerun(NamedTuple):
+    """One run of a table, done again."""
+
+    model: models.Model
+    problem: problems.Problem
+    weights: NamedTuple
+    run: Trajectory
+
+
+def rerun(
+    row: pandas.Series,
+    *,
+    problem=problems.gaussian_in_span,
+    model=models.Attention,
+    optimiser=None,
+    **options: object,
+) -> Rerun:
+    """Do one run of a sweep's table again: what was trained, on what, from where, and how it went.
+
+    Parameters
+    ----------
+    row : of the table that `sweep` returned, such as ``table.iloc[3]``.
+    problem, model, optimiser : what the sweep was given.
+    options : for `descend`, such as ``watch`` and ``at``; not with an optimiser.
+
+    Raises
+    ------
+    ValueError : if the row lacks an axis of the sweep.
+    """
+    family = Family.of(model, problem, optimiser)
+    needed = [*family.named, *family.axes, "train", "steps", "scale", "step", "seed", "start"]
+    missing = [axis for axis in needed if axis not in row]
+    if missing:
+        found = f"row lacks {', '.join(missing)}"
+        raise error(ValueError, found, "give a row of the table, and what the sweep was given")
+    cell = {axis: _scalar(row[axis]) for axis in needed}
+    made, data, weights = family.instance(cell, cell["seed"], cell["start"], cell["scale"])
+    step = cell["step"] if cell["step"] == "1/L" else _rule(cell["step"])
+    how = {"train": cell["train"], "steps": cell["steps"]}
+    if family.optimiser(cell) is None:
+        run = descend(made, data, weights, step=step, **how, **options)
+    else:
+        losses, last = optimise(made, data, weights, family.optimiser(cell), lr=step, **how)
+        lost = ~torch.isfinite(losses)
+        never, eta = torch.tensor(-1), torch.tensor(step)
+        at = lost.int().argmax(0) if bool(lost.any()) else never
+        run = Trajectory(losses, last, at, eta, never)
+    return Rerun(made, data, weights, run)
+
+
+def _scalar(value):
+    return value.item() if hasattr(value, "item") else value
+
+
+def _rule(step: str) -> float | Callable:
+    return steps.polyak() if step == "polyak" else float(step)
 
 
 def _work(grid: Grid, missing: list[Task], store, cluster) -> None:

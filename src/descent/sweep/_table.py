@@ -20,22 +20,31 @@ from ._grid import Grid, Task
 from ._task import steps_to
 
 KEY = b"descent.sweep"
-TEXT = ("kernel", "train", "step")
-WHOLE = ("N", "n", "D", "d", "H", "steps", "seed", "start", "diverged_at", "rank")
-COLUMNS = ("N", "n", "D", "d", "H", "kernel", "train", "steps", "scale", "step", "seed", "start")
+WHOLE = ("diverged_at", "rank")
 RESULTS = ("eta", "first_loss", "last_loss", "diverged_at")
 
 
 def schema(grid: Grid) -> pa.Schema:
     """Name and type of each column; the grid goes along as metadata."""
     counts = [steps_to(x) for x in grid.thresholds]
-    names = [*COLUMNS, *RESULTS, *counts, "rank", "kappa"]
+    sizes = [name for name in ("N", "n", "D") if name not in grid.axes]
+    axes = {name: _type(name, values) for name, values in grid.axes.items()}
     types = {
-        **dict.fromkeys(names, pa.float64()),
-        **dict.fromkeys(TEXT, pa.string()),
+        **dict.fromkeys(sizes, pa.int64()),
+        **axes,
+        **dict.fromkeys([*RESULTS, *counts, "rank", "kappa"], pa.float64()),
         **dict.fromkeys([*WHOLE, *counts], pa.int64()),
     }
-    return pa.schema([(name, types[name]) for name in names], {KEY: grid.record().encode()})
+    return pa.schema(list(types.items()), {KEY: grid.record().encode()})
+
+
+def _type(axis: str, values: tuple) -> pa.DataType:
+    if axis == "step" or any(isinstance(value, str) for value in values):
+        return pa.string()
+    if all(isinstance(value, bool) for value in values):
+        return pa.bool_()
+    whole = all(isinstance(value, int) for value in values) and axis != "scale"
+    return pa.int64() if whole else pa.float64()
 
 
 def table(grid: Grid, columns: dict[str, list]) -> pa.Table:

@@ -11,11 +11,13 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from .. import problems, spectra, steps
+from .. import spectra, steps
 from .._errors import error
 from ..descend import DivergenceWarning, Trajectory, descend
-from ..models import Attention
+from ..models import _protocol
+from ..optimise import optimise
 from ..problems import Problem
+from ._family import Instance
 from ._grid import WITHIN, Task
 
 # A worker may have several threads. The level of torch's forward mode, the environment and the filter
@@ -40,24 +42,13 @@ def run_task(task: Task) -> dict[str, list]:
 
 
 def _columns(task: Task) -> dict[str, list]:
-    cell = task.cell
-    model = Attention(cell["kernel"], H=cell["H"], d=cell["d"])
-    problem, weights = draw(model, task)
-    step, known = _step(task, model, problem, weights)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DivergenceWarning)  # the table says it, run by run
-        run = descend(
-            model,
-            problem,
-            weights,
-            train=cell["train"],
-            step=step,
-            steps=cell["steps"],
-            **_stop(task),
-        )
-    same = {axis: [value] * len(task.runs) for axis, value in cell.items()}
+    model, problem, weights = draw(task)
+    run, known = _trained(task, model, problem, weights)
+    same = {axis: [value] * len(task.runs) for axis, value in task.cell.items()}
     each = dict(zip(WITHIN, map(list, zip(*task.runs, strict=True)), strict=True))
+    sizes = {"N": problem.N, "n": problem.n, "D": problem.ambient}
     return {
+        **{axis: [size] * len(task.runs) for axis, size in sizes.items()},
         **same,
         **each,
         **_results(task, run, known),
@@ -65,25 +56,46 @@ def _columns(task: Task) -> dict[str, list]:
     }
 
 
-def draw(model: Attention, task: Task) -> tuple[Problem, NamedTuple]:
-    """The problems and starting points of a task's runs, in the span of each run's tokens."""
-    drawn = [_instance(model, task.cell, *run) for run in task.runs]
-    X, y = (torch.stack([getattr(problem, part) for problem, _ in drawn]) for part in "Xy")
-    weights = zip(*(weights for _, weights in drawn), strict=True)
-    return Problem(X, y), drawn[0][1]._make(map(torch.stack, weights))
+def draw(task: Task) -> Instance:
+    """The model, the problems and the starting points of a task's runs."""
+    drawn = [
+        task.family.instance(task.cell, seed=seed, start=start, scale=scale)
+        for scale, _, seed, start in task.runs
+    ]
+    model, problem, weights = drawn[0]
+    if any(other.problem is not problem for other in drawn):
+        parts = ([getattr(other.problem, part) for other in drawn] for part in "Xy")
+        problem = Problem(*map(torch.stack, parts), problem.ambient)
+    every = zip(*(other.weights for other in drawn), strict=True)
+    return Instance(model, problem, weights._make(map(torch.stack, every)))
 
 
-def _instance(model: Attention, cell: dict, scale: float, step, seed: int, start: int):
-    """One run's problem and weights, drawn in the span of its tokens: the cost forgets D.
+def _trained(task: Task, model, problem: Problem, weights: NamedTuple) -> tuple:
+    """What became of the runs, and for which there was a step to take."""
+    cell, optimiser = task.cell, task.family.optimiser(task.cell)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DivergenceWarning)  # the table says it, run by run
+        if optimiser is not None:
+            return _optimised(task, optimiser, model, problem, weights)
+        step, known = _step(task, model, problem, weights)
+        options = {} if task.until is None else {"until": task.until}
+        options |= {"train": cell["train"], "steps": cell["steps"]}
+        return descend(model, problem, weights, step=step, **options), known
 
-    They are the same in every cell of that shape, whatever the kernel and what is trained.
-    """
-    problem = problems.gaussian_in_span(cell["N"], cell["n"], cell["D"], seed)
-    weights = model.init(problem, seed=seed, runs=[start], scale=scale)
-    return problem, weights._make(W[0] for W in weights)
+
+def _optimised(task: Task, optimiser, model, problem: Problem, weights: NamedTuple) -> tuple:
+    rate, options = task.runs[0][WITHIN.index("step")], {"train": task.cell["train"]}
+    losses, last = optimise(
+        model, problem, weights, optimiser, steps=task.cell["steps"], lr=rate, **options
+    )
+    lost = ~torch.isfinite(losses)
+    diverged_at = torch.where(lost.any(0), lost.int().argmax(0), -1)
+    eta, never = torch.full_like(losses[0], rate), torch.full_like(diverged_at, -1)
+    run = Trajectory(losses, last, diverged_at, eta, never)
+    return run, torch.ones(len(task.runs), dtype=torch.bool)
 
 
-def _step(task: Task, model: Attention, problem: Problem, weights: NamedTuple):
+def _step(task: Task, model, problem: Problem, weights: NamedTuple):
     """The rule, and for which runs it gives a step.
 
     Where the loss is flat at the start there is no 1/L, nor where the curvature is no number. Such
@@ -95,13 +107,9 @@ def _step(task: Task, model: Attention, problem: Problem, weights: NamedTuple):
         return steps.polyak(), known
     if given[0] != "1/L":
         return torch.tensor(given, dtype=torch.float64), known
-    L = model.smoothness(weights, problem, task.cell["train"])
+    L = _protocol.smoothness(model, weights, problem, task.cell["train"])
     known = torch.isfinite(L) & (L > 0)
     return torch.where(known, 1 / L, torch.finfo(L.dtype).tiny), known
-
-
-def _stop(task: Task) -> dict:
-    return {} if task.until is None else {"until": task.until}
 
 
 def _results(task: Task, run: Trajectory, known: Tensor) -> dict[str, list]:
@@ -115,9 +123,9 @@ def _results(task: Task, run: Trajectory, known: Tensor) -> dict[str, list]:
     }
 
 
-def _conditioning(model: Attention, problem: Problem, weights: NamedTuple, task: Task) -> dict:
+def _conditioning(model, problem: Problem, weights: NamedTuple, task: Task) -> dict:
     """Rank of the features and condition number of the Gram matrix, which rule training V alone."""
-    if task.cell["train"] != "V":
+    if task.cell["train"] != "V" or not hasattr(model, "gram"):
         return {name: [None] * len(task.runs) for name in ("rank", "kappa")}
     rank = spectra.rank(spectra.beside(model.features(weights, problem)))
     values = torch.linalg.eigvalsh(model.gram(weights, problem))
