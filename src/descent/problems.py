@@ -256,3 +256,29 @@ def unit_tokens(N: int, n: int, D: int, seed: int) -> tuple[Problem, Tensor]:
 
 def _signs(seed: int, N: int) -> Float[Tensor, " N"]:
     return 2 * (draws.uniform(seed, "y", (N,)) < 0.5).double() - 1
+
+
+def sequences(N: int, n: int, D: int, seed: int, *, length: float | None = None) -> Problem:
+    """Standard normal tokens, and one standard normal label a sequence (Wu et al. 2023, section 5).
+
+    With ``length`` every token is scaled to that length. Introduced in :doc:`/wu2023/scaling`.
+    """
+    for name, value in (("N", N), ("n", n), ("D", D)):
+        _validate.count(name, value)
+    X = draws.normal(seed, "X", (N, n, D))
+    if length is not None:
+        norms = torch.linalg.vector_norm(X, dim=-1, keepdim=True)
+        X = _validate.positive("length", length) * X / norms
+    return Problem(X, draws.normal(seed, "y", (N,)))
+
+
+def equal_means(N: int, D: int, seed: int) -> Problem:
+    """Sequences of two tokens c + v_j and c - v_j: all have the mean c, and differ all the same.
+
+    c, the v_j and one label a sequence are standard normal. Uniform attention cannot tell these
+    sequences apart. Introduced in :doc:`/wu2023/scaling`.
+    """
+    for name, value in (("N", N), ("D", D)):
+        _validate.count(name, value)
+    c, v = draws.normal(seed, "c", (1, 1, D)), draws.normal(seed, "v", (N, 1, D))
+    return Problem(torch.cat([c + v, c - v], -2), draws.normal(seed, "y", (N,)))

@@ -1,9 +1,35 @@
-"""What a number of successes says about a rate. Introduced in :doc:`/song2024/queries`."""
+"""What runs say about a rate or a slope. Introduced in :doc:`/song2024/queries`."""
 
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from . import _validate
 from ._errors import error
+
+
+def log_slopes(x: Sequence[float], y: Float[Tensor, "x *r"]) -> Float[Tensor, "*r"]:
+    """Slopes of the lines of least squares through log y against log x, one a run.
+
+    Introduced in :doc:`/wu2023/scaling`.
+    """
+    x = torch.log(torch.as_tensor(x, dtype=y.dtype, device=y.device))
+    x = x - x.mean()
+    return torch.tensordot(x, torch.log(y), dims=1) / x.square().sum()
+
+
+def interval(samples: Float[Tensor, " count"]) -> tuple[float, float]:
+    """The mean of independent samples, and half the width of its 95 % interval (Student's t).
+
+    Raises ValueError for fewer than two samples. Introduced in :doc:`/wu2023/scaling`.
+    """
+    from scipy.stats import t as student  # a second to import: only who asks for it pays
+
+    count = _validate.count("the number of samples", samples.numel(), least=2)
+    half = float(student.ppf(0.975, count - 1)) * float(samples.std()) / count**0.5
+    return float(samples.mean()), half
 
 
 def mcnemar(one: Tensor, other: Tensor) -> float:

@@ -1,6 +1,6 @@
 """The ledger: every theorem of the book as a record that can be run, and can fail."""
 
-from . import foundations, song2024, vasudeva2024  # noqa: F401  entering their claims is what they are for
+from . import foundations, song2024, vasudeva2024, wu2023  # noqa: F401  entering their claims is what they are for
 from ._ledger import Entry, Ledger, run
 from ._record import Claim, Evidence, Standing, Verdict, get, registry
 

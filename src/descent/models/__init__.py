@@ -4,11 +4,14 @@ from . import elementary
 from ._protocol import Model
 from .attention import Attention, AttentionWeights
 from .elementary import LeastSquares
+from .encoder import Encoder, EncoderWeights
 from .selection import FactoredWeights, Selection, SelectionWeights
 
 __all__ = [
     "Attention",
     "AttentionWeights",
+    "Encoder",
+    "EncoderWeights",
     "FactoredWeights",
     "LeastSquares",
     "Model",

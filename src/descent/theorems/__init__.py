@@ -3,7 +3,7 @@
 ``theorems.get("song2024-theorem-1")(layer, problem, weights)`` gives a `Report`.
 """
 
-from . import song2024
+from . import song2024, wu2023
 from ._attention import AttentionStart
 from ._inequality import Inequality
 from ._meet import loud, meet, near
@@ -26,4 +26,5 @@ __all__ = [
     "registry",
     "song2024",
     "theorem",
+    "wu2023",
 ]

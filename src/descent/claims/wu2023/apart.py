@@ -1,0 +1,163 @@
+"""Claims of the chapter on who can be told apart."""
+
+import torch
+from torch import Tensor
+
+from ... import draws, problems, spectra
+from ...models import Encoder
+from ...models.encoder import arc_cosine, pooled_kernel
+from ...problems import Problem
+from ...theorems import Standing
+from .._record import Evidence, Verdict, claim
+from ._shared import PAPER
+
+APART = "wu2023/apart"
+
+
+def least(attended: Tensor) -> Tensor:
+    """The smallest eigenvalue of the pooled kernel."""
+    return torch.linalg.eigvalsh(pooled_kernel(attended))[..., 0]
+
+
+@claim(
+    "who-can-be-told-apart",
+    title="Who can be told apart",
+    box="thm-apart",
+    standing=Standing.PROVED,
+    paper="Descent",
+    number="Theorem",
+    statement=r"$\lambda_{\mathrm{pool}}=0$ exactly if some combination of the sequences vanishes "
+    r"on every line and in sum; under uniform attention two means on a line are allowed only if "
+    r"opposite; for random attention it is positive almost surely if no tokens of different "
+    r"sequences are parallel and each sequence spans two dimensions.",
+    verdict=Verdict.HOLDS,
+    chapter=APART,
+    mutations={
+        "opposite means for parallel ones": {"sign": -1.0},
+        "a token that two sequences of one line share": {"shared": True},
+    },
+)
+def told_apart(sign: float = 1.0, shared: bool = False) -> Evidence:
+    """100 bases of means on lines, and 200 draws of attention on six sequences of one mean."""
+    e = draws.normal(0, "e", (4, 5), 100)
+    a = e[:, 0]
+
+    def means(*rows: Tensor) -> Tensor:
+        return least(torch.stack(rows, 1)[:, :, None])
+
+    opposite = means(a, -2 * a, e[:, 1], e[:, 2])
+    parallel = means(a, sign * 2 * a, e[:, 1], e[:, 2])
+    three = means(a, -a, 3 * a, e[:, 1])
+    split = torch.stack([torch.stack([a, e[:, 1]], 1), torch.stack([a + e[:, 1], 0 * a], 1)], 1)
+    problem = problems.equal_means(N=6, D=8, seed=0)
+    if shared:
+        line = problem.X[0, :1]
+        both = torch.stack([line.repeat(2, 1), 2 * line.repeat(2, 1)])
+        problem = Problem(torch.cat([both, problem.X[2:]]), problem.y)
+    encoder = Encoder(8, "d^-1/2", "ntk")
+    S = encoder.forward(encoder.init(problem, runs=200, seed=1), problem).S
+    random = least(S @ problem.X)
+    zero = 1e-10  # eigenvalues of order one, computed to 1e-14 or so
+    return Evidence(
+        {
+            "two opposite means: positive": bool((opposite > 1e-6).all()),
+            "two parallel means: zero": bool((parallel.abs() < zero).all()),
+            "three on a line: zero": bool((three.abs() < zero).all()),
+            "a sum of vectors on other lines: positive": bool((least(split) > 1e-8).all()),
+            "random attention: positive": bool((random > 1e-6).all()),
+        },
+        {
+            "least_opposite": float(opposite.min()),
+            "largest_parallel": float(parallel.abs().max()),
+            "least_random": float(random.min()),
+            "draws": 600,
+        },
+    )
+
+
+@claim(
+    "wu2023-alpha-bound",
+    title="A permuted sequence",
+    box="prop-permuted",
+    standing=Standing.PROVED,
+    uses=("thm-apart",),
+    paper=PAPER,
+    number="Lemma 15 and its use",
+    statement=r"$\alpha^2\ge\tau_1^2d\lambda_0/4$ with $\lambda_0$ made from the first token of "
+    r"each sequence: false at every width for a sequence and its permutation, for which "
+    r"$\alpha=0<\lambda_0$.",
+    verdict=Verdict.COUNTEREXAMPLE,
+    proof="prop-permuted",
+    chapter=APART,
+    mutations={"a sequence of its own instead of the permuted one": {"permuted": False}},
+)
+def alpha_bound(permuted: bool = True) -> Evidence:
+    """Two sequences of three tokens, widths 16 to 4096, 20 draws; and 500 random pairs."""
+    X = draws.normal(0, "X", (2, 3, 6))
+    pair = torch.stack([X[0], X[0, [1, 2, 0]] if permuted else X[1]])
+    problem, alphas, claimed = Problem(pair, torch.zeros(2, dtype=torch.float64)), [], []
+    for d in (16, 256, 4096):
+        encoder = Encoder(d, "d^-1/2", "lecun")
+        at = encoder.forward(encoder.init(problem, runs=20, seed=0), problem)
+        first = (at.S @ problem.X)[:, :, 0]
+        lambda_0 = torch.linalg.eigvalsh(arc_cosine(first, first)[0])[:, 0] / problem.D
+        alphas.append(spectra.sigma_min(at.features).square())
+        claimed.append(d * lambda_0 / 4)
+    smaller = _pooled_below_first(500)
+    return Evidence(
+        {
+            "alpha is zero to rounding": max(float(a.max()) for a in alphas) < 1e-20,
+            "the claimed bound is not": min(float(c.min()) for c in claimed) > 1e-4,
+            "on random data the pooled one is the smaller in some draws": smaller > 0,
+        },
+        {
+            "largest_alpha_squared": max(float(a.max()) for a in alphas),
+            "least_claimed": min(float(c.min()) for c in claimed),
+            "share_of_random_draws_below": smaller / 500,
+        },
+    )
+
+
+def _pooled_below_first(draws_: int) -> int:
+    """In how many draws of two sequences the pooled eigenvalue lies below the first tokens'."""
+    X = draws.normal(3, "X", (2, 3, 4), draws_)
+    A = draws.normal(3, "A", (4, 4), draws_)[:, None]
+    attended = torch.softmax(X @ A @ X.mT, -1) @ X
+    first = attended[:, :, 0]
+    return int((least(attended) < torch.linalg.eigvalsh(arc_cosine(first, first)[0])[:, 0]).sum())
+
+
+@claim(
+    "wu2023-hermite-bound",
+    title="The first Hermite coefficient",
+    box="prop-permuted",
+    standing=Standing.CITED,
+    paper=PAPER,
+    number="Lemma 15, first part",
+    statement=r"$\lambda_0\ge\frac14\lambda_{\min}(\Phi\Phi^\top)$ for the kernel of first tokens. "
+    r"For $N>D$ the right side is zero; $\lambda_0$ is not.",
+    verdict=Verdict.HOLDS,
+    chapter=APART,
+    mutations={
+        "one half for the quarter": {"coefficient": 0.5},
+        "two parallel tokens": {"parallel": True},
+    },
+)
+def hermite_bound(coefficient: float = 0.25, parallel: bool = False) -> Evidence:
+    """300 draws with N <= D and nearly orthogonal tokens too, 20 with N > D."""
+    slack = []
+    for N, D in ((2, 4), (5, 8), (8, 40), (3, 400)):
+        Phi = draws.normal(N, "Phi", (N, D), 75)
+        left = torch.linalg.eigvalsh(arc_cosine(Phi, Phi)[0])[:, 0]
+        slack.append(coefficient * torch.linalg.eigvalsh(Phi @ Phi.mT)[:, 0] / left)
+    many = draws.normal(9, "Phi", (12, 5), 20)
+    if parallel:
+        many[:, 1] = 2 * many[:, 0]
+    ratio = torch.cat(slack)
+    beyond = torch.linalg.eigvalsh(arc_cosine(many, many)[0])[:, 0]
+    name = "the bound holds"
+    return Evidence(
+        {name: bool((ratio <= 1 + 1e-9).all()), "for N > D: positive": bool((beyond > 1e-6).all())},
+        {"draws": 320, "least_eigenvalue_beyond_D": float(beyond.min())},
+        sharpness={name: (float(ratio.median()), float(ratio.max()))},
+    )

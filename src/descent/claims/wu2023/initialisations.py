@@ -1,0 +1,117 @@
+"""Claims of the chapter on initialisations."""
+
+import torch
+from torch import Tensor
+
+from ... import problems, spectra
+from ...descend import descend
+from ...models import Encoder
+from ...theorems import Standing
+from .._record import Evidence, Verdict, claim
+from ._shared import PAPER, spectrum
+
+PAGE = "wu2023/initialisations"
+
+
+@claim(
+    "wu2023-initialisations",
+    title="What an equal step measures",
+    box="eq-encoder",
+    standing=Standing.OBSERVED,
+    paper=PAPER,
+    number="Section 4.4 and Appendix C.5",
+    statement=r"At one step size He is first, LeCun second, NTK last. At the step "
+    r"$1/\lambda_{\max}(K_0)$ of each and $\tau_0=d^{-1}$, NTK is first: the first order is one "
+    r"of the sizes of kernels.",
+    verdict=Verdict.CORRECTED,
+    chapter=PAGE,
+    mutations={
+        "own steps for the equal one": {"equal": False},
+        "the equal step for the own ones": {"own": False},
+    },
+)
+def initialisations(equal: bool = True, own: bool = True) -> Evidence:
+    """Ten sequences of three Gaussian tokens, D = 15, d = 256, 200 steps, 16 paired draws."""
+    names = ("lecun", "he", "ntk")
+    same = {name: _after(name, 1e-4 if equal else None) for name in names}
+    best = {name: _after(name, None if own else 1e-4) for name in names}
+    kappa = {n: spectrum(_data(), 256, "d^-1", n, 16) for n in names}
+    return Evidence(
+        {
+            "equal step: He before LeCun in every draw": bool((same["he"] < same["lecun"]).all()),
+            "equal step: LeCun before NTK in every draw": bool((same["lecun"] < same["ntk"]).all()),
+            "own step: NTK before LeCun in 12 of 16 or more": int(
+                (best["ntk"] < best["lecun"]).sum()
+            )
+            >= 12,
+            "own step: NTK before He in 12 of 16 or more": int((best["ntk"] < best["he"]).sum())
+            >= 12,
+        },
+        {f"loss_equal_{n}": float(same[n].median()) for n in names}
+        | {f"loss_own_{n}": float(best[n].median()) for n in names}
+        | {f"condition_{n}": float((v[:, -1] / v[:, 0]).median()) for n, v in kappa.items()},
+    )
+
+
+def _data() -> problems.Problem:
+    return problems.sequences(N=10, n=3, D=15, seed=0)
+
+
+def _after(name: str, step: float | None) -> Tensor:
+    """Loss after 200 steps over the first loss, 16 draws."""
+    encoder, problem = Encoder(256, "d^-1", name), _data()
+    weights = encoder.init(problem, runs=16, seed=1)
+    if step is None:
+        step = 1 / torch.linalg.eigvalsh(encoder.ntk(weights, problem))[:, -1]
+    run = descend(encoder, problem, weights, train="QKVO", step=step, steps=200)
+    return run.loss[-1] / run.loss[0]
+
+
+@claim(
+    "wu2023-corollary-1",
+    title="Three parameters",
+    box="thm-three",
+    standing=Standing.PROVED,
+    paper=PAPER,
+    number="Corollary 1",
+    statement=r"A vector fed as tokens of dimension one leaves an encoder three effective "
+    r"parameters at every width: $\operatorname{rank}F\le2$, $\operatorname{rank}K\le3$, and the "
+    r"loss has a positive floor for $N\ge4$ and almost all labels. As one token it is fitted.",
+    verdict=Verdict.HOLDS,
+    chapter=PAGE,
+    mutations={"the vector as one token": {"whole": True}},
+)
+def corollary_1(whole: bool = False) -> Evidence:
+    """N = 8 vectors of 16 numbers, widths 32 and 128, 8 draws, 1000 steps."""
+    eight, ranks, kernels, ends = problems.sequences(N=8, n=16, D=1, seed=1), [], [], []
+    problem = problems.Problem(eight.X.reshape(8, 1, 16), eight.y) if whole else eight
+    for d in (32, 128):
+        encoder = Encoder(d, "d^-1", "lecun")
+        weights = encoder.init(problem, runs=8, seed=1)
+        K = encoder.ntk(weights, problem)
+        ranks.append(int(spectra.rank(encoder.features(weights, problem)).max()))
+        kernels.append(int(spectra.rank(K, tolerance=1e-9).max()))
+        step = 1 / torch.linalg.eigvalsh(K)[:, -1]
+        run = descend(encoder, problem, weights, train="QKVO", step=step, steps=1000)
+        ends.append(float(run.loss[-1].min()))
+    floor = floor_in_one_dimension(eight)
+    return Evidence(
+        {
+            "the features have rank at most two": max(ranks) <= 2,
+            "the tangent kernel has rank at most three": max(kernels) <= 3,
+            "no run ends below the floor": min(ends) >= floor - 1e-9,
+            "the floor is positive": floor > 1,
+        },
+        {"rank_of_features": max(ranks), "rank_of_kernel": max(kernels), "floor": floor}
+        | {"least_loss_after_descent": min(ends)},
+    )
+
+
+def floor_in_one_dimension(problem: problems.Problem) -> float:
+    """The least loss over s from -40 to 40 on a fine grid, p and q at their best."""
+    s = torch.linspace(-40, 40, 8001, dtype=torch.float64)[:, None, None, None]
+    seen = (torch.softmax(s * problem.X @ problem.X.mT, -1) @ problem.X)[..., 0]
+    M = torch.stack([seen.clamp_min(0).sum(-1), (-seen).clamp_min(0).sum(-1)], -1)
+    y = problem.y.expand(len(M), -1)[..., None]
+    fit = torch.linalg.lstsq(M, y).solution
+    return float(((M @ fit - y).square().sum((1, 2)) / 2).min())

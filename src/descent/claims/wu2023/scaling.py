@@ -1,0 +1,188 @@
+"""Claims of the chapter on scaling."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ... import problems
+from ...descend import descend
+from ...models import Encoder
+from ...problems import Problem
+from ...statistics import interval, log_slopes
+from ...theorems import Standing
+from .._record import Evidence, Verdict, claim
+from ._shared import PAPER, spectrum, unit_tokens
+
+SCALING = "wu2023/scaling"
+WIDTHS = [64, 256, 1024, 4096]
+
+
+@claim(
+    "wu2023-softmax-degeneration",
+    title="What width does to attention",
+    box="prop-degeneration",
+    standing=Standing.PROVED,
+    paper=PAPER,
+    number="Section 4.4",
+    statement=r"At initialisation, scores divided by $d$ make attention uniform at the rate "
+    r"$d^{-1/2}$: $\mathbb E\max|\beta-\frac1n|\le\frac{s}{2\sqrt d}(\sum_j\|X_j\|_F^4)^{1/2}$. "
+    r"Scores divided by $\sqrt d$ leave it as it is.",
+    verdict=Verdict.HOLDS,
+    chapter=SCALING,
+    mutations={
+        "the two scalings exchanged": {"scalings": ("d^-1/2", "d^-1")},
+        "a bound of a thirtieth": {"constant": 1 / 30},
+    },
+)
+def softmax_degeneration(
+    scalings: tuple[str, str] = ("d^-1", "d^-1/2"), constant: float = 1.0
+) -> Evidence:
+    """Two initialisations, four widths, 40 draws each; slopes with 95 % intervals."""
+    tokens, conclusions, numbers, ratios = unit_tokens(4, 5, 8), {}, {}, []
+    squares = torch.linalg.vector_norm(tokens.X, dim=(1, 2)).pow(4).sum().sqrt()
+    for name, s in (("ntk", 1.0), ("lecun", 1 / tokens.D)):
+        for role, scaling in zip(("limit", "practice"), scalings, strict=True):
+            far = torch.stack([from_uniform(tokens, d, scaling, name) for d in WIDTHS])
+            slope, half = interval(log_slopes(WIDTHS, far))
+            expected = -0.5 if role == "limit" else 0.0
+            conclusions[f"{name}, {role}: slope {expected:g}"] = abs(slope - expected) < 0.05
+            numbers |= {f"slope_{role}_{name}": slope, f"half_interval_{role}_{name}": half}
+            if role == "limit":
+                bound = constant * s / 2 * squares / torch.tensor(WIDTHS) ** 0.5
+                ratios.append(far.mean(1) / bound)
+    ratio, name = torch.cat(ratios), "the mean distance stays below the bound"
+    conclusions[name] = bool((ratio <= 1).all())
+    sharpness = {name: (float(ratio.median()), float(ratio.max()))}
+    return Evidence(conclusions, numbers, sharpness=sharpness)
+
+
+def from_uniform(tokens: Problem, d: int, scaling: str, name: str) -> Tensor:
+    """The largest distance of an attention weight from 1/n, 40 draws."""
+    encoder = Encoder(d, scaling, name)
+    S = encoder.forward(encoder.init(tokens, runs=40, seed=1), tokens).S
+    return (S - 1 / tokens.n).abs().amax((1, 2, 3))
+
+
+@claim(
+    "wu2023-dimension-missing",
+    title="Equal means cannot be told apart",
+    box="prop-missing",
+    standing=Standing.OBSERVED,
+    paper=PAPER,
+    number="Section 4.4",
+    statement=r"On sequences with one mean token, width slows descent at the step "
+    r"$1/\lambda_{\max}(K_0)$ down if $\tau_0=d^{-1}$, and not if $\tau_0=d^{-1/2}$: the smallest "
+    r"eigenvalue of the first tangent kernel falls, or stays.",
+    verdict=Verdict.HOLDS,
+    chapter=SCALING,
+    mutations={
+        "the two scalings exchanged": {"scalings": ("d^-1/2", "d^-1")},
+        "sequences whose means differ": {"equal": False},
+    },
+)
+def dimension_missing(
+    scalings: tuple[str, str] = ("d^-1", "d^-1/2"), equal: bool = True
+) -> Evidence:
+    """Six sequences, 20 draws: kernels at three widths, 300 steps of descent at two."""
+    problem = problems.equal_means(N=6, D=8, seed=0)
+    if not equal:
+        problem = problems.sequences(N=6, n=2, D=8, seed=0)
+    found, widths = {}, [64, 256, 1024]
+    for role, scaling in zip(("limit", "practice"), scalings, strict=True):
+        least = torch.stack([spectrum(problem, d, scaling)[:, 0] for d in widths])
+        found[f"slope_{role}"], found[f"half_interval_{role}"] = interval(log_slopes(widths, least))
+        narrow, wide = (_loss_after(problem, d, scaling, 300) for d in (32, 512))
+        found[f"log10_wide_over_narrow_{role}"] = float(torch.log10(wide / narrow).median())
+    return Evidence(
+        {
+            "limit: the smallest eigenvalue falls": found["slope_limit"] < -0.4,
+            "practice: it does not": abs(found["slope_practice"]) < 0.2,
+            "limit: width costs two decades": found["log10_wide_over_narrow_limit"] > 2,
+        },
+        found,
+    )
+
+
+def _loss_after(problem: Problem, d: int, scaling: str, steps: int) -> Tensor:
+    encoder = Encoder(d, scaling, "ntk")
+    weights = encoder.init(problem, runs=20, seed=1)
+    top = torch.linalg.eigvalsh(encoder.ntk(weights, problem))[:, -1]
+    run = descend(encoder, problem, weights, train="QKVO", step=1 / top, steps=steps)
+    return run.loss[-1] / run.loss[0]
+
+
+@claim(
+    "wu2023-generic-data",
+    title="Where forgetting helps",
+    box="prop-missing",
+    standing=Standing.OBSERVED,
+    paper=PAPER,
+    number="Section 4.4",
+    statement=r"At large width $\tau_0=d^{-1/2}$ is said to be the faster. On generic sequences "
+    r"the condition number of the first tangent kernel is better for $\tau_0=d^{-1}$ in every "
+    r"draw; its smallest eigenvalue is larger for $\tau_0=d^{-1/2}$ at NTK initialisation.",
+    verdict=Verdict.CORRECTED,
+    chapter=SCALING,
+    mutations={"sequences with one mean token": {"generic": False}},
+)
+def generic_data(generic: bool = True) -> Evidence:
+    """Twenty sequences of five Gaussian tokens, D = 30, d = 1000, 20 draws, paired."""
+    problem = problems.sequences(N=20, n=5, D=30, seed=0)
+    if not generic:
+        problem = problems.equal_means(N=20, D=30, seed=0)
+    conclusions, numbers = {}, {}
+    for name in ("lecun", "ntk"):
+        practice, limit = (spectrum(problem, 1000, s, name) for s in ("d^-1/2", "d^-1"))
+        kappa = [values[:, -1] / values[:, 0] for values in (practice, limit)]
+        better, larger = kappa[1] < kappa[0], practice[:, 0] > limit[:, 0]
+        conclusions[f"{name}: the limit is better conditioned in all draws"] = bool(better.all())
+        numbers |= {
+            f"condition_practice_{name}": float(kappa[0].median()),
+            f"condition_limit_{name}": float(kappa[1].median()),
+            f"draws_with_larger_least_eigenvalue_practice_{name}": int(larger.sum()),
+        }
+    conclusions["ntk: the practice has the larger smallest eigenvalue in all draws"] = bool(
+        larger.all()
+    )
+    return Evidence(conclusions, numbers)
+
+
+@claim(
+    "wu2023-assumption-3",
+    title="Assumption 3 on data",
+    box="eq-assumption-3",
+    standing=Standing.OBSERVED,
+    paper=PAPER,
+    number="Assumption 3",
+    statement=r"At $t=1$ the assumption allows $\|X_jX_{j'}^\top\|_F^2\ge1$ for a share $e^{-1}$ of "
+    r"all pairs. Gaussian tokens, as in the paper's synthetic data, tokens of length one and "
+    r"digits violate it; sequences scaled to length one satisfy it.",
+    verdict=Verdict.OPEN,
+    chapter=SCALING,
+    mutations={"every sequence scaled to length one": {"scaled": True}},
+)
+def assumption_3(scaled: bool = False) -> Evidence:
+    """A hundred sequences of the paper's size, and a hundred digits: 4950 pairs each."""
+    X = problems.sequences(N=100, n=10, D=100, seed=0).X
+    unit = problems.sequences(N=100, n=10, D=100, seed=0, length=1.0).X
+    digits = problems.digits(N=100, seed=0, patch=4).X
+    data = {"Gaussian tokens": X, "tokens of length one": unit, "digits": digits}
+    allowed, shares = math.exp(-1), {}
+    for name, tokens in data.items():
+        shares[name] = share_above_one(_of_length_one(tokens) if scaled else tokens)
+    conclusions = {f"{name} violate it": share > allowed for name, share in shares.items()}
+    shares["sequences of length one"] = share_above_one(_of_length_one(X))
+    conclusions["sequences of length one satisfy it"] = shares["sequences of length one"] <= allowed
+    return Evidence(conclusions, {f"share of {k}": v for k, v in shares.items()})
+
+
+def _of_length_one(X: Tensor) -> Tensor:
+    return X / torch.linalg.vector_norm(X, dim=(1, 2))[:, None, None]
+
+
+def share_above_one(X: Tensor) -> float:
+    """The share of pairs of sequences with squared norm of X_j X_k^T at least one."""
+    squares = torch.einsum("ind,jmd->ijnm", X, X).square().sum((2, 3))
+    i, j = torch.triu_indices(len(X), len(X), 1)
+    return float((squares[i, j] >= 1).double().mean())

@@ -1,0 +1,263 @@
+"""Claims of the chapter on the tangent kernel of an encoder."""
+
+import torch
+from torch import Tensor
+
+from ... import problems, spectra
+from ...descend import descend
+from ...models import Encoder, EncoderWeights
+from ...models.encoder import limit_ntk
+from ...problems import Problem
+from ...statistics import interval, log_slopes
+from ...theorems import Standing
+from .._record import Evidence, Verdict, claim
+from ._shared import PAPER, unit_tokens
+
+TANGENT = "wu2023/tangent"
+WIDTHS = [64, 256, 1024, 4096]
+
+
+@claim(
+    "wu2023-ntk-limit",
+    title="The tangent kernel of infinite width",
+    box="thm-limit-ntk",
+    standing=Standing.PROVED,
+    uses=("prop-degeneration", "lem-encoder-gradients"),
+    paper=PAPER,
+    number="Lemma 1",
+    statement=r"At NTK initialisation and $\tau_0=d^{-1}$ the tangent kernel tends to "
+    r"$\frac{n^2}{2\pi}\|\bar x_j\|\|\bar x_k\|(\sin\theta+2(\pi-\theta)\cos\theta)$, with an "
+    r"error of order $d^{-1/2}$; the share of $W_Q$, $W_K$ is of order $d^{-1}$.",
+    verdict=Verdict.HOLDS,
+    chapter=TANGENT,
+    mutations={
+        "the scaling of practice": {"scaling": "d^-1/2"},
+        "a limit two per cent too large": {"factor": 1.02},
+    },
+)
+def ntk_limit(scaling: str = "d^-1", factor: float = 1.0) -> Evidence:
+    """N = 4, n = 5, D = 8, widths to 16 384, 16 draws."""
+    tokens, error, share = unit_tokens(4, 5, 8), [], []
+    widths, limit = [*WIDTHS, 16384], factor * limit_ntk(tokens)
+    for d in widths:
+        encoder = Encoder(d, scaling, "ntk")
+        parts = encoder.ntk_parts(encoder.init(tokens, runs=16, seed=1), tokens)
+        K = sum(parts.values())
+        error.append(_norm(K - limit) / _norm(limit))
+        traces = {W: part.diagonal(dim1=1, dim2=2).sum(1) for W, part in parts.items()}
+        share.append((traces["Q"] + traces["K"]) / sum(traces.values()))
+    rate, half = interval(log_slopes(widths, torch.stack(error)))
+    share_rate, share_half = interval(log_slopes(widths, torch.stack(share)))
+    return Evidence(
+        {
+            "the error falls like d^(-1/2)": abs(rate + 0.5) < 0.07,
+            "the share of W_Q and W_K falls like 1/d": abs(share_rate + 1) < 0.1,
+            "at the largest width the error is below 2 %": float(error[-1].median()) < 0.02,
+        },
+        {
+            "slope_of_error": rate,
+            "half_interval_of_error": half,
+            "slope_of_share": share_rate,
+            "half_interval_of_share": share_half,
+            "relative_error_at_16384": float(error[-1].median()),
+        },
+    )
+
+
+def _norm(A: Tensor) -> Tensor:
+    return torch.linalg.matrix_norm(A)
+
+
+def one_sequence() -> Problem:
+    return unit_tokens(1, 4, 8)
+
+
+def hessian_norm(encoder: Encoder, weights: EncoderWeights, problem: Problem) -> Tensor:
+    """Spectral norm of the Hessian of the output for one sequence, all four weights."""
+    c = weights.O.new_ones(len(weights.O), 1)
+
+    def output(point: dict[str, Tensor]) -> tuple[None, dict[str, Tensor]]:
+        return None, encoder.pullback(weights._replace(**point), problem, c)
+
+    return spectra.top_hessian_eigenvalue(output, weights._asdict(), 1)
+
+
+@claim(
+    "wu2023-theorem-3",
+    title="The Hessian of an encoder",
+    box="thm-hessian",
+    standing=Standing.PROVED,
+    paper=PAPER,
+    number="Theorem 3",
+    statement=r"Where it exists, $\|\nabla^2f(X_j)\|$ has an explicit bound by the norms of the "
+    r"weights, of order $d^{-1/2}$ at NTK initialisation and $\tau_0=d^{-1}$, for any $D$. At "
+    r"$\tau_0=d^{-1/2}$ the Hessian does not shrink.",
+    verdict=Verdict.HOLDS,
+    chapter=TANGENT,
+    mutations={
+        "the two scalings exchanged": {"scalings": ("d^-1/2", "d^-1")},
+        "a bound of a two hundredth": {"factor": 0.005},
+    },
+)
+def theorem_3(scalings: tuple[str, str] = ("d^-1", "d^-1/2"), factor: float = 1.0) -> Evidence:
+    """One sequence, n = 4, D = 8, widths 64 to 4096, 8 draws, both scalings."""
+    problem, found, ratios = one_sequence(), {}, []
+    for role, scaling in zip(("limit", "practice"), scalings, strict=True):
+        norms = []
+        for d in WIDTHS:
+            encoder = Encoder(d, scaling, "ntk")
+            weights = encoder.init(problem, runs=8, seed=1)
+            norms.append(hessian_norm(encoder, weights, problem))
+            ratios.append(norms[-1] / (factor * hessian_bound(encoder, weights, problem)))
+        slope, half = interval(log_slopes(WIDTHS, torch.stack(norms)))
+        found |= {f"slope_{role}": slope, f"half_interval_{role}": half}
+    ratio, name = torch.cat(ratios), "the norm is within its bound"
+    return Evidence(
+        {
+            "limit: the Hessian falls like d^(-1/2)": abs(found["slope_limit"] + 0.5) < 0.05,
+            "practice: it does not fall": abs(found["slope_practice"]) < 0.1,
+            name: bool((ratio <= 1).all()),
+        },
+        found,
+        sharpness={name: (float(ratio.median()), float(ratio.max()))},
+    )
+
+
+def hessian_bound(encoder: Encoder, weights: EncoderWeights, problem: Problem) -> Tensor:
+    """The right side of the theorem, for one sequence."""
+    q, k, v = (torch.linalg.matrix_norm(W, 2) for W in weights[:3])
+    o = torch.linalg.vector_norm(weights.O, dim=-1)
+    R = torch.linalg.matrix_norm(problem.X[0])
+    small, both = encoder.tau_0 * R**3 / 2, (q.square() + k.square()).sqrt()
+    bracket = R + small * both * (v + o) + o * v * (4 * (small * both) ** 2 / R + small)
+    return encoder.tau_1(problem) * problem.n * bracket
+
+
+@claim(
+    "wu2023-flips",
+    title="What ReLU breaks",
+    box="thm-hessian",
+    standing=Standing.OBSERVED,
+    paper=PAPER,
+    number="Theorem 3, its consequence",
+    statement=r"That the gradient changes by $O(d^{-1/2})$ within a fixed distance does not follow "
+    r"for ReLU: flipping the neurons nearest to their kink within distance one changes it by "
+    r"about $d^{-1/6}$.",
+    verdict=Verdict.GAP,
+    chapter=TANGENT,
+    mutations={"a smooth activation": {"activation": "tanh"}},
+)
+def flips(activation: str = "relu") -> Evidence:
+    """One sequence, widths 256 to 16 384, 16 draws."""
+    widths = [256, 1024, 4096, 16384]
+    change = torch.stack([flipped(d, activation) for d in widths])
+    slope, half = interval(log_slopes(widths, change))
+    return Evidence(
+        {
+            "the slope is near -1/6": abs(slope + 1 / 6) < 0.06,
+            "and far from -1/2": slope - 5 * half > -0.4,
+        },
+        {"slope": slope, "half_interval": half, "change_at_16384": float(change[-1].median())},
+    )
+
+
+def flipped(d: int, activation: str, length: float = 1.0) -> Tensor:
+    """Change of the output's gradient when the nearest neurons flip, within ``length``; (runs,)."""
+    problem, encoder = one_sequence(), Encoder(d, "d^-1", "ntk", activation)
+    weights = encoder.init(problem, runs=16, seed=1)
+    mean = problem.X[0].mean(0)
+    s = weights.V.mT @ mean
+    nearest = s.abs().argsort(-1)
+    cost = 4 * s.gather(-1, nearest).square().cumsum(-1) / mean.dot(mean)
+    chosen = torch.zeros_like(s).scatter(-1, nearest, (cost <= length**2).to(s))
+    V = weights.V - 2 * mean[:, None] * (s * chosen)[:, None] / mean.dot(mean)
+    c = s.new_ones(len(s), 1)
+    before, after = (encoder.pullback(w, problem, c) for w in (weights, weights._replace(V=V)))
+    return sum((before[W] - after[W]).flatten(1).square().sum(1) for W in before).sqrt()
+
+
+@claim(
+    "wu2023-lazy",
+    title="Lazy or not",
+    box="thm-limit-ntk",
+    standing=Standing.OBSERVED,
+    paper="Descent",
+    number="Observation",
+    statement=r"Trained to a ten-thousandth of the first loss at NTK initialisation, attention and "
+    r"tangent kernel change less the wider the encoder is if $\tau_0=d^{-1}$, and by the same "
+    r"amount at every width if $\tau_0=d^{-1/2}$.",
+    verdict=Verdict.HOLDS,
+    chapter=TANGENT,
+    mutations={"the two scalings exchanged": {"scalings": ("d^-1/2", "d^-1")}},
+)
+def lazy(scalings: tuple[str, str] = ("d^-1", "d^-1/2")) -> Evidence:
+    """N = 6, n = 4, D = 8, widths 32 to 512, 24 draws."""
+    found = {}
+    for role, scaling in zip(("limit", "practice"), scalings, strict=True):
+        changes = torch.stack([_changes(d, scaling) for d in (32, 128, 512)])
+        for k, what in enumerate(("kernel", "attention")):
+            slope, half = interval(log_slopes((32, 128, 512), changes[:, k]))
+            found |= {f"slope_{what}_{role}": slope, f"half_interval_{what}_{role}": half}
+    return Evidence(
+        {
+            "limit: attention freezes": found["slope_attention_limit"] < -0.8,
+            "limit: the kernel freezes": found["slope_kernel_limit"] < -0.4,
+            "practice: attention does not": abs(found["slope_attention_practice"]) < 0.2,
+            "practice: the kernel does not": abs(found["slope_kernel_practice"]) < 0.2,
+        },
+        found,
+    )
+
+
+def _changes(d: int, scaling: str) -> Tensor:
+    """Relative changes (2, runs) of the tangent kernel and of the attention in training."""
+    problem, encoder = unit_tokens(6, 4, 8), Encoder(d, scaling, "ntk")
+    start = encoder.init(problem, runs=24, seed=1)
+    K, S = encoder.ntk(start, problem), encoder.forward(start, problem).S
+    step = 1 / torch.linalg.eigvalsh(K)[:, -1]
+    options = {"train": "QKVO", "step": step, "steps": 250, "until": 1e-4}
+    end = descend(encoder, problem, start, **options).weights
+    changed = encoder.ntk(end, problem) - K, encoder.forward(end, problem).S - S
+    return torch.stack(
+        [
+            torch.linalg.vector_norm(c.flatten(1), dim=1)
+            / torch.linalg.vector_norm(whole.flatten(1), dim=1)
+            for c, whole in zip(changed, (K, S), strict=True)
+        ]
+    )
+
+
+@claim(
+    "wu2023-lemma-19",
+    title="More sequences, smaller eigenvalue",
+    box="prop-trace",
+    standing=Standing.PROVED,
+    paper=PAPER,
+    number="Lemma 19",
+    statement=r"The smallest eigenvalue of the limiting kernel is claimed to grow like $N/D$. It is "
+    r"at most $\frac1N\operatorname{tr}K=\frac{n^2}N\sum_j\|\bar x_j\|^2$, and tends to zero "
+    r"on bounded data.",
+    verdict=Verdict.COUNTEREXAMPLE,
+    proof="prop-trace",
+    chapter=TANGENT,
+    mutations={"the eigenvalue of the D x D matrix instead": {"transposed": True}},
+)
+def lemma_19(transposed: bool = False) -> Evidence:
+    """n = 5, D = 4, N = 20 to 1280 (beyond D^4 = 256), nested draws."""
+    least, ceiling, counts = [], [], [20, 80, 320, 1280]
+    for N in counts:
+        problem = problems.sequences(N=N, n=5, D=4, seed=0)
+        K = limit_ntk(problem)
+        mean = problem.X.mean(1)
+        matrix = problem.n**2 * mean.T @ mean / 4 if transposed else K
+        least.append(float(torch.linalg.eigvalsh(matrix)[0]))
+        ceiling.append(float(K.trace() / N))
+    falls = all(a > b for a, b in zip(least, least[1:], strict=False))
+    return Evidence(
+        {
+            "it falls at each step": falls,
+            "it stays below tr K / N": all(a <= b for a, b in zip(least, ceiling, strict=True)),
+        },
+        {f"least_eigenvalue_at_N_{N}": value for N, value in zip(counts, least, strict=True)}
+        | {"largest_trace_over_N": max(ceiling)},
+    )

@@ -1,0 +1,218 @@
+"""Claims of the chapter on enough width."""
+
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from ... import problems, theorems
+from ...models import Encoder, EncoderWeights
+from ...problems import Problem
+from ...statistics import log_slopes
+from ...theorems import Standing
+from .._record import Evidence, Verdict, claim
+from ._shared import PAPER, near_outputs, unit_tokens
+
+WIDTH = "wu2023/width"
+TIGHT = (0.1, 0.1, 0.1, 0.1)
+
+
+@claim(
+    "wu2023-gradient-bounds",
+    title="Gradients within the budgets",
+    box="lem-encoder-gradients",
+    standing=Standing.PROVED,
+    paper=PAPER,
+    number="Lemma 12",
+    statement=r"$\|\nabla_{w_O}\ell\|\le\rho\bar\lambda_V\|r\|$, "
+    r"$\|\nabla_{W_V}\ell\|\le\rho\bar\lambda_O\|r\|$, and for $W_Q$, $W_K$ with "
+    r"$2\tau_0nC_x^2\bar\lambda_V\bar\lambda_O$ times the other's norm.",
+    verdict=Verdict.HOLDS,
+    chapter=WIDTH,
+    mutations={
+        "the values' bound halved": {"factors": (1.0, 1.0, 0.5, 1.0)},
+        "the queries' bound over fifty": {"factors": (0.02, 1.0, 1.0, 1.0)},
+    },
+)
+def gradient_bounds(factors: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)) -> Evidence:
+    """320 draws over four shapes, both scalings, two initialisations, vanishing budgets."""
+    ratios: dict[str, list] = {W: [] for W in "QKVO"}
+    for seed, (N, n, D, d) in enumerate(((1, 1, 2, 3), (1, 3, 2, 4), (3, 2, 4, 8), (4, 5, 6, 16))):
+        problem = problems.sequences(N=N, n=n, D=D, seed=seed)
+        for scaling in ("d^-1/2", "d^-1"):
+            for name in ("lecun", "ntk"):
+                encoder = Encoder(d, scaling, name)
+                weights = encoder.init(problem, runs=20, seed=seed)
+                at = theorems.wu2023.EncoderStart(encoder, problem, weights, (1e-12,) * 4)
+                _, gradient = encoder.loss_and_gradient(weights, problem)
+                for W, slope, factor in zip("QKVO", at.slopes, factors, strict=True):
+                    size = torch.linalg.vector_norm(gradient[W].flatten(1), dim=1)
+                    ratios[W].append(size / (factor * slope * at.r))
+    each = {f"the gradient of W_{W} is within its bound": torch.cat(r) for W, r in ratios.items()}
+    return Evidence(
+        {name: bool((ratio <= 1 + 1e-9).all()) for name, ratio in each.items()},
+        {"draws": len(next(iter(each.values())))},
+        sharpness={name: (float(r.median()), float(r.max())) for name, r in each.items()},
+    )
+
+
+@claim(
+    "wu2023-proposition-1",
+    theorem="wu2023-proposition-1",
+    paper=PAPER,
+    number="Proposition 1",
+    statement=r"Under (2), (3), $\alpha^2\ge\frac52\rho^2z$ and $\eta\le(\rho\bar\lambda_V)^{-2}$, "
+    r"descent on all weights of the ReLU encoder has $\ell_t\le(1-\eta\alpha^2/2)^t\ell_0$; no "
+    r"weight leaves half its budget and $\|F_t-F_0\|\le\alpha/8$. The third condition is not in "
+    r"the paper.",
+    verdict=Verdict.CORRECTED,
+    chapter=WIDTH,
+    mutations={"a step a hundred times too long": {"share": 100.0}},
+)
+def proposition_1(share: float = 1.0) -> Evidence:
+    """Two and three sequences of two tokens, D = 8, widths 4096 and 8192, eight draws each."""
+    of, outcomes = theorems.get("wu2023-proposition-1"), []
+    for N, d, noise in ((2, 4096, 1e-2), (3, 8192, 1e-3)):
+        start = near_outputs(Encoder(d, "d^-1", "lecun"), unit_tokens(N, 2, 8), noise)
+        outcomes.append(of(*start, budgets=TIGHT).trial(400, share, looks=8))
+    least = min(float(torch.log10(o.report.bound(400)).max()) for o in outcomes)
+    return Evidence.of(outcomes, log10_of_the_bound_at_the_end=least)
+
+
+@claim(
+    "wu2023-proposition-1-relu",
+    title="No step size will do",
+    box="thm-kink",
+    standing=Standing.PROVED,
+    paper=PAPER,
+    number="Proposition 1, the step size",
+    statement=r"With (2), (3) and a step bounded by a function of norms, $\ell_0$, $\rho$, $\tau_0$ "
+    r"alone, the loss of a ReLU encoder can rise at the first step: for every $\eta>0$ there are "
+    r"labels with $\ell_1\ge(1+1.02\,\eta)\ell_0$.",
+    verdict=Verdict.COUNTEREXAMPLE,
+    proof="thm-kink",
+    chapter=WIDTH,
+    mutations={
+        "the neuron ten steps to the inactive side": {"moved": 10},
+        "labels that pull the other way": {"kappa": -3},
+    },
+)
+def proposition_1_relu(moved: int = 0, kappa: int = 3) -> Evidence:
+    """In exact fractions at three step sizes, with the instance's own conditions (2) and (3)."""
+    eps, growth = Fraction(1, 10**7), {}
+    for power in (0, 3, 6):
+        eta = Fraction(1, 10**power)
+        growth[f"growth over eta at eta = 1e-{power}"] = step_at_the_kink(
+            eta, eps, kappa, moved * eta * eps
+        )
+    report = theorems.get("wu2023-proposition-1-printed")(*kink(float(eps), kappa))
+    return Evidence(
+        {"the loss grows by more than 1.02 eta": min(growth.values()) > Fraction(102, 100)},
+        {name: float(value) for name, value in growth.items()},
+        hypotheses={h.name: bool(h.met.all()) for h in report.hypotheses},
+    )
+
+
+def kink(eps: float, kappa: int = 3) -> tuple[Encoder, Problem, EncoderWeights]:
+    """The instance as an encoder of two sequences of one token, with the first residual given."""
+    X = torch.tensor([[[1.0, 0.0]], [[0.8, 0.6]]], dtype=torch.float64)
+    V = torch.tensor([[0.6, -0.3], [-0.8, 0.6]], dtype=torch.float64)
+    weights = EncoderWeights(0 * V, 0 * V, V, V.new_tensor([2.0, 0.0]))
+    encoder, r = Encoder(2, "d^-1", "lecun"), V.new_tensor([-eps, kappa * eps])
+    return encoder, Problem(X, encoder.predict(weights, Problem(X, r)) - r), weights
+
+
+def step_at_the_kink(eta: Fraction, eps: Fraction, kappa: int, moved: Fraction) -> Fraction:
+    r""":math:`(\ell_1-\ell_0)/(\eta\ell_0)` of the instance; its neuron ``moved`` off the kink."""
+    X = [(Fraction(1), Fraction(0)), (Fraction(4, 5), Fraction(3, 5))]
+    V = [[Fraction(3, 5), Fraction(-4, 5) - moved], [Fraction(-3, 10), Fraction(3, 5)]]
+    w, r = [Fraction(2), Fraction(0)], [-eps, kappa * eps]
+    F = _features(X, V)
+    y = [_dot(row, w) - e for row, e in zip(F, r, strict=True)]
+    pairs = list(zip(X, F, r, strict=True))
+    for m in (0, 1):
+        push = [w[m] * sum(e * x[c] for x, row, e in pairs if row[m] > 0) for c in (0, 1)]
+        V[m] = [v - eta * p for v, p in zip(V[m], push, strict=True)]
+    w = [w[m] - eta * sum(row[m] * e for _, row, e in pairs) for m in (0, 1)]
+    after = [_dot(row, w) - label for row, label in zip(_features(X, V), y, strict=True)]
+    return (_dot(after, after) - _dot(r, r)) / (eta * _dot(r, r))
+
+
+def _dot(a: list, b: list) -> Fraction:
+    return sum(s * t for s, t in zip(a, b, strict=True))
+
+
+def _features(X: list, V: list) -> list:
+    return [[max(_dot(v, x), Fraction(0)) for v in V] for x in X]
+
+
+@claim(
+    "wu2023-exponents",
+    title="Where the cube and the square come from",
+    box="eq-condition-3",
+    standing=Standing.PROVED,
+    paper=PAPER,
+    number="Theorem 1 and its remark",
+    statement=r"With budgets one and labels of order one, at LeCun's initialisation, condition (2) "
+    r"gains on its threshold like $d^{1/2}$ for both scalings, (3) like $d^{1/2}$ at "
+    r"$\tau_0=d^{-1/2}$ and like $d^{3/2}$ at $d^{-1}$: hence the widths $N^3$ and $N^2$.",
+    verdict=Verdict.HOLDS,
+    chapter=WIDTH,
+    mutations={"the two scalings exchanged": {"scalings": ("d^-1", "d^-1/2")}},
+)
+def exponents(scalings: tuple[str, str] = ("d^-1/2", "d^-1")) -> Evidence:
+    """N = 6, n = 2, D = 12, widths to 65 536, where the slopes have nearly arrived."""
+    widths, found = [4096, 16384, 65536], {}
+    for role, scaling in zip(("practice", "limit"), scalings, strict=True):
+        gains = torch.stack([margins(d, scaling, "lecun") for d in widths])
+        for k, condition in ((0, "2"), (1, "3")):
+            found[f"slope_of_{condition}_{role}"] = float(log_slopes(widths, gains[:, k]).mean())
+    expected = {"2_practice": 0.5, "3_practice": 0.5, "2_limit": 0.5, "3_limit": 1.5}
+    return Evidence(
+        {
+            f"({key[0]}), {key[2:]}: {slope:g}": abs(found[f"slope_of_{key}"] - slope) < 0.15
+            for key, slope in expected.items()
+        },
+        found,
+    )
+
+
+def margins(d: int, scaling: str, name: str, budgets=(1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """Right over left side of conditions (2) and (3), (2, runs)."""
+    problem, encoder = unit_tokens(6, 2, 12), Encoder(d, scaling, name)
+    weights = encoder.init(problem, runs=4, seed=1)
+    report = theorems.get("wu2023-proposition-1-printed")(encoder, problem, weights, budgets)
+    return torch.stack([h.right / h.left for h in report.hypotheses])
+
+
+@claim(
+    "wu2023-theorem-2",
+    title="The width of Theorem 2",
+    box="eq-condition-2",
+    standing=Standing.OBSERVED,
+    paper=PAPER,
+    number="Theorem 2",
+    statement=r"A width linear in $N$ is claimed for NTK initialisation at $\tau_0=d^{-1}$. The "
+    r"proof inserts $\alpha^2\ge d\lambda/4$, but $\tau_1^2=1/d$: $\alpha^2$ does not grow with "
+    r"$d$, and condition (2) with budgets of order one is met at no width.",
+    verdict=Verdict.GAP,
+    chapter=WIDTH,
+    mutations={"LeCun's initialisation": {"name": "lecun"}},
+)
+def theorem_2(name: str = "ntk") -> Evidence:
+    """N = 6, n = 2, D = 12, widths to 65 536; budgets of order one, and of order sqrt(d)."""
+    widths = [1024, 8192, 65536]
+    fixed = torch.stack([margins(d, "d^-1", name)[0] for d in widths])
+    grown = torch.stack([margins(d, "d^-1", name, (d**0.5,) * 4)[0] for d in widths])
+    found = {
+        "slope_budgets_one": float(log_slopes(widths, fixed).mean()),
+        "slope_budgets_sqrt_d": float(log_slopes(widths, grown).mean()),
+        "largest_margin_budgets_one": float(fixed.max()),
+    }
+    return Evidence(
+        {
+            "condition (2) saturates": abs(found["slope_budgets_one"]) < 0.15,
+            "far below its threshold": found["largest_margin_budgets_one"] < 0.01,
+        },
+        found,
+    )

@@ -1,0 +1,89 @@
+"""The numbers that hypotheses on an encoder are made of, each computed when asked for."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ... import spectra
+from ...models import Encoder, EncoderWeights
+from ...problems import Problem
+
+
+@dataclass(frozen=True)
+class EncoderStart:
+    r"""An encoder, data, weights, and how far the proof lets each weight move; ``*r`` are runs.
+
+    ``budgets`` are the positive constants :math:`C_Q, C_K, C_V, C_O` of Wu et al. 2023, Proposition
+    1, which whoever states it may choose. Norms are spectral. Arrays of numpy will do for the
+    weights, and a pair (tokens, labels) for the problem. ValueError where shapes do not fit.
+    """
+
+    model: Encoder
+    problem: Problem
+    weights: EncoderWeights
+    budgets: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.problem, Problem):
+            object.__setattr__(self, "problem", Problem(*map(torch.as_tensor, self.problem)))
+        object.__setattr__(self, "weights", EncoderWeights(*map(torch.as_tensor, self.weights)))
+        self.model.check(self.weights, self.problem)
+        if len(self.budgets) != 4 or min(self.budgets) <= 0:
+            raise ValueError(f"budgets must be four positive numbers, got {self.budgets}")
+
+    @cached_property
+    def forward(self):
+        """Everything that one pass through the encoder computes."""
+        return self.model.forward(self.weights, self.problem)
+
+    @cached_property
+    def r(self) -> Float[Tensor, "*r"]:
+        """Norm of the residual."""
+        return torch.linalg.vector_norm(self.forward.output - self.problem.y, dim=-1)
+
+    @cached_property
+    def rounding(self) -> Float[Tensor, "*r"]:
+        """The size of a residual that is all rounding: outputs and labels, times epsilon."""
+        size = self.forward.output.square() + self.problem.y.square()
+        return torch.finfo(size.dtype).eps * size.sum(-1).sqrt()
+
+    @cached_property
+    def alpha(self) -> Float[Tensor, "*r"]:
+        r"""The smallest of the N singular values of :math:`F_{\mathrm{pre}}`."""
+        return spectra.sigma_min(self.forward.features)
+
+    @cached_property
+    def size(self) -> float:
+        r"""The least :math:`C_x` with :math:`\|X_j\|_F \le \sqrt n\, C_x`: Assumption 1 is met by it."""
+        longest = torch.linalg.vector_norm(self.problem.X, dim=(-2, -1)).amax(-1)
+        return longest / self.problem.n**0.5
+
+    @cached_property
+    def rho(self) -> Tensor:
+        r""":math:`\rho = N^{1/2} n^{3/2} \tau_1 C_x`."""
+        N, n = self.problem.N, self.problem.n
+        return N**0.5 * n**1.5 * self.model.tau_1(self.problem) * self.size
+
+    @cached_property
+    def norms(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        r""":math:`\bar\lambda_Q, \bar\lambda_K, \bar\lambda_V, \bar\lambda_O`: norms plus budgets."""
+        Q, K, V = (torch.linalg.matrix_norm(W, 2) for W in self.weights[:3])
+        each = (Q, K, V, torch.linalg.vector_norm(self.weights.O, dim=-1))
+        return tuple(norm + C for norm, C in zip(each, self.budgets, strict=True))
+
+    @cached_property
+    def slopes(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        r"""Lemma 12: within the budgets each gradient is at most this times :math:`\|r\|`."""
+        q, k, v, o = self.norms
+        scores = 2 * self.model.tau_0 * self.problem.n * self.size**2 * v * o
+        return tuple(self.rho * slope for slope in (scores * k, scores * q, o, v))
+
+    @cached_property
+    def z(self) -> Float[Tensor, "*r"]:
+        r""":math:`\bar\lambda_O^2(1 + 4\tau_0^2C_x^4n^2\bar\lambda_V^2(\bar\lambda_Q^2+\bar\lambda_K^2))`."""
+        q, k, v, o = self.norms
+        scores = 2 * self.model.tau_0 * self.problem.n * self.size**2 * v
+        return o.square() * (1 + scores.square() * (q.square() + k.square()))
