@@ -3,10 +3,12 @@
 import re
 
 import pytest
+import torch
 
 from descent import claims
 from descent.claims import Evidence, Verdict
 from descent.claims._record import claim
+from descent.theorems import Inequality, Outcome
 
 EVERY = list(claims.registry.values())
 MUTATIONS = [pytest.param(c, name, id=f"{c.id}: {name}") for c in EVERY for name in c.mutations]
@@ -68,3 +70,33 @@ def test_a_claim_without_a_mutation_is_refused():
         ValueError, match="claim 'new' has no mutation: name a change that must make it fail"
     ):
         claim("new", **RECORD, mutations={})
+
+
+def outcome(left, right, met=True):
+    """A conclusion ``left <= right`` in three runs, under a hypothesis."""
+    three = torch.ones(3, dtype=torch.float64)
+    asked = Inequality("asked", three, three if met else 0 * three)
+    return Outcome(None, (asked,), (Inequality("found", left * three, right * three),))
+
+
+def test_evidence_of_outcomes_keeps_assumed_and_found_apart():
+    evidence = Evidence.of([outcome(1, 2), outcome(1, 1.25)], size=7)
+    assert evidence.hypotheses == {"asked": True} and evidence.conclusions == {"found": True}
+    assert evidence.sharpness == {"found": (0.5, 0.8)} and evidence.numbers == {
+        "runs": 6,
+        "size": 7,
+    }
+    assert evidence.supports and not evidence.turned
+
+
+def test_an_empty_hypothesis_fails_but_turns_nothing():
+    evidence = Evidence.of([outcome(1, 2, met=False)])
+    assert not evidence.supports and evidence.failed == ["asked"] and evidence.turned == []
+    assert Evidence.of([outcome(3, 2)]).turned == ["found"]
+
+
+@pytest.mark.parametrize(
+    ("left", "factor"), [(1.0, 1.02), (0.95, 1.1), (0.7, 1.5), (0.6, 2), (0.11, 10), (0.1, None)]
+)
+def test_the_ladder_keeps_the_first_factor_that_turns(left, factor):
+    assert Evidence.of([outcome(left, 1.0)]).turns == {"found": factor}
