@@ -7,6 +7,9 @@ import sys
 
 from . import _kept, get
 
-for id in sys.argv[1:]:
-    _kept.work(get(id))
-    print(id, flush=True)
+chosen = [get(id) for id in sys.argv[1:]]
+for claim in chosen:
+    _kept.file(claim)  # the key is that of the code which this process has read
+for claim in chosen:
+    _kept.work(claim)
+    print(claim.id, flush=True)

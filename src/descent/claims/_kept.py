@@ -52,7 +52,7 @@ def imports(module: str) -> frozenset[str]:
     found = set()
     text = source(module).read_text("utf8")
     # what is imported by name when it is needed, as the compiled loops are
-    later = re.findall(r'import_module\("\.(\w+)"', text)
+    later = re.findall(r'import_module\("\.([\w.]+)"', text)
     found |= {".".join([*parents, name]) for name in later}
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and (node.level or node.module.startswith("descent.")):
@@ -137,8 +137,6 @@ def write(claim: Claim, found: dict[str, Evidence]) -> None:
 
 def work(claim: Claim) -> dict[str, Evidence]:
     """Run a claim and its mutations, and keep what came out."""
-    if is_ours(claim):
-        file(claim)  # the code that is read for the key is that which runs, not what it becomes
     found = {name: claim.run(**changes) for name, changes in [("", {}), *claim.mutations.items()]}
     write(claim, found)
     return found

@@ -4,6 +4,3 @@ One file a chapter.
 """
 
 from . import initialisation, joint, landscape, queries, values  # noqa: F401  entering their claims is what they are for
-from .conditions import condition_8, smallness, terms
-
-__all__ = ["condition_8", "smallness", "terms"]
