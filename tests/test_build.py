@@ -155,7 +155,7 @@ def test_a_warning_fails_the_next_build_too(book):
     assert book.ran == [], "words are no reason to run a page"
 
 
-@pytest.mark.parametrize("file", ["__init__.py", "explore/explorer.js", "plots/figure.css"])
+@pytest.mark.parametrize("file", ["__init__.py", "_explore/explorer.js", "plots/figure.css"])
 def test_the_library_key_sees_every_source(built, tmp_path, file):
     root = Path(shutil.copytree(built, tmp_path / "book"))
     source = root / "src" / "descent" / file

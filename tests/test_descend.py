@@ -12,7 +12,7 @@ from descent import DivergenceWarning, _layout, _memory, descend, kernels, probl
 from descent._watch import Watch
 from descent.models import Attention
 
-module = importlib.import_module("descent.descend")  # the name in descent is the function's
+module = importlib.import_module("descent._descend")  # the name in descent is the function's
 
 
 def setting(runs=4, kernel="softmax", D=6, **layer):

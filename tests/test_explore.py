@@ -9,8 +9,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from descent.explore import _page, explore
-from descent.explore._grid import POINTS, grid_data, thin
+from descent._explore import _page, explore
+from descent._explore._grid import POINTS, grid_data, thin
 from descent.plots import Curve, Picture
 from descent.plots._picture import describe
 

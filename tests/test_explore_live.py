@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jupyter_client.manager import start_new_kernel
 
-from descent.explore import explore
+from descent._explore import explore
 from descent.plots import Curve, Picture, figure
 from descent.plots._picture import describe
 
@@ -28,7 +28,7 @@ def run(eta, kernel):
 # the kernel gets the very same functions, so that its pictures can be compared with fresh runs
 SOURCE = f"""
 import numpy as np
-from descent.explore import explore
+from descent._explore import explore
 from descent.plots import Curve, Picture
 WORDS = {WORDS}
 GRID = {GRID}

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from descent.explore._controls import controls_from
-from descent.explore._grid import significant
+from descent._explore._controls import controls_from
+from descent._explore._grid import significant
 
 BOOK = Path(__file__).parents[1] / "book"
 CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(?::[^\n]*\n)*(.*?)^```$", re.MULTILINE | re.DOTALL)

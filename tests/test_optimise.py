@@ -4,8 +4,8 @@ from hypothesis import strategies as st
 from strategies import instances, relative_gap
 
 from descent import descend, problems
+from descent._optimise import optimise
 from descent.models import Attention
-from descent.optimise import optimise
 
 
 @settings(max_examples=10)

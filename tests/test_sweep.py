@@ -15,12 +15,12 @@ import torch
 
 import descent
 from descent.__main__ import main
-from descent.sweep import _run, _table
-from descent.sweep._cli import AXES as OPTIONS
-from descent.sweep._cli import parse
-from descent.sweep._grid import Grid, batch_size
-from descent.sweep._table import Store
-from descent.sweep._task import run_task
+from descent._sweep import _run, _table
+from descent._sweep._cli import AXES as OPTIONS
+from descent._sweep._cli import parse
+from descent._sweep._grid import Grid, batch_size
+from descent._sweep._table import Store
+from descent._sweep._task import run_task
 
 # V alone is the cheapest to train: its curvature takes no iteration
 SMALL = {"N": 2, "n": 2, "D": [3, 8], "d": 2, "steps": 30, "seed": range(3), "train": "V"}

@@ -11,9 +11,9 @@ from distributed import Client, LocalCluster
 
 import descent
 from descent.__main__ import main
-from descent.sweep import _cluster, _run
-from descent.sweep._grid import Grid
-from descent.sweep._task import run_task
+from descent._sweep import _cluster, _run
+from descent._sweep._grid import Grid
+from descent._sweep._task import run_task
 
 distributed = pytest.importorskip("distributed")
 
@@ -87,7 +87,7 @@ def test_an_address_will_do_and_what_is_done_is_not_done_again(
 
 
 def _table_of(out):
-    from descent.sweep._table import Store
+    from descent._sweep._table import Store
 
     return Store(out, Grid.of({**GRID, "train": ["V", "QKV"]}))
 

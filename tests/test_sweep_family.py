@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from models.test_protocol import Logistic
+from logistic import Logistic
 
 import descent
 from descent.__main__ import main

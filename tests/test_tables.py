@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 import descent
-from descent.sweep._cli import _apart, parse
-from descent.sweep._grid import Grid
-from descent.sweep._table import KEY, table
-from descent.sweep._task import run_task
+from descent._sweep._cli import _apart, parse
+from descent._sweep._grid import Grid
+from descent._sweep._table import KEY, table
+from descent._sweep._task import run_task
 from descent.tables import TABLES
 
 

@@ -40,7 +40,7 @@ SHEETS = [  # in this order: a later one wins
     "descent.css",
 ]
 # What figures bring along, as seen from the folder of the library.
-FIGURES = ["plots/figure.css", "explore/explorer.css", "explore/explorer.js"]
+FIGURES = ["plots/figure.css", "_explore/explorer.css", "_explore/explorer.js"]
 
 GROUPS = ("media", "supports", "layer", "container")  # at-rules that hold rules
 STRING = r"\"[^\"]*\"|'[^']*'|url\([^)]*\)"  # in which a semicolon or a brace ends nothing

@@ -4,8 +4,8 @@ import argparse
 import json
 import sys
 
-from . import claims
-from .sweep._cli import add_commands
+from . import __version__, claims
+from ._sweep._cli import add_commands
 from .theorems._cli import add_command
 
 
@@ -24,10 +24,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="descent", description="Theorems that run.")
+    parser.add_argument("--version", action="version", version=f"descent {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     ledger = commands.add_parser("ledger", help="the table of all claims, run anew where needed")
     ledger.add_argument("--json", action="store_true", help="one JSON object a claim, one a line")
     ledger.add_argument("--brief", action="store_true", help="what fails and what was run anew")
+    ledger.add_argument("--list", action="store_true", help="id, verdict and title, running none")
     ledger.set_defaults(command=_ledger)
     check = commands.add_parser("check", help="run one claim; exit 1 if its evidence is against it")
     check.add_argument("id", help="for instance song2024-theorem-1")
@@ -38,6 +40,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _ledger(options: argparse.Namespace) -> int:
+    if options.list:
+        for claim in claims.registry.values():
+            print(f"{claim.id:40}  {claim.verdict:18}  {claim.title}")
+        return 0
     ledger = claims.run()
     wrong = [entry for entry in ledger if not entry.evidence.supports]
     if options.json:

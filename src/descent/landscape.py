@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import _validate, draws
+from ._descend import descend
 from ._errors import error
-from .descend import descend
 from .models import Attention, AttentionWeights, Model, _protocol
 from .problems import Problem, gaussian
 

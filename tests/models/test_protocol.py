@@ -1,38 +1,13 @@
 """A model with nothing but what the protocol asks for goes wherever a model goes."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import pytest
 import torch
+from logistic import Logistic
 from torch import Tensor
 
-from descent import descend, draws, landscape, models, optimise, problems, span, spectra, steps
-
-
-class Weights(NamedTuple):
-    W: Tensor  # (*r, D, 1)
-    b: Tensor  # (*r)
-
-
-@dataclass(frozen=True)
-class Logistic:
-    """Logistic regression on the mean token, with a bias: one label +1 or -1 a sequence."""
-
-    trainable = "Wb"
-    acts_on_tokens = "W"
-    own = {"W": 2, "b": 0}
-
-    def init(self, problem, *, seed, runs=None, scale=1.0):
-        W = draws.normal(seed, "W", (problem.D, 1), runs).to(problem.X)
-        return Weights(scale * W / problem.ambient**0.5, torch.zeros_like(W[..., 0, 0]))
-
-    def loss_and_gradient(self, weights, problem, train):
-        x = problem.X.mean(-2)  # (..., N, D)
-        margin = problem.y * ((x @ weights.W).squeeze(-1) + weights.b[..., None])
-        pull = -problem.y * torch.sigmoid(-margin)  # the loss by each output
-        gradient = {"W": x.mT @ pull[..., None], "b": pull.sum(-1)}
-        return torch.nn.functional.softplus(-margin).sum(-1), {k: gradient[k] for k in train}
+from descent import descend, landscape, models, optimise, problems, span, spectra, steps
 
 
 def data(N=6, n=3, D=40):
@@ -54,7 +29,7 @@ def test_five_members_are_the_protocol():
 
 def test_its_gradient_is_right_so_that_the_tests_below_mean_something(setting):
     model, problem, weights = setting
-    moving = Weights(*(W.clone().requires_grad_() for W in weights))
+    moving = weights._make(W.clone().requires_grad_() for W in weights)
     model.loss_and_gradient(moving, problem, "")[0].sum().backward()
     closed = model.loss_and_gradient(weights, problem, "Wb")[1]
     assert torch.allclose(moving.W.grad, closed["W"], rtol=1e-12)

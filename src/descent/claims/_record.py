@@ -9,8 +9,8 @@ from enum import StrEnum
 import torch
 
 from .. import _validate, theorems
+from .._descend import DivergenceWarning
 from .._errors import error
-from ..descend import DivergenceWarning
 from ..theorems import Inequality, Outcome, Standing
 from ..theorems._inequality import TOLERANCE
 from ._certificate import BITS, certify

@@ -3,7 +3,7 @@
 A figure is a :class:`Picture`, a handful of :class:`Curve`. The measured loss is solid and a
 theorem's bound is dashed; softmax attention and Gaussian attention keep the same two colours
 on every page. The same ``Picture`` feeds the printed figures (:func:`figure`) and the ones
-that a reader moves (:func:`descent.explore.explore`).
+that a reader moves (:func:`descent.explore`).
 
 >>> loss = Curve("loss", t, f, kernel="softmax")
 >>> picture = Picture([loss], "step $t$", "loss $f_t$", yscale="log")

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .. import _validate
+from .._descend import Trajectory, descend
 from .._errors import error
-from ..descend import Trajectory, descend
 from ._inequality import Inequality
 
 #: A computed residual is off by this many roundings of the outputs and labels, at most.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ... import exact, kernels, problems, symbolic
-from ...descend import descend
+from ..._descend import descend
 from ...draws import normal, uniform
 from ...kernels import Kernel
 from ...models import Attention

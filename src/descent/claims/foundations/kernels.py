@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ... import draws, kernels, problems, spectra
-from ...descend import descend
+from ..._descend import descend
 from ...models import Attention, AttentionWeights
 from ...problems import Problem
 from ...theorems import Standing

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ... import problems, spectra
-from ...descend import descend
+from ..._descend import descend
 from ...models import Attention
 from ...problems import Problem
 from ...theorems import Standing

@@ -5,9 +5,9 @@ from scipy.stats import ks_2samp
 from torch import Tensor
 
 from ... import draws, problems, span, steps
-from ...descend import descend
+from ..._descend import descend
+from ..._optimise import optimise
 from ...models import Attention
-from ...optimise import optimise
 from ...problems import Problem
 from ...theorems import Standing
 from .._record import Evidence, Verdict, claim

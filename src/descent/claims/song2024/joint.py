@@ -8,7 +8,7 @@ from flint import arb
 from torch import Tensor
 
 from ... import draws, problems, spectra, theorems
-from ...descend import descend
+from ..._descend import descend
 from ...models import Attention, AttentionWeights
 from ...problems import Problem
 from ...statistics import mcnemar

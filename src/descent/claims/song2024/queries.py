@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ... import draws, problems, queries, theorems
-from ...descend import descend
+from ..._descend import descend
 from ...models import Attention, AttentionWeights
 from ...problems import Problem
 from ...statistics import mcnemar

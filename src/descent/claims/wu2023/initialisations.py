@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ... import problems, spectra
-from ...descend import descend
+from ..._descend import descend
 from ...models import Encoder
 from ...theorems import Standing
 from .._record import Evidence, Verdict, claim

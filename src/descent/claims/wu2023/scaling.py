@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ... import problems
-from ...descend import descend
+from ..._descend import descend
 from ...models import Encoder
 from ...problems import Problem
 from ...statistics import interval, log_slopes

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ... import problems, spectra
-from ...descend import descend
+from ..._descend import descend
 from ...models import Encoder, EncoderWeights
 from ...models.encoder import limit_ntk
 from ...problems import Problem

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ...descend import Trajectory
+from ..._descend import Trajectory
 from .._inequality import Inequality
 from .._record import Standing, theorem
 from .._report import Linear, Promise, Report

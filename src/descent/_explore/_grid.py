@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from descent.explore._controls import Control, call
+from descent._explore._controls import Control, call
 from descent.plots import Picture
 from descent.plots._picture import describe, drawable, tones
 from descent.plots._text import runs

@@ -6,7 +6,7 @@ import html
 
 import ipywidgets
 
-from descent.explore._controls import Control, call
+from descent._explore._controls import Control, call
 from descent.plots import figure
 from descent.plots._picture import describe
 from descent.plots._text import plain

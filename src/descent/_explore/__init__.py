@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-from descent.explore._controls import controls_from
+from descent._explore._controls import controls_from
 from descent.plots import Picture
 from descent.plots._svg import require_words
 
@@ -58,9 +58,9 @@ def explore(
     require_words(alt, caption)
     knobs = controls_from(controls, start or {}, labels or {}, drag or {})
     if os.environ.get("DESCENT_BOOK") == "1":
-        from descent.explore._page import page
+        from descent._explore._page import page
 
         return page(run, knobs, alt, caption)
-    from descent.explore._live import live
+    from descent._explore._live import live
 
     return live(run, knobs, alt, caption)

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from . import _validate
+from ._descend import DivergenceWarning
 from ._errors import error
-from .descend import DivergenceWarning
 from .models import _protocol
 from .problems import Problem
 

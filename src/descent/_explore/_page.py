@@ -8,8 +8,8 @@ import html
 import json
 from importlib import resources
 
-from descent.explore._controls import Control
-from descent.explore._grid import grid_data, pictures, thinned
+from descent._explore._controls import Control
+from descent._explore._grid import grid_data, pictures, thinned
 from descent.plots import Picture, draw
 from descent.plots._picture import describe
 from descent.plots._svg import Figure, css, svg
@@ -111,4 +111,4 @@ def _first(drawn: list[Picture], controls: list[Control]) -> Picture:
 
 
 def _asset(name: str) -> str:
-    return resources.files("descent.explore").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("descent._explore").joinpath(name).read_text(encoding="utf-8")

@@ -11,10 +11,10 @@ import torch
 from tqdm.auto import tqdm
 
 from .. import models, problems, steps
+from .._descend import descend
 from .._errors import error
+from .._optimise import optimise
 from .._trajectory import Trajectory
-from ..descend import descend
-from ..optimise import optimise
 from ._family import Family
 from ._grid import THRESHOLDS, Grid, Task
 from ._task import run_task

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from .. import spectra, steps
+from .._descend import DivergenceWarning, Trajectory, descend
 from .._errors import error
-from ..descend import DivergenceWarning, Trajectory, descend
+from .._optimise import optimise
 from ..models import _protocol
-from ..optimise import optimise
 from ..problems import Problem
 from ._family import Instance
 from ._grid import WITHIN, Task
