@@ -10,7 +10,8 @@ import torch
 
 from descent import problems, theorems
 from descent.claims.song2024._shared import along_bottom
-from descent.models import Attention
+from descent.claims.wu2023 import _shared as encoders
+from descent.models import Attention, Encoder
 from descent.theorems import Standing, get, loud, meet, near
 
 KERNELS = ("softmax", "gaussian")
@@ -61,6 +62,15 @@ def loud_and_silent(theorem, seed, **shape):
     return meet(theorem, loud(layer, problem, weights), RUNS, shares(seed))
 
 
+def wide_encoder(theorem, seed):
+    """Labels near the first outputs of an encoder of one or two sequences, tight budgets."""
+    pick = random.Random(seed)
+    N, n, d = (pick.choice(s) for s in ((1, 2), (1, 2), (2048, 4096)))
+    encoder, noise = Encoder(d, "d^-1", "lecun"), 10 ** pick.uniform(-4, -2)
+    tokens = encoders.unit_tokens(N, n, 8, seed)
+    return *encoders.near_outputs(encoder, tokens, noise, RUNS, seed), (0.1,) * 4
+
+
 GAUSS = {"kernels": ("gaussian",)}
 ONE = {"heads": (1,)}
 #: Theorem, how instances are made, and what they are restricted to.
@@ -82,6 +92,7 @@ SERIES = [
     ("song2024-hull-bound", as_drawn, {"tokens": (2, 3)}),
     ("song2024-initialisation-small", as_drawn, {}),
     ("song2024-conditioning", as_drawn, ONE),
+    ("wu2023-proposition-1", wide_encoder, {}),
 ]
 
 
