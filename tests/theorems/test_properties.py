@@ -118,6 +118,8 @@ def test_no_conclusion_fails_where_the_hypotheses_are_met(id, made, shape):
     pytest.fail(f"only {met} runs met the hypotheses")
 
 
-def test_every_theorem_that_is_not_refuted_is_tried():
-    standing = {id for id, t in theorems.registry.items() if t.standing is not Standing.REFUTED}
-    assert standing <= {id for id, _, _ in SERIES}
+def test_every_theorem_of_the_part_that_is_not_refuted_is_tried():
+    part = theorems.song2024.__name__
+    ours = {id: t for id, t in theorems.registry.items() if t.state.__module__.startswith(part)}
+    standing = {id for id, t in ours.items() if t.standing is not Standing.REFUTED}
+    assert standing and standing <= {id for id, _, _ in SERIES}
