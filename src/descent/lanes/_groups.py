@@ -44,7 +44,8 @@ class Groups:
         self.train, self.shape, self.data = train, _Shape(step, train), step.data
         self.count, lanes = len(self.start[0]), self.shape.lanes
         self.groups = math.ceil(self.count / lanes)
-        self.products, self.state = self.shape.products(), self._state(step)
+        few = _stretch.FEW * ((self.count - 1) % lanes + 1) <= lanes
+        self.products, self.state = self.shape.products(few), self._state(step)
         work = self.groups * self.shape.work
         self.stretch = max(1, min(LONGEST, STRETCH // work)) if constant else 1
         alone = self.stretch * work < ALONE
@@ -214,11 +215,13 @@ class _Shape:
             for width, R in zip(self.widths, (read.through for read in self.moving), strict=True)
         )
 
-    def products(self) -> _stretch.Products:
+    def products(self, few: bool) -> _stretch.Products:
+        """``few`` : whether some group leaves most of its lanes idle."""
         back = [] if self.dual else [R.mT for R in self.through]
         into = self.matrices if self.dual else self.through
         return _stretch.Products(
             into=_panels(into),
+            across=self._across(into) if few else self.zeros((0, 0, self.lanes)),
             back=_panels(back) if back else self.zeros((0, 0, 0, _register.ROWS)),
             pairs=_pairs(self.widths),
             matrix=np.repeat(self.matrix, self.widths),
@@ -227,12 +230,24 @@ class _Shape:
             rows=np.array([len(R) for R in into]),
         )
 
+    def _across(self, into: list[Tensor]) -> np.ndarray:
+        """The matrix with its rows as lanes, if there is one that all columns are multiplied by."""
+        if len(into) > 1:
+            return self.zeros((0, 0, self.lanes))
+        return _panels(into, self.lanes)[0]
+
     def scratch(self) -> _stretch.Scratch:
         pulled = 0 if self.dual else len(self.column)
+        panels, blocks = (
+            math.ceil(len(self.column) / _register.ROWS),
+            math.ceil(self.rows / self.lanes),
+        )
         return _stretch.Scratch(
             image=self.zeros((self.columns, self.rows, self.lanes)),
             pulled=self.zeros((pulled, self.rows, self.lanes)),
             loss=self.zeros((1, self.lanes)),
+            packed=self.zeros((panels, self.coordinates, _register.ROWS)),
+            product=self.zeros((blocks, panels * _register.ROWS, self.lanes)),
             own=tuple(self.zeros((*shape, self.lanes)) for shape in self.own),
         )
 
@@ -246,7 +261,9 @@ class _Shape:
         matrices = sum(x.nbytes for x in (*self.through, *self.matrices))
         own = sum(map(math.prod, self.own))
         scratch = (self.columns + len(self.column)) * self.rows + own
-        return 2 * matrices + threads * scratch * self.lanes * self.dtype.itemsize
+        packed = (len(self.column) + _register.ROWS) * (self.coordinates + self.rows + self.lanes)
+        scratch += math.ceil(packed / self.lanes)
+        return 3 * matrices + threads * scratch * self.lanes * self.dtype.itemsize
 
 
 def _flat(model, weights: NamedTuple, most: int | None = None) -> tuple[torch.Size, NamedTuple]:
@@ -273,10 +290,10 @@ def _padded(count: int) -> int:
     return math.ceil(count / _register.ROWS) * _register.ROWS + 1
 
 
-def _panels(matrices: list[Tensor]) -> np.ndarray:
-    """(rows, k) each as (weights, rows / ROWS, k, ROWS): in the order in which a product reads it."""
-    panels = math.ceil(max(map(len, matrices)) / _register.ROWS)
-    size = panels * _register.ROWS, max(M.shape[1] for M in matrices)
+def _panels(matrices: list[Tensor], height: int = _register.ROWS) -> np.ndarray:
+    """(rows, k) each as (matrices, panels, k, height): in the order in which a product reads it."""
+    panels = math.ceil(max(map(len, matrices)) / height)
+    size = panels * height, max(M.shape[1] for M in matrices)
     out = matrices[0].new_zeros(len(matrices), *size)
     for whole, M in zip(out, matrices, strict=True):
         whole[: len(M), : M.shape[1]] = M

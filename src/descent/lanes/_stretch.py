@@ -31,6 +31,10 @@ from ._surface import digest, where
 BLOCK = 2**15
 
 
+#: A group with this many times fewer runs than lanes is multiplied run by run.
+FEW = 4
+
+
 class Products(NamedTuple):
     """The matrices R (matrices, panels, coordinates, ROWS), and which column reads which.
 
@@ -38,6 +42,7 @@ class Products(NamedTuple):
     """
 
     into: np.ndarray
+    across: np.ndarray  # into with rows as lanes, (row blocks, coordinates, lanes), for few runs
     back: np.ndarray
     pairs: np.ndarray  # (pairs, 2), two moving columns of one matrix each
     matrix: np.ndarray  # of each moving column
@@ -63,6 +68,8 @@ class Scratch(NamedTuple):
     image: np.ndarray  # (columns, rows, lanes)
     pulled: np.ndarray  # (moving, rows, lanes)
     loss: np.ndarray  # (1, lanes)
+    packed: np.ndarray  # (column panels, coordinates, ROWS), what moves of one run
+    product: np.ndarray  # (row blocks, columns, lanes)
     own: tuple  # the step's
 
 
@@ -103,11 +110,15 @@ def _compiled(step: Callable) -> Callable:
             if dual:
                 pulled = direction[g]
             moves = _any_moves(record, state, g)
+            few = _is_few(products, state, g)
             for t in range(start, stop):
                 old, new = point[t % 2][g], point[1 - t % 2][g]
                 if moves:
                     _move(old, new, direction[g], eta[g], square[g], products)
-                    _read(products, new, base[g], image)
+                    if few:
+                        _read_few(products, state, scratch, g, 1 - t % 2)
+                    else:
+                        _read(products, new, base[g], image)
                     read, back = split(image, at), split(pulled, at_pulled)
                     loss[0] = step(read, back, trained, t == start, own, data)
                     if not dual:
@@ -160,6 +171,37 @@ def _read(products, z, base, image):
                     tile2 = add_multiples(tile2, products.into, (k, p, s), z[m2, s])
                 store_tile(image[c], row, tile)
                 store_tile(image[c2], row, tile2)
+
+
+@_inlined
+def _is_few(products, state, g):
+    """Whether most lanes of a group are idle, and the matrix is there for it."""
+    first, last = _runs(state, g)
+    return len(products.across) > 0 and FEW * (last - first) <= state.eta.shape[1]
+
+
+@_inlined
+def _read_few(products, state, scratch, g, new):
+    """image = base + M z, run by run: the lanes are rows of M, and `ROWS` columns a tile."""
+    across, product = as_lanes(products.across), as_lanes(scratch.product)
+    packed, image = scratch.packed, scratch.image
+    lanes = state.eta.shape[1]
+    first, last = _runs(state, g)
+    for k in range(last - first):
+        for m in range(len(products.matrix)):
+            for s in range(products.coordinates[0]):
+                packed[m // ROWS, s, m % ROWS] = state.point[new, g, m, s, k]
+        for q in range(len(products.across)):
+            for p in range(len(packed)):
+                tile = empty_tile(across)
+                for s in range(products.coordinates[0]):
+                    tile = add_multiples(tile, packed, (p, s), across[q, s])
+                store_tile(product[q], p * ROWS, tile)
+            for m in range(len(products.matrix)):
+                c = products.column[m]
+                for row in range(q * lanes, min((q + 1) * lanes, products.rows[0])):
+                    found = scratch.product[q, m, row - q * lanes]
+                    image[c, row, k] = state.base[g, c, row, k] + found
 
 
 @_inlined
