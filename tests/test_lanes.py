@@ -239,3 +239,68 @@ def test_the_example_of_the_guide_trains_as_its_closed_form_in_torch(example, D,
     assert (fast.loss[-1] < fast.loss[0]).all()
     assert relative_gap(fast.loss, plain.loss) < 1e-12
     assert relative_gap(fast.weights.w, plain.weights.w) < 1e-12
+
+
+@lanes.on_lanes
+def select(image, pulled, trained, fresh, scratch, data):
+    """The mean logistic loss of attention that selects: y u^T X^T softmax(X W z), in X W z and X u."""
+    (s, v), (ds, dv), (p,), (y, n) = image, pulled, scratch, data
+    loss = 0.0
+    for i in range(len(y)):
+        first, top, total, f = i * n, -math.inf, 0.0, 0.0
+        for a in range(n):
+            top = max(top, s[0, first + a])
+        for a in range(n):
+            p[a] = math.exp(s[0, first + a] - top)
+            total += p[a]
+        for a in range(n):
+            p[a] = p[a] / total
+            f += p[a] * y[i] * v[0, first + a]
+        e = math.exp(-max(f, -f))
+        loss += (math.log1p(e) + max(-f, 0.0)) / len(y)
+        slope = -y[i] * lanes.where(f, e, 1.0) / (1.0 + e) / len(y)
+        for a in range(n):
+            gap = 0.0
+            for b in range(n):
+                gap += p[b] * (v[0, first + a] - v[0, first + b])
+            if trained[0]:
+                ds[0, first + a] = slope * p[a] * gap
+            if trained[1]:
+                dv[0, first + a] = slope * p[a]
+    return loss
+
+
+class FastSelection(models.Selection):
+    """Two weights that are read through two matrices: W through x z^T, and u through the tokens."""
+
+    def on_lanes(self, weights, problem, train):
+        z, ones = problem.X[:, self.query], weights.u.new_ones(len(weights.u), 1)
+        pairs = (problem.X[..., :, None] * z[:, None, None, :]).flatten(0, 1).flatten(1)
+        square = (problem.D, problem.D)
+        reads = {
+            "W": lanes.Read(
+                pairs, weights.W.flatten(1)[:, None], ones, lambda c: c[:, 0].unflatten(1, square)
+            ),
+            "u": lanes.Read(problem.tokens, weights.u[:, None], ones, lambda c: c[:, 0]),
+        }
+        return lanes.Step(select, reads, (problem.y.numpy(), problem.n), ((problem.n,),))
+
+
+def selecting(D, N=4, n=3, runs=9):
+    """A layer that selects, N sequences with one label each, and starts."""
+    data = problems.gaussian(N, n, D, seed=0)
+    problem, layer = problems.Problem(data.X, data.y[:, 0].sign()), FastSelection()
+    return layer, problem, layer.init(problem, seed=1, runs=runs)
+
+
+@pytest.mark.parametrize("D", [2, 5], ids=["more tokens", "more dimensions"])
+@pytest.mark.parametrize("train", ["W", "u", "Wu"])
+def test_attention_that_selects_takes_the_same_surface(D, train):
+    layer, problem, weights = selecting(D)
+    assert _layout.choose(layer, weights, problem, train, True) is _groups.Groups
+    options = {"train": train, "step": steps.normalised(0.2), "steps": 30}
+    fast = descend(layer, problem, weights, **options)
+    plain = descend(layer, problem, weights, **options, reduce=False)
+    assert relative_gap(fast.loss, plain.loss) < 1e-11
+    for ours, theirs in zip(fast.weights, plain.weights, strict=True):
+        assert relative_gap(ours, theirs) < 1e-10
