@@ -9,7 +9,7 @@ PY := .venv/bin/python
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help environment book test notebooks bench serve clean
+.PHONY: help environment book test notebooks bench zip pdf serve clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -36,6 +36,13 @@ notebooks: environment  ## regenerate notebooks/ from book/
 bench: environment  ## time the engine against other ways, write src/descent/bench.json (minutes)
 	@test -d _build/bench/jax || $(PY) -m pip install -q --target _build/bench -c requirements.txt -r bench/requirements.txt
 	@PYTHONPATH=_build/bench $(PY) bench/bench.py
+
+zip: book  ## pack the pages into _build/descent.zip, to be opened without a server
+	@$(PY) tools/offline.py zip
+
+pdf: book  ## print each chapter and the whole book into _build/pdf (minutes)
+	@$(PY) tools/environment.py browser
+	@$(PY) tools/offline.py pdf
 
 serve: book  ## look at the book at http://localhost:8000 (PORT=... for another)
 	@$(PY) -m http.server $(PORT) --bind localhost --directory _build/html

@@ -53,6 +53,7 @@ class="caption-number">Theorem 2.1 </span> (A name)</p><p>It holds.</p></div>
 and <a class="descent-claim" href="ledger.html#another">another</a>.</p>
 <div class="math" id="equation-sum"><span class="eqno">(2.1)<a class="headerlink">#</a></span></div>
 <div class="exercise admonition" id="ex-a"><p class="admonition-title">Exercise 2.1</p></div>
+<figcaption id="figure-1"><a class="descent-figure-number">Figure 2.1</a> A curve.</figcaption>
 <script>let silent</script></section></article></html>"""
 LEDGER = """<article><section id="ledger"><h1>Ledger</h1>
 <section class="descent-claim-row" id="a-claim"><a class="descent-claim-id">a-claim</a>
@@ -75,6 +76,7 @@ def test_whatever_has_an_address_is_found(found):
         "Theorem": ["Theorem 2.1 (A name)", "part/page.html#thm-a"],
         "Equation": ["(2.1)", "part/page.html#equation-sum"],
         "Exercise": ["Exercise 2.1", "part/page.html#ex-a"],
+        "Figure": ["Figure 2.1", "part/page.html#figure-1"],
     }
     assert entries["Chapter"][3].startswith("About λₘₐₓ < 1. It holds.")
 
@@ -82,6 +84,15 @@ def test_whatever_has_an_address_is_found(found):
 def test_a_theorem_is_found_by_the_number_of_its_claim_and_no_other(found):
     theorem = next(entry for entry in found["part/page"] if entry.kind == "Theorem")
     assert theorem.also == ["a-claim", "Song et al. 2024, Theorem 7", "Song Theorem 7"]
+
+
+def test_the_site_map_and_the_page_for_lost_readers_know_the_address_of_the_book(site):
+    base = "https://descent-book.github.io/descent/"
+    places = re.findall("<loc>(.*?)</loc>", (site / "sitemap.xml").read_text("utf8"))
+    assert {base + "intro.html", base + "results.html"} <= set(places)
+    assert all((site / place.removeprefix(base)).is_file() for place in places)
+    links = re.findall('(?:href|action)="(.*?)"', (site / "404.html").read_text("utf8"))
+    assert links and all((site / link.removeprefix(base)).is_file() for link in links)
 
 
 def test_results_are_listed_by_chapter(found):

@@ -21,7 +21,7 @@ from sphinx_external_toc.parsing import parse_toc_yaml
 ROOT = Path(__file__).parent.parent
 PAGES = list(parse_toc_yaml(ROOT / "_toc.yml"))
 CHAPTERS = [name for name in PAGES if "kernelspec:" in (ROOT / f"book/{name}.md").read_text()[:400]]
-EXTRA = {"index", "genindex", "search", "prf-prf", "results"}  # pages that Sphinx adds
+EXTRA = {"index", "genindex", "search", "prf-prf", "results", "404"}  # pages that Sphinx adds
 
 every_page = pytest.mark.parametrize("name", PAGES)
 every_chapter = pytest.mark.parametrize("name", CHAPTERS)

@@ -80,6 +80,7 @@ $$ (sum)
 
 ```{raw} html
 <p>as a cell would show it: FORMULA</p>
+<figure><figcaption>One.</figcaption></figure><p class="descent-caption">Two.</p>
 ```
 
 :::{note}
@@ -186,6 +187,28 @@ def test_a_comma_stays_on_the_line_of_its_formula(chapter):
     assert len(kept) == 2
     assert re.sub(r"<math.*?</math>|<.*?>", "", kept[0]) == "(y),"
     assert "claim-1" in kept[1] and kept[1].endswith(",")
+
+
+def test_figures_are_numbered_and_can_be_linked_to(chapter):
+    number = '<a class="descent-figure-number" href="#figure-{}">Figure {}</a>'
+    assert f'<figcaption id="figure-1">{number.format(1, 1)} One.' in chapter
+    assert f'<p class="descent-caption" id="figure-2">{number.format(2, 2)} Two.' in chapter
+
+
+def test_a_page_says_how_to_cite_it(chapter):
+    for name, text in {
+        "citation_title": "Chapter",
+        "citation_fulltext_html_url": "https://some.github.io/book/part/chapter.html",
+    }.items():
+        assert f'<meta name="{name}" content="{text}" />' in chapter
+    assert '<link rel="canonical" href="https://some.github.io/book/part/chapter.html"' in chapter
+
+
+def test_a_statement_shows_its_address():
+    box = '<div class="proof theorem admonition" id="thm-a"><p class="admonition-title">Theorem</p>'
+    context = {"body": box}
+    sphinx_descent.permalinks(None, "page", "page.html", context, None)
+    assert '<a class="headerlink" href="#thm-a"' in context["body"]
 
 
 def test_a_folded_box_needs_no_script(chapter):

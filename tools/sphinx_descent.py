@@ -4,6 +4,7 @@ The hand-written pages are Markdown in ``book/``; Colab, Binder and the download
 notebooks generated from them in ``notebooks/``, under the same names.
 """
 
+import itertools
 import re
 from html import escape
 from pathlib import Path
@@ -85,6 +86,27 @@ def serve_notebooks(app, exception):
             logger.warning("notebooks/%s.ipynb is missing: run `make notebooks`", docname)
 
 
+def place_online(app, config):
+    """The book's public address, from that of its repository: pages state it as their own."""
+    owner, name = config.html_theme_options["repository_url"].rstrip("/").split("/")[-2:]
+    config.html_baseurl = f"https://{owner}.github.io/{name}/"
+
+
+def cite(app, pagename, templatename, context, doctree):
+    """What previews, libraries and Google Scholar read of a page."""
+    if doctree is None:
+        return
+    title = app.env.titles[pagename].astext()
+    address = app.config.html_baseurl + app.builder.get_target_uri(pagename)
+    named = {"citation_title": title, "citation_author": app.config.author}
+    named |= {"citation_publication_date": app.config.copyright, "citation_language": "en"}
+    named |= {"citation_fulltext_html_url": address}
+    shared = {"og:title": title, "og:type": "article", "og:url": address, "og:site_name": "Descent"}
+    tags = [f'<meta name="{name}" content="{escape(text)}" />' for name, text in named.items()]
+    tags += [f'<meta property="{name}" content="{escape(t)}" />' for name, t in shared.items()]
+    context["metatags"] = context.get("metatags", "") + "\n".join(tags) + "\n"
+
+
 def describe(app, pagename, templatename, context, doctree):
     """Give the page its first sentences as the description that searches and previews show."""
     if doctree is None:
@@ -101,6 +123,37 @@ MENDED = {
     r'(<summary[^>]*) aria-label="[^"]*"': r"\1",  # its own words say what it opens
     r"<th[^>]*></th>": "<td></td>",  # the corner of a table heads nothing
 }
+
+
+# Boxes that can be referred to show how: a link at the end of the title.
+BOX = re.compile(
+    r'(<div class="(?:proof|exercise)[^"]*" id="([^"]+)">\s*<p class="admonition-title">.*?)(?=</p>)',
+    re.S,
+)
+PERMALINK = r'\1<a class="headerlink" href="#\2" title="Link to this statement">#</a>'
+
+
+def permalinks(app, pagename, templatename, context, doctree):
+    context["body"] = BOX.sub(PERMALINK, context.get("body", ""))
+
+
+def number_figures(app, doctree, docname):
+    """Give each caption a number, by chapter, and an address, by place on the page.
+
+    A chapter may move; the second figure of a page stays its second.
+    """
+    chapter = app.env.toc_secnumbers.get(docname, {}).get("", ())
+    count = itertools.count(1)
+
+    def numbered(caption):
+        place = next(count)
+        number = ".".join(map(str, [*chapter, place]))
+        link = f'<a class="descent-figure-number" href="#figure-{place}">Figure {number}</a>'
+        return f'{caption[1]} id="figure-{place}">{link} '
+
+    for raw in doctree.findall(nodes.raw):
+        caption = r'(<figcaption|<p class="descent-caption")>'
+        raw.children[:] = [nodes.Text(re.sub(caption, numbered, raw.astext()))]
 
 
 def mend_roles(app, pagename, templatename, context, doctree):
@@ -187,7 +240,11 @@ def setup(app):
     # After the theme, at 501, has made its buttons.
     app.connect("html-page-context", notebook_buttons, priority=900)
     app.connect("html-page-context", describe)
+    app.connect("html-page-context", cite)
     app.connect("html-page-context", mend_roles)
+    app.connect("html-page-context", permalinks)
+    app.connect("config-inited", place_online)
+    app.connect("doctree-resolved", number_figures)
     app.connect("doctree-resolved", tidy_boxes)
     app.connect("doctree-resolved", keep_together)
     app.connect("doctree-resolved", fold_boxes, priority=900)

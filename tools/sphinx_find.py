@@ -6,7 +6,7 @@ what is found come
 * ``_static/find-data.js``, which ``find.js`` searches in the browser (a script, since a page that
   is opened as a file may load nothing else);
 * the page of results, by chapter;
-* ``sitemap.xml``.
+* ``sitemap.xml``, and the page that a server shows where there is none.
 """
 
 import json
@@ -143,14 +143,15 @@ def kind_of(tag, classes, id, reader):
     """What an element is to somebody who searches; None for most."""
     if tag == "tr" and reader.page == "notation":
         return "Symbol"
-    if not id:
+    if not id or "descent-explorer" in classes:
         return None
+    if id.startswith("figure-"):
+        return "Figure"
     if "proof" in classes and len(classes) > 2:
         return classes[1].capitalize()
     if tag == "section" and not reader.entries:
         return "Chapter"
     kinds = {"exercise": "Exercise", "math": "Equation", "descent-claim-row": "Claim"}
-    kinds |= {"descent-figure": "Figure", "descent-explorer": "Figure"}
     named = [kinds[name] for name in classes if name in kinds]
     return named[0] if named else "Section" if tag == "section" else None
 
@@ -205,6 +206,28 @@ def row(entry):
     return f'<li><a href="{entry.address}">{number}</a> {words}</li>'
 
 
+def sitemap(base, pages):
+    urls = "".join(f"<url><loc>{base}{page}.html</loc></url>" for page in pages)
+    head = '<?xml version="1.0" encoding="UTF-8"?>\n'
+    return f'{head}<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">{urls}</urlset>\n'
+
+
+# Complete in itself, since it may be shown at any depth; its links know where the book is.
+MISSING = """<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta name="robots" content="noindex"><meta name="color-scheme" content="light dark">
+<title>No such page</title></head>
+<body style="max-width: 32rem; margin: 15vh auto; padding: 0 1rem; font: 1.1rem/1.5 serif">
+<main><h1>There is no page here</h1>
+<p>Chapters move when others are added, their titles stay. Look for it in
+<a href="{base}results.html">all results</a> or among
+<a href="{base}{root}.html">the chapters</a>.</p>
+<form action="{base}search.html" role="search"><label>Or search:
+<input type="search" name="q"></label></form></main></body></html>
+"""
+
+
 def pages(app):
     """Called when all pages of the book are written: make what can be found, and its page."""
     out = Path(app.outdir)
@@ -212,6 +235,9 @@ def pages(app):
     entries = [entry.words() for page in found.values() for entry in page]
     data = json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
     (out / "_static" / "find-data.js").write_text(f"window.descentEntries={data}", "utf8")
+    base = app.config.html_baseurl
+    (out / "sitemap.xml").write_text(sitemap(base, [*found, "results"]), "utf8")
+    (out / "404.html").write_text(MISSING.format(base=base, root=app.config.root_doc), "utf8")
     names = list(app.env.toctree_includes.values())
     order = [app.config.root_doc, *(name for group in names for name in group)]
     titles = {name: app.builder.render_partial(app.env.titles[name])["title"] for name in order}

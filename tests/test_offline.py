@@ -1,0 +1,31 @@
+"""The book as a zip and on paper, from pages that the test writes."""
+
+from zipfile import ZipFile
+
+import offline
+import pytest
+from pypdf import PdfReader
+
+PAGE = """<!doctype html><html lang="en"><head><title>{0} — Descent</title></head><body><h1>{0}</h1>
+<details><summary>Solution</summary><p>folded words</p></details></body></html>"""
+
+
+@pytest.fixture
+def pages(tmp_path):
+    folder = tmp_path / "html"
+    (folder / "part").mkdir(parents=True)
+    (folder / "first.html").write_text(PAGE.format("First"))
+    (folder / "part/second.html").write_text(PAGE.format("Second"))
+    (folder / "objects.inv").write_text("")
+    return folder
+
+
+def test_the_zip_holds_the_pages_in_a_folder_of_its_own(pages, tmp_path):
+    archive = ZipFile(offline.pack(pages, tmp_path / "book.zip"))
+    assert archive.namelist() == ["book/first.html", "book/part/second.html"]
+
+
+def test_each_page_is_printed_unfolded_and_the_book_has_an_outline(pages, tmp_path):
+    book = offline.print_pages(pages, ["first", "part/second"], tmp_path / "pdf")
+    assert "folded words" in PdfReader(tmp_path / "pdf/part/second.pdf").pages[0].extract_text()
+    assert [item.title for item in PdfReader(book).outline] == ["First", "Second"]
