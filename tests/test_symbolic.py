@@ -15,7 +15,7 @@ from sympy import HadamardProduct, MatrixSymbol, OneMatrix, Trace
 from descent import exact, kernels, problems, symbolic
 from descent.claims.foundations.gradients import rounding_bound
 from descent.kernels import Kernel
-from descent.models import Attention, attention
+from descent.models import Attention, Selection, attention
 
 SHAPES = [(1, 2, 1, 1, 1), (2, 2, 1, 2, 1), (1, 2, 2, 1, 1), (1, 3, 1, 1, 2)]
 
@@ -291,3 +291,26 @@ def test_saturated_attention_keeps_its_gradient():
 def test_fifty_digits_are_for_one_head():
     with pytest.raises(ValueError, match="H must be 1, got 2: one head"):
         exact.gradient(*instance("softmax", 1, 2, 2, 2, 2, runs=None))
+
+
+# ---------------------------------------------------------------- attention that selects
+
+
+@pytest.mark.parametrize("a", (0, 2))
+def test_the_form_without_cancellation_is_the_derivative(a):
+    assert symbolic.selected_pull(3, a).is_zero_matrix
+
+
+@pytest.mark.parametrize("ell", ("logistic", "exponential"))
+@pytest.mark.parametrize(("n", "D"), [(2, 1), (2, 3), (4, 2)])
+def test_the_closed_form_of_selection_is_the_derived_one(ell, n, D):
+    layer, derived = Selection(ell), symbolic.selection(ell, n, D).compile()
+    generator = torch.Generator().manual_seed(n + D)
+    X = torch.randn(3, n, D, generator=generator, dtype=torch.float64)
+    problem = problems.Problem(X, torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64))
+    weights = layer.init(problem, seed=0, scale=2.0)
+    _, gradient = layer.loss_and_gradient(weights, problem, "Wu")
+    each = [derived(x, y, *weights) for x, y in zip(X, problem.y, strict=True)]
+    mean = {name: sum(one[name] for one in each) / 3 for name in "Wu"}
+    assert relative_gap(gradient["W"], mean["W"]) < 1e-13
+    assert relative_gap(gradient["u"], mean["u"][:, 0]) < 1e-13

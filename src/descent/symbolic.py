@@ -371,3 +371,60 @@ def _run(code: str) -> Callable:
     names = {"torch": torch}
     exec(code, names)  # our own text, printed a moment ago
     return names["gradient"]
+
+
+# -- attention that selects ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Selected:
+    """One sequence's loss in the entries of W and u, and its derivative by each of them.
+
+    ``X`` (n, D), ``W`` (D, D), ``u`` (D, 1) hold symbols, ``y`` is the label; the first token asks.
+    ``gradient`` has one matrix of expressions for "W" and one for "u".
+    """
+
+    X: sp.Matrix
+    W: sp.Matrix
+    u: sp.Matrix
+    y: sp.Symbol
+    loss: sp.Expr
+    gradient: dict[str, sp.Matrix]
+
+    def compile(self) -> Callable[..., dict[str, torch.Tensor]]:
+        """The gradients as functions of numbers X (n, D), y, W (D, D) and u (D)."""
+        symbols = (list(self.X), self.y, list(self.W), list(self.u))
+        run = sp.lambdify(symbols, list(self.gradient.values()), "numpy")
+
+        def gradient(X: torch.Tensor, y: float, W: torch.Tensor, u: torch.Tensor) -> dict:
+            found = run(X.flatten().tolist(), float(y), W.flatten().tolist(), u.tolist())
+            return dict(zip(self.gradient, map(torch.as_tensor, found), strict=True))
+
+        return gradient
+
+
+def selection(ell: str, n: int, D: int) -> Selected:
+    r"""The loss :math:`\ell(y\,u^\top X^\top\mathrm{softmax}(XWz))` of one sequence, differentiated.
+
+    Knows no rule but the chain rule for numbers. See :doc:`/vasudeva2024/sparsity`.
+    """
+    _validate.one_of("ell", ell, ("logistic", "exponential"))
+    X, W = (sp.Matrix(_entries(name, 1, rows, D)[0]) for name, rows in (("X", n), ("W", D)))
+    u, y = sp.Matrix(sp.symbols(f"u_1:{D + 1}", real=True)), sp.Symbol("y", real=True)
+    f = y * (u.T * X.T * row("softmax", X * W * X[0, :].T))[0]
+    loss = sp.exp(-f) if ell == "exponential" else sp.log(1 + sp.exp(-f))
+    by = {"W": W, "u": u}
+    return Selected(X, W, u, y, loss, {name: M.applyfunc(loss.diff) for name, M in by.items()})
+
+
+def selected_pull(n: int, a: int) -> sp.Matrix:
+    r"""The derivative of f by the logits, less the form without cancellation: zero, (n, 1).
+
+    :math:`\partial f/\partial h = (\mathrm{diag}\,\varphi - \varphi\varphi^\top)\gamma` for
+    :math:`f = \gamma\cdot\varphi`, and the form is :math:`\varphi_t\sum_\tau q_\tau - q_t` with
+    :math:`q_t = \varphi_t(\gamma_a - \gamma_t)`, for any token a.
+    """
+    phi, J = jacobian("softmax", n)
+    gamma = sp.Matrix(sp.symbols(f"gamma_1:{n + 1}", real=True))
+    q = sp.Matrix([phi[t] * (gamma[a] - gamma[t]) for t in range(n)])
+    return (J.T * gamma - (phi * sum(q) - q)).applyfunc(sp.simplify)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import differentiable, relative_gap
 
-from descent import problems
+from descent import margin, problems
 from descent.models import Selection
 from descent.models.selection import LOSSES, optimal, scores
 
@@ -130,8 +130,6 @@ def exactly(layer, problem, weights, digits=1200):
 @pytest.mark.parametrize("length", [1.0, 40.0, 2000.0, -30.0])
 def test_nothing_is_lost_however_far_attention_is_saturated(length):
     # exponents of size |W| are known to 1e-16 |W|, and with them all that they are exponents of
-    from descent import margin
-
     problem, u = problems.planted(N=3, n=3, D=4, seed=5)
     layer = Selection(goal="log excess")
     W = length * margin.svm(problem, u).W
@@ -141,6 +139,21 @@ def test_nothing_is_lost_however_far_attention_is_saturated(length):
     found, gradient = layer.loss_and_gradient(weights, problem, "W")
     assert abs(float(found) - log) < 1e-13 * max(1, abs(log))
     assert relative_gap(gradient["W"] / true.abs().max(), true / true.abs().max()) < 1e-11
+
+
+def test_the_logarithm_passes_the_smallest_number_of_float64():
+    # around e^-708, where processors told to drop denormal numbers lose factors of a product
+    problem, u = problems.planted(N=3, n=3, D=12, seed=5)
+    layer, mm = Selection(goal="log excess"), margin.svm(problem, u).W
+    R = torch.arange(700, 716, 0.25, dtype=torch.float64)
+    weights = layer.init(problem, seed=0, u=u)._replace(W=R[:, None, None] * mm)
+    torch.set_flush_denormal(True)
+    try:
+        loss, gradient = layer.loss_and_gradient(weights, problem, "W")
+    finally:
+        torch.set_flush_denormal(False)
+    assert torch.allclose(loss.diff(), torch.full((63,), -0.25).double(), atol=1e-9)
+    assert torch.allclose(gradient["W"], gradient["W"][:1], atol=1e-9)
 
 
 def test_copies_of_a_token_share_its_attention_and_break_nothing():

@@ -30,6 +30,8 @@ from ..problems import Problem
 
 LOSSES = ("logistic", "exponential")
 GOALS = ("loss", "log loss", "log excess")
+#: Below this, the loss is linear in a difference of outputs, to rounding.
+LINEAR = 1e-20
 
 
 class SelectionWeights(NamedTuple):
@@ -146,8 +148,8 @@ class Selection:
         z = problem.X[..., self.query, :]
         keys = z @ weights.W.mT if self.d is None else (z @ weights.Q) @ weights.K.mT
         attended = (problem.X @ keys[..., None]).squeeze(-1)
-        gamma = scores(problem, weights.u)
         log_attention = torch.log_softmax(attended, -1)
+        log_attention, gamma = torch.broadcast_tensors(log_attention, scores(problem, weights.u))
         return Forward(log_attention, gamma, (log_attention.exp() * gamma).sum(-1))
 
     def attention(self, weights: NamedTuple, problem: Problem) -> Float[Tensor, "*r N n"]:
@@ -236,15 +238,15 @@ def optimal(gamma: Float[Tensor, "*r N n"]) -> Int[Tensor, "*r N"]:
             ValueError, "each sequence has one token: there is nothing to select", "n must be 2"
         )
     top = gamma.topk(2, -1)
-    if bool((gamma.amax(-1) == gamma.amin(-1)).any()):
-        count = int((gamma.amax(-1) == gamma.amin(-1)).sum())
+    flat = _sequences(gamma.amax(-1) == gamma.amin(-1))
+    if flat:
         raise error(
             ValueError,
-            f"all tokens have the same score in {count} sequences, so none is optimal: "
+            f"all tokens have the same score in {flat} sequences, so none is optimal: "
             "is the decoder u zero?",
             "give another u, or tokens that are no copies of one another",
         )
-    tied = int((top.values[..., 0] == top.values[..., 1]).sum())
+    tied = _sequences(top.values[..., 0] == top.values[..., 1])
     if tied:
         raise error(
             ValueError,
@@ -252,6 +254,11 @@ def optimal(gamma: Float[Tensor, "*r N n"]) -> Int[Tensor, "*r N"]:
             "change u, or name the tokens to select",
         )
     return top.indices[..., 0]
+
+
+def _sequences(found: Tensor) -> int:
+    """In how many sequences something was found, whatever the run."""
+    return int(found.reshape(-1, found.shape[-1]).any(0).sum())
 
 
 def log_excess(pass_: Forward, ell: str) -> Float[Tensor, "*r N"]:
@@ -268,7 +275,7 @@ def log_excess(pass_: Forward, ell: str) -> Float[Tensor, "*r N"]:
         rest, slope = torch.log1p(torch.sigmoid(-best) * torch.expm1(delta)), torch.sigmoid(-best)
     else:
         rest, slope = (-best).exp() * torch.expm1(delta), (-best).exp()
-    seen = delta > torch.finfo(delta.dtype).tiny
+    seen = delta > LINEAR
     ratio = torch.where(seen, rest / torch.where(seen, delta, 1), slope)
     return log_delta + ratio.log()
 

@@ -3,12 +3,13 @@
 ``theorems.get("song2024-theorem-1")(layer, problem, weights)`` gives a `Report`.
 """
 
-from . import song2024, wu2023
+from . import song2024, vasudeva2024, wu2023
 from ._attention import AttentionStart
 from ._inequality import Inequality
 from ._meet import loud, meet, near
 from ._record import Standing, Theorem, get, registry, theorem
 from ._report import Linear, Outcome, Promise, Report
+from ._selection import SelectionStart
 
 __all__ = [
     "AttentionStart",
@@ -17,6 +18,7 @@ __all__ = [
     "Outcome",
     "Promise",
     "Report",
+    "SelectionStart",
     "Standing",
     "Theorem",
     "get",
@@ -26,5 +28,6 @@ __all__ = [
     "registry",
     "song2024",
     "theorem",
+    "vasudeva2024",
     "wu2023",
 ]

@@ -1,0 +1,551 @@
+"""Claims of the chapter on convergence to the margin."""
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ... import margin, problems, steps, theorems
+from ...models import Selection, SelectionWeights
+from ...problems import Problem
+from ...theorems import SelectionStart, Standing
+from .._record import Evidence, Verdict, claim
+from ._shared import (
+    LAYER,
+    along_first,
+    bolder,
+    norm,
+    planted,
+    scaled,
+    seen,
+    slopes,
+)
+
+CONVERGENCE = "vasudeva2024/convergence"
+
+
+@claim(
+    "vasudeva2024-progress",
+    theorem="vasudeva2024-progress",
+    paper="Descent",
+    number="Theorem",
+    statement=r"With equal non-optimal scores the unit vector $-\nabla\widehat L/\|\nabla\widehat "
+    r"L\|$ has a component of at least $1/(B\|W_{mm}\|)$ along $W_{mm}$, at every $W$.",
+    verdict=Verdict.HOLDS,
+    chapter=CONVERGENCE,
+    mutations={"2 % more": {"times": 1.02}},
+)
+def progress(times: float = 1.0) -> Evidence:
+    """Four draws of six sequences, and one of one sequence of two tokens, where it is attained."""
+    sizes = [{"seed": s} for s in range(4)] + [{"seed": 0, "N": 1, "n": 2, "D": 8}]
+    theorem = theorems.get("vasudeva2024-progress")
+    outcomes = [theorem(LAYER, *planted(**size)).trial(300) for size in sizes]
+    return Evidence.of(outcomes, conclusions=bolder(outcomes, times))
+
+
+@claim(
+    "vasudeva2024-domination",
+    theorem="vasudeva2024-domination",
+    paper="Descent",
+    number="Theorem",
+    statement=r"Where $\min_i m_i \ge -R$, $R = \|W\|/\|W_{mm}\|$, the loss is at most $1 + C/R$ "
+    r"times as steep along $W$ as along $W_{mm}$; further from the margin it need not be.",
+    verdict=Verdict.HOLDS,
+    chapter=CONVERGENCE,
+    mutations={"beyond the cone": {"inside": False}},
+)
+def domination(inside: bool = True) -> Evidence:
+    """A grid in the plane of each of five pairs of sequences, lengths up to 100."""
+    theorem, outcomes = theorems.get("vasudeva2024-domination"), []
+    for angle in (30, 60, 100, 130, 160):
+        problem, start = in_the_plane(angle)
+        at = SelectionStart(LAYER, problem, start)
+        kept = (-at.m(start.W).amin(-1) <= at.R(start.W)) == inside
+        outcomes.append(theorem(LAYER, problem, start._replace(W=start.W[kept])).against())
+    return Evidence.of(outcomes)
+
+
+def in_the_plane(angle: float) -> tuple[Problem, SelectionWeights]:
+    """A_1 = (1, 0), A_2 of length 1.5 at ``angle``; W on 12 circles, all around and near W_mm."""
+    a = math.radians(angle)
+    problem, u = problems.pairs(
+        torch.tensor([[1, 0], [1.5 * math.cos(a), 1.5 * math.sin(a)]], dtype=torch.float64)
+    )
+    mm = margin.svm(problem, u).W[:2, 2]
+    around = torch.arange(90, dtype=torch.float64) * 2 * torch.pi / 90
+    radius = torch.logspace(-1, 2, 12, dtype=torch.float64)[:, None]
+    near = torch.atan2(mm[1], mm[0]) + torch.linspace(-4, 4, 81, dtype=torch.float64) / radius
+    phi = torch.cat([around.expand(12, 90), near], 1)
+    W = torch.zeros(12, 171, 3, 3, dtype=torch.float64)
+    W[..., 0, 2], W[..., 1, 2] = radius * phi.cos(), radius * phi.sin()
+    return problem, LAYER.init(problem, seed=0, u=u)._replace(W=W.flatten(0, 1))
+
+
+@claim(
+    "vasudeva2024-rate",
+    theorem="vasudeva2024-rate",
+    paper="Descent",
+    number="Theorem",
+    statement=r"Normalised descent with a constant length of step, if it stays in the cone, has "
+    r"$\|W_t\|$ growing linearly and $1 - \mathrm{corr}_t = O(\log t/t)$, with the constant; "
+    r"where no two $A_{it}$ point against each other it stays there from every start.",
+    verdict=Verdict.HOLDS,
+    chapter=CONVERGENCE,
+    mutations={"two sequences that push each other, from far along one": {"push": True}},
+)
+def rate(push: bool = False) -> Evidence:
+    """Orthonormal tokens, three draws of four sequences, eight starts each of lengths 3 and 15."""
+    theorem, outcomes, falls = theorems.get("vasudeva2024-rate"), [], []
+    for seed in range(3):
+        problem, u = problems.trap() if push else problems.orthonormal_tokens(4, 3, 14, seed)
+        for scale in (3.0, 15.0):
+            start = LAYER.init(problem, seed=seed, runs=8, scale=scale, u=u)
+            start = along_first(problem, u, [10.0]) if push else start
+            outcomes.append(theorem(LAYER, problem, start).trial(600))
+            W = outcomes[-1].run.watched["weights"].W[20:]
+            t = torch.tensor(outcomes[-1].run.at[20:], dtype=torch.float64)
+            missing = 1 - outcomes[-1].report.start.mm.correlation(W)
+            falls.append(float(slopes(t, missing).max()))
+    return Evidence.of(
+        outcomes,
+        conclusions={"1 - corr falls at least like 1/t, from 150 to 600 steps": max(falls) < -0.9},
+        slowest_exponent=max(falls),
+    )
+
+
+@claim(
+    "vasudeva2024-monotone",
+    title="Gaps that never fall",
+    box="lem-monotone",
+    standing=Standing.PROVED,
+    paper="Descent",
+    number="Lemma",
+    statement=r"If $\langle A_{it}, A_{j\tau}\rangle \ge 0$ for all pairs, no gap ever decreases, "
+    r"from any start and with any steps.",
+    verdict=Verdict.HOLDS,
+    chapter=CONVERGENCE,
+    mutations={"Gaussian tokens in twelve dimensions": {"orthonormal": False}},
+)
+def monotone(orthonormal: bool = True) -> Evidence:
+    """Three draws, eight starts of length 10, normalised and plain descent, every step looked at."""
+    falls, pushes = [], []
+    for seed in range(3):
+        if orthonormal:
+            problem, u = problems.orthonormal_tokens(4, 3, 14, seed)
+        else:
+            problem, u = problems.planted(4, 3, 12, seed)
+        start = LAYER.init(problem, seed=seed, runs=8, scale=10.0, u=u)
+        at = SelectionStart(LAYER, problem, start)
+        pushes.append(float(-at.gram.amin()))
+        for step, layer in ((steps.normalised(0.3), LAYER), (5.0, Selection())):
+            W, _ = seen(problem, start, step, range(201), layer)
+            falls.append(float(-at.gaps(W).diff(dim=0).amin()))
+    return Evidence(
+        conclusions={"no gap falls": max(falls) < 1e-12},
+        numbers={"largest_fall_of_a_gap": max(falls), "runs": 48},
+        hypotheses={"no two point against each other": max(pushes) < 1e-12},
+    )
+
+
+@claim(
+    "vasudeva2024-polyak",
+    theorem="vasudeva2024-polyak",
+    paper="Descent",
+    number="Theorem",
+    statement=r"Where all $m_i \ge -M$, Polyak's step has a length between $\lambda/(\rho B)$ and "
+    r"$\lambda\rho\|W_{mm}\|/\sigma(-M)$, so that normalised descent's rate holds for it.",
+    verdict=Verdict.HOLDS,
+    chapter=CONVERGENCE,
+    mutations={"M taken for zero": {"M": 0.0}},
+)
+def polyak(M: float | None = None) -> Evidence:
+    """Orthonormal tokens, three draws, eight starts each of lengths 3 and 15, 300 steps."""
+    from ...theorems.vasudeva2024.convergence import polyak_lengths, step_lengths
+
+    theorem, outcomes, over = theorems.get("vasudeva2024-polyak"), [], 0.0
+    for seed in range(3):
+        problem, u = problems.orthonormal_tokens(4, 3, 14, seed)
+        for scale in (3.0, 15.0):
+            start = LAYER.init(problem, seed=seed, runs=8, scale=scale, u=u)
+            outcomes.append(theorem(LAYER, problem, start).trial(300))
+            report = outcomes[-1].report
+            deep = report.constants["M"] if M is None else torch.tensor(M, dtype=torch.float64)
+            _, longest = polyak_lengths(report.start, report.constants["ρ"], deep)
+            over = max(over, float((step_lengths(report.start, outcomes[-1].run) / longest).max()))
+    return Evidence.of(
+        outcomes,
+        conclusions={"no step is longer than the constant": over <= 1 + 1e-6},
+        longest_step_over_constant=over,
+    )
+
+
+@claim(
+    "vasudeva2024-polyak-jump",
+    title="Polyak's step needs more than the cone",
+    box="thm-polyak-margin",
+    standing=Standing.OBSERVED,
+    paper="Descent",
+    number="Theorem, its hypothesis",
+    statement=r"From $W_0 = 20A_1$, on the boundary of the cone of $A_1 = (1, 0)$ and $A_2 = "
+    r"(-\frac12, \frac{\sqrt3}2)$, one step of Polyak's goes to length 8 358, where both maps are "
+    r"saturated, one at the wrong token; normalised descent finds the margin.",
+    verdict=Verdict.HOLDS,
+    chapter=CONVERGENCE,
+    mutations={"from 2 A_1": {"length": 2.0}},
+)
+def polyak_jump(length: float = 20.0) -> Evidence:
+    """One start, one and ten Polyak steps, four thousand normalised ones."""
+    a = torch.tensor([[1, 0], [-0.5, 0.75**0.5]], dtype=torch.float64)
+    problem, u = problems.pairs(a)
+    start = along_first(problem, u, [length])
+    at = SelectionStart(LAYER, problem, start)
+    jumped = seen(problem, start, steps.polyak_of_logarithm(0.5), [1])[0][0]
+    calm = seen(problem, start, steps.normalised(0.2), [4000])[0][0]
+    far = float(norm(jumped))
+    return Evidence(
+        conclusions={
+            "one step goes beyond 8 000": far > 8000,
+            "it ends 60 degrees from the margin": abs(float(at.mm.correlation(jumped)) - 0.5)
+            < 0.01,
+            "one soft margin is then below -4 000": float(at.m(jumped).amin()) < -4000,
+            "normalised descent arrives": float(at.mm.correlation(calm)) > 0.9999,
+        },
+        numbers={"length_after_one_step": far},
+        hypotheses={
+            "the start is in the cone": float(-at.m(start.W).amin()) <= float(at.R(start.W))
+        },
+    )
+
+
+@claim(
+    "vasudeva2024-polyak-length",
+    title="The length of Polyak's step in the limit",
+    standing=Standing.OBSERVED,
+    uses=("thm-sharp-law",),
+    paper="Descent",
+    number="Exercise",
+    statement=r"As the direction converges, Polyak's step with the factor $\lambda$ has a length "
+    r"that tends to $\lambda\|W_{mm}\|$.",
+    verdict=Verdict.HOLDS,
+    chapter=CONVERGENCE,
+    mutations={"2 % more": {"times": 1.02}},
+)
+def polyak_length(times: float = 1.0) -> Evidence:
+    """Four draws, four starts each, the factors 1/2 and 1, after 300 steps."""
+    off = 0.0
+    for seed in range(4):
+        problem, start = planted(seed)
+        length = SelectionStart(LAYER, problem, start).length
+        for factor in (0.5, 1.0):
+            W, _ = seen(problem, start, steps.polyak_of_logarithm(factor), [300, 301])
+            off = max(off, float((norm(W[1] - W[0]) / (times * factor * length) - 1).abs().max()))
+    return Evidence(
+        conclusions={"to 0.1 %": off < 1e-3}, numbers={"largest_deviation": off, "runs": 32}
+    )
+
+
+@claim(
+    "vasudeva2024-everywhere",
+    theorem="vasudeva2024-everywhere",
+    paper="Descent",
+    number="Theorem; of the type that the abstract announces",
+    statement=r"If $a\,\kappa_{\min} > 2e\,\kappa_{\max}$, the flow from every start attends to all "
+    r"optimal tokens in the end, and its direction tends to that of $W_{mm}$; without a condition "
+    r"of this kind it need not.",
+    verdict=Verdict.HOLDS,
+    chapter=CONVERGENCE,
+    mutations={"data that violate it": {"push": True}},
+)
+def everywhere(push: bool = False) -> Evidence:
+    """Two Gaussian data sets that meet it, eight starts of length 30 each, the worst among them."""
+    theorem, outcomes, errors = theorems.get("vasudeva2024-everywhere"), [], []
+    for problem, start in [trapped()] if push else adversarial(2):
+        outcomes.append(theorem(LAYER, problem, start, eta=0.1).trial(1500))
+        at, W = outcomes[-1].report.start, outcomes[-1].run.watched["weights"].W
+        errors.append(at.mm.error(W[20:]))  # from step 375 on
+    last = max(float(error[-1].max()) for error in errors)
+    return Evidence.of(
+        outcomes,
+        conclusions={
+            "the error of the direction ends below 0.25": last < 0.25,
+            "and has fallen since a quarter of the steps": all(
+                bool((error[-1] < 0.8 * error[0]).all()) for error in errors
+            ),
+        },
+        largest_error=last,
+    )
+
+
+def adversarial(count: int) -> Iterator[tuple[Problem, SelectionWeights]]:
+    """The first draws that meet the condition, with eight starts of length 30 each.
+
+    One is against the margin, five are against one sequence each, two are Gaussian.
+    """
+    theorem, seeds = theorems.get("vasudeva2024-everywhere"), itertools.count()
+    drawn = (planted(seed, runs=8, scale=30.0) for seed in seeds)
+    met = (each for each in drawn if bool(theorem(LAYER, *each).met))
+    for problem, start in itertools.islice(met, count):
+        at = SelectionStart(LAYER, problem, start)
+        against = [-margin.combine(w, at.a, at.z) for w in torch.eye(6)[:, :, None] * at.mm.duals]
+        W = torch.stack([-at.mm.W, *against[:5]])
+        W = 30 * W / norm(W)[:, None, None]
+        yield problem, start._replace(W=torch.cat([W, start.W[6:]]))
+
+
+def trapped() -> tuple[Problem, SelectionWeights]:
+    """The trap, from far along A_1."""
+    problem, u = problems.trap()
+    return problem, along_first(problem, u, [5.0, 10.0])
+
+
+@claim(
+    "tarzanagh2023-one-sequence",
+    title="One sequence converges from every start",
+    box="thm-everywhere",
+    standing=Standing.CITED,
+    paper="tarzanagh2023margin",
+    number="Theorem 2 of Max-Margin Token Selection, for W in place of p",
+    statement=r"For one sequence with equal non-optimal scores descent converges to the direction "
+    r"of the margin from every start; for two sequences it need not.",
+    verdict=Verdict.HOLDS,
+    chapter=CONVERGENCE,
+    mutations={"two sequences": {"push": True}},
+)
+def one_sequence(push: bool = False) -> Evidence:
+    """Five draws of one sequence of five tokens, starts against the margin and at random."""
+    theorem, outcomes, corr = theorems.get("vasudeva2024-everywhere"), [], 1.0
+    for seed in range(1 if push else 5):
+        problem, start = planted(seed, N=1, n=5, D=6, runs=8, scale=10.0)
+        if push:
+            problem, start = trapped()
+        else:
+            mm = SelectionStart(LAYER, problem, start).mm
+            start = start._replace(W=torch.cat([-10 * mm.direction[None], start.W[1:]]))
+        outcomes.append(theorem(LAYER, problem, start, eta=0.2).trial(1200 if push else 2500))
+        last = outcomes[-1].run.weights.W
+        corr = min(corr, float(outcomes[-1].report.start.mm.correlation(last).min()))
+    return Evidence.of(
+        outcomes,
+        conclusions={"the direction is that of the margin, to 0.999": corr > 0.999},
+        least_correlation=corr,
+    )
+
+
+def all_active(count: int) -> Iterator[tuple[Problem, SelectionWeights]]:
+    """The first draws whose constraints are all active, as the sharp law asks, four starts each."""
+    drawn = map(planted, itertools.count())
+    met = (each for each in drawn if bool((SelectionStart(LAYER, *each).alpha > 0).all()))
+    return itertools.islice(met, count)
+
+
+@claim(
+    "vasudeva2024-sharp-law",
+    theorem="vasudeva2024-sharp-law",
+    paper="Descent",
+    number="Theorem",
+    statement=r"If all $A_{it}$ are linearly independent and active with positive duals, "
+    r"$\|\overline W - \overline W_{mm}\|\,\|W\| \to K$ along the flow, with $K$ computed from the "
+    r"start and the data; normalised and Polyak steps below their threshold are seen to agree.",
+    verdict=Verdict.HOLDS,
+    chapter=CONVERGENCE,
+    mutations={
+        "2 % more": {"times": 1.02},
+        "without what the start leaves": {"start": False},
+        "without the data's part": {"data": False},
+    },
+)
+def sharp_law(times: float = 1.0, start: bool = True, data: bool = True) -> Evidence:
+    """Three draws, four Gaussian starts each, normalised steps of 0.3 and Polyak's."""
+    theorem, outcomes, off = theorems.get("vasudeva2024-sharp-law"), [], 0.0
+    for problem, weights in all_active(3):
+        report = theorem(LAYER, problem, weights, eta=0.3)
+        outcomes.append(report.trial(1500))
+        W = seen(problem, weights, steps.polyak_of_logarithm(0.5), [600])[0][-1]
+        at = report.start
+        rest = (at.K.square() - at.unseen.square()).clamp_min(0)
+        K = times * (start * at.unseen.square() + data * rest).sqrt()
+        both = torch.stack([scaled(at, outcomes[-1].run.weights.W), scaled(at, W)])
+        off = max(off, float((both / K - 1).abs().max()))
+    return Evidence.of(
+        outcomes,
+        conclusions={"both rules meet K within half a per cent": off < 5e-3},
+        largest_deviation_from_K=off,
+    )
+
+
+@claim(
+    "vasudeva2024-threshold",
+    title="How long a normalised step may be",
+    box="eq-threshold",
+    standing=Standing.PROVED,
+    uses=("thm-sharp-law",),
+    paper="Descent",
+    number="Equation, to first order",
+    statement=r"The limit of the sharp law is stable under normalised descent if and only if "
+    r"$\eta\,\lambda_{\max}(H) < 2\|W_{mm}\|$; just above, the error times the length alternates.",
+    verdict=Verdict.HOLDS,
+    chapter=CONVERGENCE,
+    mutations={"half the threshold": {"times": 0.5}, "twice the threshold": {"times": 2.0}},
+)
+def threshold(times: float = 1.0) -> Evidence:
+    """Six pairs of sequences at acute angles, five lengths of step from half to 1.5 of it."""
+    shares = torch.tensor([0.5, 0.9, 0.97, 1.03, 1.5], dtype=torch.float64)
+    settled, expected = [], []
+    for length, angle in ((0.7, 60), (0.6, 65), (0.8, 45), (1.1, 60), (1.3, 50), (1.5, 70)):
+        a = math.radians(angle)
+        second = [length * math.cos(a), length * math.sin(a)]
+        problem, u = problems.pairs(torch.tensor([[1, 0], second], dtype=torch.float64))
+        start = along_first(problem, u, [0.1] * 5)
+        at = SelectionStart(LAYER, problem, start)
+        eta = shares * at.largest_eta
+        W, _ = seen(problem, start, steps.normalised(lambda t, e=eta: e), [1998, 1999, 2000])
+        last = scaled(at, W)
+        settled.append((last / at.K - 1).abs().amax(0) < 1e-4)
+        expected.append(eta < times * at.largest_eta)
+    wrong = int((torch.stack(settled) != torch.stack(expected)).sum())
+    return Evidence(
+        conclusions={"runs settle on K below the threshold, and only there": wrong == 0},
+        numbers={"runs_on_the_wrong_side": wrong, "runs": 30},
+    )
+
+
+@claim(
+    "vasudeva2024-exponents",
+    title="What a rule's steps buy",
+    box="thm-sharp-law",
+    standing=Standing.OBSERVED,
+    uses=("thm-sharp-law",),
+    paper="Descent",
+    number="Figure",
+    statement=r"The error of the direction falls like $t^{-1}$ for normalised steps of constant "
+    r"length and for Polyak's, and like $t^{p-1}$ for lengths $t^{-p}$: exponents within 0.05.",
+    verdict=Verdict.HOLDS,
+    chapter=CONVERGENCE,
+    mutations={"three quarters of the exponent": {"times": 0.75}},
+)
+def exponents(times: float = 1.0) -> Evidence:
+    """Eight draws, Gaussian starts, the last decade of 2 000 steps of each rule."""
+    start = [planted(seed, runs=1) for seed in range(8)]
+    problem = Problem(*(torch.stack([getattr(p, name) for p, _ in start]) for name in "Xy"))
+    mm = torch.stack([SelectionStart(LAYER, *each).mm.direction for each in start])
+    weights = start[0][1]._replace(W=torch.cat([w.W for _, w in start]), u=start[0][1].u[0])
+    at = [round(200 * 10 ** (k / 15)) for k in range(16)]
+    rules = {
+        1.0: [steps.normalised(0.5), steps.polyak_of_logarithm(0.5)],
+        0.5: [steps.normalised(lambda t: 2 * (t + 1) ** -0.5)],
+        1 / 3: [steps.normalised(lambda t: 2 * (t + 1) ** (-2 / 3))],
+    }
+    off, wide = [], []
+    for exponent, each in rules.items():
+        for rule in each:
+            W, _ = seen(problem, weights, rule, at)
+            error = norm(W / norm(W)[..., None, None] - mm)
+            fits = slopes(torch.tensor(at, dtype=torch.float64), error)
+            off.append(float((fits.mean() + times * exponent).abs()))
+            wide.append(2.365 * float(fits.std()) / 8**0.5)
+    return Evidence(
+        conclusions={"all exponents within 0.05": max(off) < 0.05},
+        numbers={"largest_deviation": max(off), "widest_interval": max(wide), "runs": 32},
+    )
+
+
+@claim(
+    "vasudeva2024-floor",
+    title="What no step removes",
+    box="prop-floor",
+    standing=Standing.PROVED,
+    paper="Descent",
+    number="Proposition",
+    statement=r"Under every rule the error of the direction is at least $\|W_0^\perp\|/\|W_t\|$, "
+    r"with $W_0^\perp$ the part of the start orthogonal to all $A_{it}$; for any scores.",
+    verdict=Verdict.HOLDS,
+    chapter=CONVERGENCE,
+    mutations={"all of the start": {"whole": True}},
+)
+def floor(whole: bool = False) -> Evidence:
+    """Equal scores and unequal ones, four draws each, two rules, eight looks."""
+    least, runs = math.inf, 0
+    for seed in range(4):
+        for draw in (problems.planted, problems.unit_tokens):
+            problem, u = draw(4, 3, 5, seed)
+            start = LAYER.init(problem, seed=seed, runs=4, scale=3.0, u=u)
+            at = SelectionStart(LAYER, problem, start)
+            part = norm(start.W) if whole else at.unseen
+            for step in (steps.normalised(0.3), 0.1):
+                W, _ = seen(problem, start, step, range(25, 201, 25))
+                least, runs = min(least, float((scaled(at, W) / part).min())), runs + 4
+    return Evidence(
+        conclusions={"the error times the length never falls below": least > 1 - 1e-9},
+        numbers={"least_over_bound": least, "runs": runs},
+    )
+
+
+@claim(
+    "vasudeva2024-log-time",
+    title="Descent in logarithmic time",
+    box="thm-sharp-law",
+    standing=Standing.PROVED,
+    uses=("thm-sharp-law",),
+    paper="Descent",
+    number="in the proof of the sharp law",
+    statement=r"In the time of gradient flow $\|W\|/\log t \to \|W_{mm}\|$ and the error of the "
+    r"direction times $\log t$ tends to $K/\|W_{mm}\|$.",
+    verdict=Verdict.HOLDS,
+    chapter=CONVERGENCE,
+    mutations={"a tenth more": {"times": 1.1}},
+)
+def log_time(times: float = 1.0) -> Evidence:
+    """Three draws, four starts each, steps of 0.2 on the logarithm of the excess, its clock added up."""
+    growth, law, clocks = 0.0, 0.0, []
+    for problem, weights in all_active(3):
+        at = SelectionStart(LAYER, problem, weights)
+        W, run = seen(problem, weights, 0.2, [2500])
+        clock = (math.log(0.2) - run.loss[:-1]).logsumexp(0)
+        length = times * at.length
+        growth = max(growth, float((norm(W[-1]) / clock / length - 1).abs().max()))
+        error = at.mm.error(W[-1]) * clock * length / at.K
+        law, clocks = max(law, float((error - 1).abs().max())), [*clocks, float(clock.min())]
+    return Evidence(
+        conclusions={
+            "the length over log t is that of W_mm, to 2 %": growth < 0.02,
+            "the error times log t is K over it, to 2 %": law < 0.02,
+        },
+        numbers={"log_of_time": min(clocks), "deviation_of_length": growth, "runs": 12},
+    )
+
+
+@claim(
+    "vasudeva2024-aligned",
+    title="Aligned from the first step",
+    standing=Standing.OBSERVED,
+    paper="Descent",
+    number="Exercise",
+    statement=r"For orthonormal tokens with the same two scores in every sequence, descent from "
+    r"$W_0 = 0$ has the direction of $W_{mm}$ after every step; equal gaps alone do not suffice.",
+    verdict=Verdict.HOLDS,
+    chapter=CONVERGENCE,
+    mutations={"other scores that differ between sequences": {"base": (0.0, -2.0, 3.0)}},
+)
+def aligned(base: tuple[float, ...] = (0.5, 0.5, 0.5)) -> Evidence:
+    """Five draws of three sequences of three tokens, normalised and plain descent, 30 steps."""
+    least = 1.0
+    for seed in range(5):
+        problem, _ = problems.orthonormal_tokens(3, 3, 9, seed)
+        u = with_scores(problem, torch.tensor(base, dtype=torch.float64))
+        start = LAYER.init(problem, seed=0, scale=0, u=u)
+        at = SelectionStart(LAYER, problem, start)
+        for step, layer in ((steps.normalised(0.3), LAYER), (1.0, Selection())):
+            W, _ = seen(problem, start, step, range(1, 31), layer)
+            least = min(least, float(at.mm.correlation(W).min()))
+    return Evidence(
+        conclusions={"aligned after every step, to 1e-12": least > 1 - 1e-12},
+        numbers={"one_minus_least_correlation": 1 - least, "runs": 10},
+    )
+
+
+def with_scores(problem: Problem, base: Tensor) -> Tensor:
+    """The decoder by which orthonormal tokens score ``base`` (N), the second of each one more."""
+    gamma = base[:, None] + torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
+    return ((problem.y[:, None] * gamma)[..., None] * problem.X).sum((0, 1))

@@ -1,0 +1,10 @@
+"""Theorems of the part on Vasudeva et al. 2024: attention selects by maximal margin.
+
+All are this book's own, proved in the chapters; the paper has results of this type, whose constants
+we have not seen.
+"""
+
+from .convergence import domination, everywhere, polyak, progress, rate, sharp_law
+from .sparsity import sparsity
+
+__all__ = ["domination", "everywhere", "polyak", "progress", "rate", "sharp_law", "sparsity"]

@@ -1,0 +1,232 @@
+"""Theorems of :doc:`/vasudeva2024/convergence`: W turns into the direction of maximal margin."""
+
+import torch
+from torch import Tensor
+
+from ... import steps
+from ..._descend import Trajectory
+from ..._errors import error
+from .._inequality import Inequality
+from .._record import Standing, theorem
+from .._report import Promise, Report
+from .._selection import SelectionStart
+from ._shared import correlation, depth, no_push, path, selectable
+
+
+@theorem(
+    "vasudeva2024-progress",
+    title="Every step makes progress",
+    box="thm-progress",
+    standing=Standing.PROVED,
+    start=SelectionStart,
+)
+def progress(at: SelectionStart) -> Report:
+    """Theorem A: the way down has a component along W_mm, of a size that does not shrink."""
+    bound = 1 / (at.B * at.length)
+
+    def along(run: Trajectory):
+        component = (at.downhill(path(run)) * at.mm.direction).sum((-2, -1))
+        return bound.expand_as(component), component, run.at
+
+    return Report(
+        hypotheses=selectable(at),
+        promises=(Promise("⟨-∇/‖∇‖, W̄_mm⟩ ≥ 1/(B‖W_mm‖)", along, ("weights",)),),
+        constants={"B": at.B, "‖W_mm‖": at.length},
+        train="W",
+        largest_step=lambda: steps.normalised(at.eta),
+    )
+
+
+@theorem(
+    "vasudeva2024-domination",
+    title="No direction is much steeper than that of the margin",
+    box="thm-domination",
+    standing=Standing.PROVED,
+    start=SelectionStart,
+    uses=("thm-progress",),
+)
+def domination(at: SelectionStart) -> Report:
+    """Theorem B, at the given W: the pull along W itself against the pull along W_mm."""
+    W = at.weights.W
+    R, down = at.R(W), at.downhill(W)
+
+    def here(run: None):
+        own = (down * W).sum((-2, -1)) / torch.linalg.vector_norm(W, dim=(-2, -1))
+        along = (down * at.mm.direction).sum((-2, -1))
+        # C is zero for one sequence of two tokens, where only rounding is left
+        return R * (own / along - 1), (at.C + 1e-9).expand_as(R), ()
+
+    cone = Inequality("-R ≤ min m_i", -at.m(W).amin(-1), R)
+    return Report(
+        hypotheses=(*selectable(at), cone),
+        promises=(Promise("R (⟨∇, W̄⟩/⟨∇, W̄_mm⟩ - 1) ≤ C", here),),
+        constants={"C": at.C, "R": R},
+    )
+
+
+@theorem(
+    "vasudeva2024-rate",
+    title="Normalised descent converges to the margin",
+    box="thm-rate",
+    standing=Standing.PROVED,
+    start=SelectionStart,
+    uses=("thm-progress", "thm-domination"),
+)
+def rate(at: SelectionStart) -> Report:
+    """Theorem C where no A_it point against each other, so that W stays in the cone by itself."""
+    grown = at.constant(depth(at)) * at.length
+
+    def bounded(run: Trajectory):
+        return along(at, run, at.eta, at.eta, grown)
+
+    def longer(run: Trajectory):
+        return lengths(at, run, at.eta)
+
+    return Report(
+        hypotheses=(*selectable(at), no_push(at)),
+        promises=(
+            Promise("ηt/(B‖W_mm‖) ≤ ‖W_t‖ + ‖W_0‖", longer, ("weights",)),
+            Promise("1 - corr_t ≤ the theorem's sum over ‖W_t‖, at the end", bounded, ("weights",)),
+        ),
+        constants={"C_M ‖W_mm‖": grown},
+        train="W",
+        largest_step=lambda: steps.normalised(at.eta),
+    )
+
+
+def lengths(at: SelectionStart, run: Trajectory, shortest: Tensor | float):
+    """W grows at least as fast as the sum of the steps times their least component along W_mm."""
+    length = torch.linalg.vector_norm(path(run), dim=(-2, -1))
+    t = torch.tensor(run.at, dtype=length.dtype).reshape(-1, *[1] * (length.ndim - 1))
+    return shortest * t / (at.B * at.length), length + length[0], run.at
+
+
+def along(at: SelectionStart, run: Trajectory, shortest, longest, grown: Tensor):
+    r"""Theorem C's sum from the first look at which W is not zero, its terms bounded from above.
+
+    Between two looks :math:`\|W_t\|` is only known to be at least what Theorem A gives, or what the
+    earlier look and the steps since leave of it.
+    """
+    W = path(run)
+    length, corr = torch.linalg.vector_norm(W, dim=(-2, -1)), correlation(at, W)
+    first = 1 if bool((length[0] == 0).any()) else 0
+    missing = length * (1 - corr)
+    total = torch.zeros_like(missing[0])
+    forward = shortest / (at.B * at.length)
+    inner = corr * length
+    for k in range(first, len(run.at) - 1):
+        s = torch.arange(run.at[k + 1] - run.at[k], dtype=W.dtype)
+        s = s.reshape(-1, *[1] * total.ndim)
+        least = torch.maximum(length[k] - s * longest, inner[k] + s * forward)
+        total = total + (1 / least.clamp_min(1e-300)).sum(0)
+    grown_by = (longest * grown + longest**2 / 2) * total
+    return missing[-1] / length[-1], (missing[first] + grown_by) / length[-1], ()
+
+
+@theorem(
+    "vasudeva2024-polyak",
+    title="Polyak's steps are normalised steps",
+    box="thm-polyak-margin",
+    standing=Standing.PROVED,
+    start=SelectionStart,
+    uses=("thm-progress", "thm-rate"),
+)
+def polyak(at: SelectionStart) -> Report:
+    r"""Theorem D with :math:`\lambda = \frac12`: the length of a step lies between two constants."""
+    rho = (at.slope(at.others.mean(-1)) / at.slope(at.best)).amax()
+    shortest, longest = polyak_lengths(at, rho, depth(at))
+
+    def lower(run: Trajectory):
+        taken = step_lengths(at, run)
+        return shortest.expand_as(taken), taken, run.at
+
+    def upper(run: Trajectory):
+        taken = step_lengths(at, run)
+        return taken, longest.expand_as(taken), run.at
+
+    return Report(
+        hypotheses=(*selectable(at), no_push(at)),
+        promises=(
+            Promise("λ/(ρB) ≤ step length", lower, ("weights",)),
+            Promise("step length ≤ λρ‖W_mm‖/σ(-M)", upper, ("weights",)),
+        ),
+        constants={"ρ": rho, "M": depth(at)},
+        train="W",
+        largest_step=lambda: steps.polyak_of_logarithm(0.5),
+    )
+
+
+def polyak_lengths(at: SelectionStart, rho: Tensor, M: Tensor) -> tuple[Tensor, Tensor]:
+    """The two constants between which Polyak's steps of factor 1/2 lie."""
+    return 0.5 / (rho * at.B), 0.5 * rho * at.length / torch.sigmoid(-M)
+
+
+def step_lengths(at: SelectionStart, run: Trajectory) -> Tensor:
+    """The length of Polyak's step of factor 1/2 from each W that was seen."""
+    if at.model.goal != "log excess":
+        found = f"the goal is {at.model.goal!r}, whose gradient may underflow"
+        raise error(ValueError, found, "train Selection(goal='log excess')")
+    gradient = at.model.loss_and_gradient(at.weights._replace(W=path(run)), at.problem, "W")[1]
+    return 0.5 / torch.linalg.vector_norm(gradient["W"], dim=(-2, -1))
+
+
+@theorem(
+    "vasudeva2024-everywhere",
+    title="From every start",
+    box="thm-everywhere",
+    standing=Standing.PROVED,
+    start=SelectionStart,
+    uses=("thm-progress", "thm-rate"),
+)
+def everywhere(at: SelectionStart) -> Report:
+    """Convergence from every start; proved for the flow, run with the steps ``eta``, small ones."""
+    own, pushed = at.pull * at.kappa_min, 2 * at.push * at.kappa_max
+
+    def selected(run: Trajectory):
+        m = at.m(path(run)[-1]).amin(-1)
+        return 1.0 - torch.sigmoid(m), torch.full_like(m, 0.5), ()
+
+    return Report(
+        hypotheses=(*selectable(at), Inequality("2eκ_max < aκ_min", pushed, own, strict=True)),
+        promises=(Promise("all φ_opt ≥ 1/2 at the end", selected, ("weights",)),),
+        constants={"a": at.pull, "e": at.push, "κ_max/κ_min": at.kappa_max / at.kappa_min},
+        train="W",
+        largest_step=lambda: steps.normalised(at.eta),
+    )
+
+
+@theorem(
+    "vasudeva2024-sharp-law",
+    title="The sharp law",
+    box="thm-sharp-law",
+    standing=Standing.PROVED,
+    start=SelectionStart,
+    uses=("thm-rate",),
+)
+def sharp_law(at: SelectionStart) -> Report:
+    """The error times the length tends to K; proved for the flow, run with the steps ``eta``.
+
+    At finite length the measured number is off by what the softmax adds and the start has left:
+    it is asked to be within 1 % at the end of the run.
+    """
+    dependent = torch.linalg.cond(at.gram)
+
+    def last(run: Trajectory):
+        W = path(run)[-1]
+        found = at.mm.error(W) * torch.linalg.vector_norm(W, dim=(-2, -1))
+        return (found / at.K - 1).abs(), torch.full_like(found, 0.01), ()
+
+    settles = Inequality("η < the threshold", torch.tensor(at.eta), at.largest_eta, strict=True)
+    active = (at.alpha > 0).all().to(at.alpha.dtype)
+    return Report(
+        hypotheses=(
+            *selectable(at),
+            Inequality("all duals are positive", 1 - active, torch.tensor(0.5)),
+            Inequality("the A_it are independent", dependent, torch.tensor(1e9)),
+            settles,
+        ),
+        promises=(Promise("|err ‖W‖/K - 1| ≤ 0.01 at the end", last, ("weights",)),),
+        constants={"K": at.K, "‖W_0^⊥‖": at.unseen, "threshold": at.largest_eta},
+        train="W",
+        largest_step=lambda: steps.normalised(at.eta),
+    )

@@ -1,0 +1,120 @@
+"""Theorems on attention that selects: on random instances, and what their numbers are made of."""
+
+import pytest
+import torch
+from strategies import relative_gap
+
+from descent import margin, problems, theorems
+from descent.claims.vasudeva2024._shared import LAYER, along_first, planted
+from descent.models import Selection
+from descent.theorems import SelectionStart
+
+RUNS, ENOUGH = 10, 200
+
+
+def drawn(seed):
+    """Equal scores of the other tokens, a random small shape, ten starts of random length."""
+    pick = torch.Generator().manual_seed(seed)
+    N, n, extra = (int(torch.randint(*of, (1,), generator=pick)) for of in ((1, 5), (2, 5), (1, 5)))
+    problem, u = problems.planted(N, n, max(N, n) + extra, seed)
+    start = LAYER.init(problem, seed=seed + 1, runs=RUNS, u=u)
+    length = 10 ** torch.empty(RUNS, dtype=torch.float64).uniform_(-1, 1.3, generator=pick)
+    return problem, start._replace(W=length[:, None, None] * start.W)
+
+
+def orthogonal(seed):
+    """No two differences point against each other."""
+    problem, u = problems.orthonormal_tokens(1 + seed % 4, 2 + seed % 3, 20, seed)
+    return problem, LAYER.init(problem, seed=seed + 1, runs=RUNS, scale=1.0 + seed % 8, u=u)
+
+
+def settling(seed):
+    """All constraints active, and steps below the threshold."""
+    problem, u = problems.planted(2 + seed % 2, 2 + seed % 2, 30, seed)
+    return problem, LAYER.init(problem, seed=seed + 1, runs=RUNS, scale=2.0, u=u)
+
+
+SERIES = {
+    "vasudeva2024-progress": (drawn, 60),
+    "vasudeva2024-domination": (drawn, 1),
+    "vasudeva2024-sparsity": (drawn, 60),
+    "vasudeva2024-rate": (orthogonal, 120),
+    "vasudeva2024-polyak": (orthogonal, 60),
+    "vasudeva2024-everywhere": (orthogonal, 600),
+    "vasudeva2024-sharp-law": (settling, 800),
+}
+
+
+@pytest.mark.parametrize("id", SERIES)
+def test_no_conclusion_fails_where_the_hypotheses_are_met(id):
+    made, steps = SERIES[id]
+    met = 0
+    for seed in range(60):
+        try:
+            report = theorems.get(id)(LAYER, *made(seed), eta=0.2)
+        except margin.Infeasible:
+            continue
+        outcome = report.trial(steps, looks=10)
+        assert outcome.holds, f"seed {seed}\n{outcome}"
+        met += int(outcome.met.expand(RUNS).sum())
+        if met >= ENOUGH:
+            return
+    pytest.fail(f"only {met} runs met the hypotheses")
+
+
+def test_every_theorem_of_the_part_is_tried():
+    assert {id for id in theorems.registry if id.startswith("vasudeva2024")} == set(SERIES)
+
+
+@pytest.fixture
+def at():
+    return SelectionStart(LAYER, *planted(1))
+
+
+def test_the_soft_margins_are_the_models(at):
+    W = at.weights.W
+    assert relative_gap(at.m(W), LAYER.soft_margins(at.weights, at.problem, at.opt)) < 1e-13
+
+
+def test_the_way_down_is_that_of_autograd(at):
+    leaf = at.weights.W.clone().requires_grad_()
+    Selection().loss(at.weights._replace(W=leaf), at.problem).sum().backward()
+    down = -leaf.grad / torch.linalg.matrix_norm(leaf.grad)[:, None, None]
+    assert relative_gap(at.downhill(at.weights.W), down) < 1e-10
+
+
+def test_constants_by_hand():
+    # A_1 = (1, 0), A_2 = (0.3, 0.6): Gram matrix, duals and the distance of each from zero
+    problem, u = problems.pairs(torch.tensor([[1.0, 0.0], [0.3, 0.6]]))
+    at = SelectionStart(LAYER, problem, along_first(problem, u, [0.0]))
+    G = torch.tensor([[1.0, 0.3], [0.3, 0.45]], dtype=torch.float64)
+    assert relative_gap(at.gram, G) < 1e-6  # the differences came in float32
+    assert relative_gap(at.alpha, torch.linalg.solve(at.gram, torch.ones(2).double())) < 1e-12
+    assert abs(float(at.pull) - 0.45) < 1e-6 and float(at.push) == 0
+    assert abs(float(at.B) - 1) < 1e-12
+    # logistic loss, scores 0 and 1, two sequences: slopes 1/2 and 1/(1+e)
+    assert abs(float(at.kappa_max) - 0.25) < 1e-6
+    assert abs(float(at.kappa_min) - 0.5 / (1 + torch.e)) < 1e-6
+    ratio = float(at.kappa_max / at.kappa_min)
+    assert abs(float(at.C) - 4 / torch.e * ratio) < 1e-9  # log(T - 1) is zero
+
+
+def test_push_is_what_the_others_do():
+    problem, u = problems.trap(s=3.0, alpha=60.0)
+    at = SelectionStart(LAYER, problem, along_first(problem, u, [0.0]))
+    assert abs(float(at.push) - 1.5) < 1e-12  # s cos(alpha)
+
+
+def test_numpy_will_do(at):
+    arrays = at.problem.X.numpy(), at.problem.y.numpy()
+    weights = at.weights.W.numpy(), at.u.numpy()
+    again = SelectionStart(LAYER, arrays, weights)
+    assert torch.equal(again.K, at.K)
+
+
+def test_bad_starts_are_named(at):
+    with pytest.raises(ValueError, match="without d"):
+        SelectionStart(Selection(d=2), at.problem, at.weights)
+    with pytest.raises(ValueError, match="different decoders"):
+        u = torch.stack([at.u, 2 * at.u, at.u, at.u])
+        _ = SelectionStart(LAYER, at.problem, at.weights._replace(u=u)).u
