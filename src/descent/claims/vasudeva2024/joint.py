@@ -154,7 +154,7 @@ def in_factors(problem: Problem, u: Tensor, scale: float, steps: int = 2000) -> 
     r"misses by a tenth and more.",
     verdict=Verdict.HOLDS,
     chapter=JOINT,
-    mutations={"a start of large factors": {"scale": 0.5}},
+    mutations={"a start of large factors": {"scale": 1.0}},
 )
 def factors(scale: float = 0.01) -> Evidence:
     """Six draws of n = 4, T = 3, d = 8, eight starts each, 2000 steps."""
