@@ -426,3 +426,70 @@ def test_a_damaged_part_is_named_with_the_way_out(tmp_path):
 
 def test_spans_and_single_values_mix_on_the_command_line():
     assert parse("seed", "0..3,7, 9..10") == [0, 1, 2, 3, 7, 9, 10]
+
+
+def test_thresholds_that_print_alike_are_refused():
+    with pytest.raises(
+        ValueError, match="give two columns one name: let them differ in their first"
+    ):
+        descent.sweep(**SMALL, thresholds=[0.1, 0.1 + 1e-9])
+
+
+def begun(tmp_path, monkeypatch):
+    """A sweep that was killed after its last part, before the table."""
+    from descent._sweep import _table
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_table.Store, "finish", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            descent.sweep(tmp_path / "t.parquet", **SMALL)
+    return tmp_path / "t.parquet", tmp_path / "t.parquet.parts"
+
+
+def test_a_damaged_note_does_not_cost_the_parts_that_are_there(tmp_path, monkeypatch):
+    from descent._sweep import _run
+
+    out, parts = begun(tmp_path, monkeypatch)
+    (parts / "grid.json").write_text("{half")
+    monkeypatch.setattr(_run, "run_task", lambda task: 1 / 0)  # nothing is done again
+    assert len(descent.sweep(out, **SMALL)) == len(descent.sweep(out, **SMALL)) > 0
+
+
+def test_a_part_of_another_sweep_is_refused_by_what_it_says_it_is(tmp_path, monkeypatch):
+    import pyarrow.parquet as pq
+
+    out, parts = begun(tmp_path, monkeypatch)
+    part = min(parts.glob("*.parquet"))
+    rows = pq.read_table(part)
+    pq.write_table(rows.replace_schema_metadata({b"descent.sweep": b"{}"}), part)
+    with pytest.raises(ValueError, match="is a part of another sweep: remove it and give the same"):
+        descent.sweep(out, **SMALL)
+
+
+def test_two_sweeps_on_one_file_do_not_get_into_each_others_way(tmp_path, monkeypatch):
+    from descent._sweep import _run
+
+    out, tried = tmp_path / "t.parquet", []
+    run_task = _run.run_task
+
+    def meanwhile(task):
+        if not tried:
+            tried.append(task)
+            with pytest.raises(ValueError, match="another sweep is at work on .*: wait for it"):
+                descent.sweep(out, **SMALL)
+        return run_task(task)
+
+    monkeypatch.setattr(_run, "run_task", meanwhile)
+    descent.sweep(out, **SMALL)
+    assert tried and out.exists()
+
+
+def test_ctrl_c_says_so_where_nothing_else_is_to_be_said(monkeypatch, capsys):
+    from descent import __main__
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(__main__.claims, "run", interrupted)
+    assert main(["ledger"]) == 130
+    assert capsys.readouterr().err == "descent: interrupted\n"

@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"descent: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
-        print(f"descent: {interrupt or 'interrupted'}", file=sys.stderr)
+        print(f"descent: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 130
 
 

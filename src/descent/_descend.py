@@ -84,7 +84,7 @@ def descend(
     """
     # What is asked for, and whether it can be meant.
     _protocol.require(model)
-    train = _protocol.trained(model, train)
+    train, reduce = _protocol.trained(model, train), _validate.flag("reduce", reduce)
     plan = _Plan(steps, until, stall, every, Watch(watch, at, steps))
     problem, weights = _checked(model, problem, weights, device)
     extra = _extra_bytes(model, problem, weights, train, step, plan)
@@ -149,7 +149,7 @@ class _Plan:
         if self.until is not None:
             _validate.fraction("until", self.until)
         if self.stall is not None:
-            _validate.count("stall", self.stall)
+            _validate.count("stall", self.stall, below=2**63)
 
     @property
     def records(self) -> int:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from . import _validate
+from . import _memory, _validate
 from ._descend import DivergenceWarning
 from ._errors import error
 from .models import _protocol
@@ -65,6 +65,7 @@ def optimise(
     parts = [_protocol.objective(model, weights, x, train) for x in _parts(problem, batches)]
     moving = {W: getattr(weights, W).clone() for W in train}
     rule = _made(optimiser, list(moving.values()), options)
+    _memory.room("the losses", steps, *whole(moving)[0].shape)
     losses = []
     for t in range(steps):
         loss, gradients = whole(moving)
@@ -92,7 +93,7 @@ def _made(optimiser: Callable, moving: list[Tensor], options: dict) -> torch.opt
             W.grad = torch.zeros_like(W)
         optimiser(trial, **options).step()
         return optimiser(moving, **options)
-    except Exception as refusal:
+    except (TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as refusal:
         kind = type(refusal) if isinstance(refusal, (TypeError, ValueError)) else ValueError
         found = f"{name}({', '.join(options)}) does not work on gradients alone: {refusal}"
         raise error(kind, found, remedy) from None
@@ -101,7 +102,10 @@ def _made(optimiser: Callable, moving: list[Tensor], options: dict) -> torch.opt
 def _parts(problem: Problem, batches: Sequence[Sequence[int]] | None) -> list[Problem]:
     if batches is None:
         return []
-    chosen = [[_validate.count("batches", i, least=0) for i in batch] for batch in batches]
+    chosen = [
+        [_validate.count("batches", i, least=0) for i in _validate.several("batches", batch)]
+        for batch in _validate.several("batches", batches)
+    ]
     if not chosen or not all(chosen) or max(map(max, chosen)) >= problem.N:
         found = f"batches must hold some of the {problem.N} sequences each, got {chosen}"
         raise error(ValueError, found, f"number them from 0 to {problem.N - 1}")

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import _validate
+from ._errors import error
 
 if TYPE_CHECKING:
     import pandas
@@ -102,15 +103,14 @@ class Trajectory:
             with np.load(_npz(path), allow_pickle=False) as file:
                 arrays = {name: torch.from_numpy(file[name]) for name in file if name != "content"}
                 content = json.loads(str(file["content"]))
-        except (ValueError, KeyError, EOFError, OSError) as error:
+        except (ValueError, KeyError, EOFError, OSError) as failure:
             if isinstance(error, FileNotFoundError):
                 raise
-            raise ValueError(f"{path} is no saved trajectory: {error}") from None
+            found = f"{path} is no saved trajectory ({failure})"
+            raise error(ValueError, found, "give a file that Trajectory.save wrote") from None
         if content["version"] > VERSION:
-            raise ValueError(
-                f"{path} has version {content['version']} and this library reads up to {VERSION}: "
-                "install a newer one"
-            )
+            found = f"{path} has version {content['version']}, this library reads up to {VERSION}"
+            raise error(ValueError, found, "install a newer one")
         container = _container(content["container"], content["weights"])
         return cls(
             **{name: arrays[name] for name in ARRAYS},
@@ -154,8 +154,8 @@ class Trajectory:
         try:
             import xarray
         except ImportError:
-            raise ImportError(
-                "to_xarray needs xarray: install it with pip install xarray"
+            raise error(
+                ImportError, "to_xarray needs xarray", "install it with pip install xarray"
             ) from None
 
         runs = tuple(f"run_{k}" for k in range(self.loss.ndim - 1))
@@ -214,7 +214,7 @@ class Trajectory:
 
 def _npz(path: str | PathLike) -> str:
     if not str(path).endswith(".npz"):
-        raise ValueError(f"path must end in .npz, got {str(path)!r}")
+        raise error(ValueError, f"path must end in .npz, got {str(path)!r}", "end in .npz")
     return str(path)
 
 

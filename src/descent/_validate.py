@@ -70,6 +70,28 @@ def fraction(name: str, value: float) -> float:
     return float(value)
 
 
+def flag(name: str, value: bool) -> bool:
+    """Return ``value`` if it is True or False, else raise."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise error(TypeError, f"{name} must be True or False, got {shown(value)}", "True or False")
+    return bool(value)
+
+
+def several(name: str, value: Iterable, size: int | None = None) -> list:
+    """The items of ``value``, ``size`` of them if that is said; else raise."""
+    wanted = "a list" if size is None else f"{size} values"
+    one = isinstance(value, (str, bytes, dict))
+    try:
+        items = None if one else list(value)
+    except TypeError:
+        items = None
+    if items is None:
+        raise error(TypeError, f"{name} must be {wanted}, got {shown(value)}", wanted)
+    if size not in (None, len(items)):
+        raise error(ValueError, f"{name} must be {wanted}, got {shown(value)}", wanted)
+    return items
+
+
 def one_of(name: str, value: str, options: Iterable[str]) -> str:
     """Return ``value`` if it is among ``options``, else raise with the list of them."""
     options = list(options)
@@ -103,6 +125,13 @@ def tensor(name: str, value: object) -> Tensor:
     raise error(TypeError, f"{name} must hold float32 or float64, got {kind}", remedy)
 
 
+def dense(name: str, value: Tensor | np.ndarray) -> Tensor | np.ndarray:
+    """Return ``value`` unless it is a sparse tensor."""
+    if isinstance(value, Tensor) and value.layout != torch.strided:
+        raise error(TypeError, f"{name} is {value.layout}", "convert it with .to_dense()")
+    return value
+
+
 def _from_numpy(name: str, value: object) -> Tensor:
     remedy = "give a tensor, an array or nested lists of one shape, of real numbers"
     try:
@@ -133,6 +162,15 @@ def problem(value):
     if not all(hasattr(value, name) for name in ("X", "y", "tokens", "N", "n", "D")):
         found = f"problem must be a Problem, got {shown(value)}"
         raise error(TypeError, found, "make one with descent.problems.Problem(X, y)")
+    return value
+
+
+def model(value, *members: str):
+    """Return ``value`` if it has what a model has, and the ``members``; else raise."""
+    needed = ("loss_and_gradient", "trainable", *members)
+    if isinstance(value, (type, Tensor)) or not all(hasattr(value, name) for name in needed):
+        found = f"model must be a model, got {shown(value)}"
+        raise error(TypeError, found, "make one with descent.models, as Attention(H=1, d=8)")
     return value
 
 
@@ -190,6 +228,40 @@ def beside(name: str, value: Tensor, X: Tensor) -> Tensor:
             f"{name} is {value.dtype} on {value.device}, but the tokens are {X.dtype} on {X.device}"
         )
         raise error(ValueError, found, "convert one with .to(...)")
+    return value
+
+
+def dtype(value: torch.dtype) -> torch.dtype:
+    """Return ``value`` if it is a precision that the library computes in, else raise."""
+    if not isinstance(value, torch.dtype) or value not in FLOATS:
+        found = f"dtype must be torch.float32 or torch.float64, got {shown(value)}"
+        raise error(TypeError, found, "torch.float32 or torch.float64")
+    return value
+
+
+def indices(name: str, value: object, size: int, below: int) -> Tensor:
+    """A line of ``size`` whole numbers from 0 to less than ``below``, else raise."""
+    if isinstance(value, Tensor) and value.dtype == torch.int64 and value.layout == torch.strided:
+        items = value.tolist() if value.ndim == 1 else [None]
+    else:
+        items = several(name, value)
+    good = [
+        isinstance(i, numbers.Integral) and not isinstance(i, bool) and 0 <= i < below
+        for i in items
+    ]
+    if len(items) != size or not all(good):
+        remedy = f"hold {size} of the numbers 0 to {below - 1}"
+        raise error(ValueError, f"{name} must {remedy}, got {shown(value)}", remedy)
+    return torch.tensor([int(i) for i in items])
+
+
+def truths(name: str, value: object) -> Tensor:
+    """A line of truth values as a tensor, else raise."""
+    if not isinstance(value, Tensor):
+        value = torch.tensor([x is True for x in several(name, value)])
+    if value.dtype != torch.bool or value.layout != torch.strided or value.ndim != 1:
+        found = f"{name} must be a line of truth values, got {shown(value)}"
+        raise error(TypeError, found, "a line of truth values")
     return value
 
 

@@ -41,7 +41,7 @@ class Watch:
         self, watch: Mapping[str, Callable] | Iterable[str], at: Iterable[int], steps: int
     ):
         if not isinstance(watch, Mapping):
-            names = (watch,) if isinstance(watch, str) else tuple(watch)
+            names = [watch] if isinstance(watch, str) else _validate.several("watch", watch)
             watch = {_validate.one_of("watch", name, ["weights", *USUAL]): name for name in names}
         for name, function in watch.items():
             if not (callable(function) or function is name):
@@ -50,7 +50,9 @@ class Watch:
                     f"watch[{name!r}] must be a function of the weights, got {function!r}",
                     "be a function of the weights",
                 )
-        self.at = tuple(sorted({_validate.count("at", t, least=0) for t in at}))
+        self.at = tuple(
+            sorted({_validate.count("at", t, least=0) for t in _validate.several("at", at)})
+        )
         if bool(self.at) != bool(watch):
             raise error(
                 ValueError, "watch and at go together", "say what to watch and at which steps"
@@ -66,10 +68,9 @@ class Watch:
 
         def view(function) -> Callable:
             if not hasattr(model, NEEDS.get(function, "loss_and_gradient")):
-                raise TypeError(
-                    f"watch={function!r} needs a method {NEEDS[function]!r}, "
-                    f"which {type(model).__name__} lacks"
-                )
+                lacks = f"which {type(model).__name__} lacks"
+                found = f"watch={function!r} needs a method {NEEDS[function]!r}, {lacks}"
+                raise error(TypeError, found, "give the model that method, or watch something else")
             if function in USUAL:
                 return partial(USUAL[function], model, problem, train)
             # what is seen must not move with the weights

@@ -69,7 +69,8 @@ def chi_square(
     ------
     ValueError : for less than one degree of freedom.
     """
-    freedom = torch.as_tensor(freedom)
+    freedom = _validate.tensor("freedom", freedom).detach()
+    _validate.finite("freedom", freedom, "give finite degrees")
     if bool((freedom < 1).any()):
         found = f"freedom must be at least 1, got {int(freedom.min())}"
         raise error(ValueError, found, "be at least 1")
@@ -97,6 +98,9 @@ def permutation(seed: int, name: str, count: int) -> Int[Tensor, "count"]:
 def _key(seed: int, name: str) -> np.ndarray:
     """The seed's two words, and the name's."""
     seed = _validate.seed("seed", seed)
+    if not isinstance(name, str):
+        found = f"name must be a text that says what is drawn, got {_validate.shown(name)}"
+        raise error(TypeError, found, "a text that says what is drawn")
     return np.array([seed % 2**32, seed >> 32, *_digest(name)], WORD)
 
 
@@ -115,7 +119,9 @@ def _runs(runs: Runs) -> tuple[np.ndarray, tuple[int, ...]]:
     if runs is None:
         return np.zeros(1, np.int64), ()
     if isinstance(runs, Iterable):
-        numbers = [_validate.count("runs", run, least=0) for run in runs]
+        numbers = [
+            _validate.count("runs", run, 0, 2**63) for run in _validate.several("runs", runs)
+        ]
         return np.array(numbers, np.int64), (len(numbers),)
     _memory.room("the runs", _validate.count("runs", runs))
     return np.arange(runs), (int(runs),)
@@ -125,7 +131,9 @@ def _fill(
     turn: Callable[[np.ndarray], np.ndarray], seed: int, name: str, shape: tuple, runs: Runs
 ) -> Tensor:
     """An array of uniform numbers that ``turn`` makes into others, chunk by chunk."""
+    shape = tuple(_validate.count("shape", k, 0) for k in _validate.several("shape", shape))
     numbers, front = _runs(runs)
+    _memory.room("the numbers", *front, *shape)
     count = math.prod(shape)
     _memory.room(f"the numbers of {name}", len(numbers), *shape)
     blocks, key = (count + 1) // 2, _key(seed, name)

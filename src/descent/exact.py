@@ -20,6 +20,13 @@ DIGITS = 50
 
 def pullback(kernel: str, C: Float[Tensor, "n"], dS: Float[Tensor, "n"]) -> list[mpmath.mpf]:
     """One row of dC from one row of scores and of dS, as ``mpf`` of fifty digits."""
+    _validate.one_of("kernel", kernel, ("softmax", "gaussian"))
+    C, dS = (_validate.tensor(name, row) for name, row in (("C", C), ("dS", dS)))
+    if C.ndim != 1 or C.shape != dS.shape or not len(C):
+        found = f"C has shape {tuple(C.shape)} and dS {tuple(dS.shape)}"
+        raise error(ValueError, found, "give one row of each, of one length")
+    for name, row in (("C", C), ("dS", dS)):
+        _validate.finite(name, row, "give finite numbers")
     with mpmath.workdps(DIGITS):
         return _pullback(kernel, [mpmath.mpf(c) for c in C.tolist()], _row(dS))
 
@@ -29,7 +36,7 @@ def gradient(
 ) -> dict[str, mpmath.matrix]:
     """The gradient by W_Q, W_K and W_V (D, d) of a layer with one head, for one run."""
     weights = _validate.weights(weights)
-    layer.check(weights, problem)
+    _validate.model(layer, "check", "kernel", "H", "d").check(weights, problem)
     if layer.H != 1:
         found = f"H must be 1, got {layer.H}: one head is what is worked out here"
         raise error(ValueError, found, "H must be 1")
@@ -48,12 +55,16 @@ def gradient(
 
 def relative_error(found: Tensor, exact: mpmath.matrix | list) -> float:
     """Largest error of any entry, in units of the largest entry; 1 if nothing is left of it."""
+    found, truth = _validate.tensor("found", found), _validate.several("exact", exact)
+    numbers = all(isinstance(b, (int, float, mpmath.mpf)) for b in truth)
+    if not numbers or len(truth) != found.numel() or not any(truth):
+        remedy = f"give the {found.numel()} numbers that are exact, not all of them zero"
+        raise error(ValueError, f"exact is {_validate.shown(exact)}", remedy)
     with mpmath.workdps(DIGITS):
-        truth = list(exact)
-        error = max(
+        gap = max(
             abs(mpmath.mpf(a) - b) for a, b in zip(found.flatten().tolist(), truth, strict=True)
         )
-        return float(error / max(abs(b) for b in truth))
+        return float(gap / max(abs(b) for b in truth))
 
 
 def _of_sequence(layer, W, w_O, X, y) -> dict[str, mpmath.matrix]:

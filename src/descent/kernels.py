@@ -123,6 +123,13 @@ def register(
         finite number, or if ``pullback`` is not the derivative of ``value``. All of it is tried on
         a few scores.
     """
+    if not isinstance(name, str) or not name:
+        found = f"name must be a text that models can ask for, got {_validate.shown(name)}"
+        raise error(TypeError, found, "a text that models can ask for")
+    _validate.function("value", value)
+    if pullback is not None:
+        _validate.function("pullback", pullback)
+    _validate.flag("overwrite", overwrite)
     if name in BUILT_IN or (name in _registry and not overwrite):
         way_out = "" if name in BUILT_IN else ", or say overwrite=True"
         raise error(
@@ -147,8 +154,12 @@ def _try(kernel: Kernel) -> None:
     _validate.finite("value", S, "it must be defined for all scores of this kind")
     if isinstance(kernel.pullback, _ByAutograd):
         return
-    expected = _ByAutograd(kernel.value)(C, S, dS)
-    gap = float((kernel.pullback(C, S, dS) - expected).abs().max())
+    expected, answer = _ByAutograd(kernel.value)(C, S, dS), kernel.pullback(C, S, dS)
+    found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+    if found != (2, 3, 3):
+        found = f"pullback must keep the shape of the scores, but turned (2, 3, 3) into {found}"
+        raise error(ValueError, found, "keep the shape of the scores")
+    gap = float((answer - expected).abs().max())
     if not gap <= 1e-8 * max(1.0, float(expected.abs().max())):
         found = f"pullback is not the derivative of value: it differs from autograd's by {gap:.2g}"
         remedy = "leave it out, or make a descent.kernels.Kernel if that is what you want"
@@ -169,6 +180,9 @@ def get(kernel: str | Kernel) -> Kernel:
     """The kernel of that name (a `Kernel` is returned as it is)."""
     if isinstance(kernel, Kernel):
         return kernel
+    if not isinstance(kernel, str):
+        found = f"kernel must be a name or a Kernel, got {_validate.shown(kernel)}"
+        raise error(TypeError, found, "a name or a Kernel")
     return _registry[_validate.one_of("kernel", kernel, _registry)]
 
 
@@ -177,6 +191,9 @@ def require(kernel: Kernel, *known: Kernel) -> Kernel:
 
     What is true of a kernel of the book need not be of another one that bears its name.
     """
+    if not isinstance(kernel, Kernel):
+        found = f"kernel must be a Kernel, got {_validate.shown(kernel)}"
+        raise error(TypeError, found, "take one of descent.kernels")
     if kernel not in known:
         names = " or ".join(repr(k.name) for k in known)
         other = " of another definition" if kernel.name in {k.name for k in known} else ""

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from . import _validate, draws
+from . import _memory, _validate, draws
 from ._descend import descend
 from ._errors import error
 from .models import Attention, AttentionWeights, Model, _protocol
@@ -36,8 +36,14 @@ def directions(
     ------
     ValueError : unless ``letters`` are two weights of the model.
     """
-    weights = _validate.weights(weights)
-    if len(set(letters)) != 2 or set(letters) - set(weights._fields):
+    weights, normalise = _validate.weights(weights), _validate.flag("normalise", normalise)
+    _validate.model(model, "own")
+    letters = letters if isinstance(letters, str) else _validate.several("letters", letters)
+    if (
+        not all(isinstance(x, str) for x in letters)
+        or len(set(letters)) != 2
+        or set(letters) - set(weights._fields)
+    ):
         found = f"letters must be two of {', '.join(weights._fields)}, got {letters!r}"
         raise error(ValueError, found, "be two letters, as in 'QK'")
 
@@ -56,10 +62,11 @@ def directions(
 
 def offsets(radius: float, points: int) -> Float[Tensor, "points"]:
     """Evenly spaced from -radius to radius; an odd number, so that 0 is the middle one."""
-    _validate.positive("radius", radius)
+    radius = _validate.positive("radius", radius)
     if _validate.count("points", points, least=3) % 2 == 0:
         found = f"points must be odd, got {points}: the weights are the middle point"
         raise error(ValueError, found, "be odd")
+    _memory.room("the offsets", points)
     return torch.linspace(-radius, radius, points, dtype=torch.float64)
 
 
@@ -78,7 +85,10 @@ def surface(
     weights, directions or offsets do not fit.
     """
     weights = _validate.weights(weights)
-    _protocol.check(model, weights, problem)
+    _protocol.check(_validate.model(model, "own"), weights, problem)
+    if not isinstance(along, dict) or len(along) != 2 or set(along) - set(weights._fields):
+        found = f"along must be a dict of two directions, got {_validate.shown(along)}"
+        raise error(TypeError, found, "draw them with landscape.directions")
     weights = _protocol.spread(model, weights, problem)
     runs = len(_protocol.runs_of(model, weights))
     if problem.X.ndim > 3:  # the problems are runs: alpha and beta come after them
@@ -152,7 +162,7 @@ def curvature(f: Float[Tensor, "*r a b"], spacing: float) -> Float[Tensor, "*r"]
     bb = near[..., 1, 2] - 2 * near[..., 1, 1] + near[..., 1, 0]
     ab = (near[..., 2, 2] - near[..., 2, 0] - near[..., 0, 2] + near[..., 0, 0]) / 4
     half = ((aa - bb).square() / 4 + ab.square()).sqrt()
-    return ((aa + bb) / 2 + half) / spacing**2
+    return ((aa + bb) / 2 + half) / spacing / spacing
 
 
 def roughness(f: Float[Tensor, "*r a b"]) -> Float[Tensor, "*r"]:
@@ -200,12 +210,13 @@ def two_stages(
     ``first`` is where stage one ends; ``softmax`` and ``gaussian`` where stage two does; ``alone``
     was trained with the Gaussian from the same start for as many steps as both stages together.
     """
+    first, second = (_validate.count("steps", k) for k in _validate.several("steps", steps, 2))
     layers = {kernel: Attention(kernel, H=H, d=d) for kernel in ("softmax", "gaussian")}
     start = layers["softmax"].init(problem, runs=runs, seed=seed)
 
     def train(kernel: str, weights: AttentionWeights, count: int) -> AttentionWeights:
         return descend(layers[kernel], problem, weights, step=step, steps=count).weights
 
-    first = train("softmax", start, steps[0])
-    seconds = (train(kernel, first, steps[1]) for kernel in layers)
-    return TwoStages(first, *seconds, train("gaussian", start, sum(steps)))
+    middle = train("softmax", start, first)
+    seconds = (train(kernel, middle, second) for kernel in layers)
+    return TwoStages(middle, *seconds, train("gaussian", start, first + second))

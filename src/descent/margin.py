@@ -145,7 +145,7 @@ def tokens_to_select(
     query: int = 0,
 ) -> Int[Tensor, " N"]:
     """What `svm` is to select: ``selected`` if given, else the optimal tokens of u."""
-    if problem.X.ndim != 3:
+    if _validate.problem(problem).X.ndim != 3:
         found = f"X has shape {tuple(problem.X.shape)}, more than one problem"
         raise error(ValueError, found, "give one problem, (N, n, D)")
     check_data(problem, query)
@@ -153,16 +153,12 @@ def tokens_to_select(
         found = "u and selected both say what to select, or neither does"
         raise error(ValueError, found, "give either the decoder u or the tokens selected, not both")
     if selected is None:
-        return optimal(scores(problem, _validate.shape("u", u, (problem.D,)).to(problem.X)))
-    selected = torch.as_tensor(selected, device=problem.X.device)
-    _validate.shape("selected", selected, (problem.N,), f"there are {problem.N} sequences")
-    if bool(((selected < 0) | (selected >= problem.n)).any()):
-        raise error(
-            ValueError,
-            f"selected must hold tokens 0 to {problem.n - 1}, got {selected.tolist()}",
-            f"hold tokens 0 to {problem.n - 1}",
+        u = _validate.shape("u", _validate.tensor("u", u), (problem.D,))
+        return optimal(
+            scores(problem, _validate.finite("u", u, "give finite entries").to(problem.X))
         )
-    return selected
+    selected = _validate.indices("selected", selected, problem.N, problem.n)
+    return selected.to(problem.X.device)
 
 
 def _distinct(asked: Bool[Tensor, "N n"], selected: Int[Tensor, " N"]) -> None:
@@ -347,6 +343,7 @@ def orthonormal(
     ------
     ValueError : where these are not orthonormal.
     """
+    selected = tokens_to_select(problem, None, selected, query)
     z, eye = problem.X[..., query, :], torch.eye
     for name, M in (("tokens of a sequence", problem.X), ("queries", z)):
         far = float((M @ M.mT - eye(M.shape[-2]).to(M)).abs().max())

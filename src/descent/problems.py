@@ -100,7 +100,7 @@ def gaussian(
         _validate.count(name, value)
     _memory.room("the tokens", N, n, D)
     X, y = draws.normal(seed, "X", (N, n, D)), draws.normal(seed, "y", (N, n))
-    return Problem(X, y).to(device=_validate.device(device), dtype=dtype)
+    return Problem(X, y).to(device=_validate.device(device), dtype=_validate.dtype(dtype))
 
 
 def gaussian_in_span(
@@ -123,14 +123,16 @@ def gaussian_in_span(
 
     See :doc:`/foundations/span`.
     """
-    m, D = _validate.count("N", N) * _validate.count("n", n), _validate.count("D", D)
+    m, D = _validate.count("N", N) * _validate.count("n", n), _validate.count("D", D, below=2**62)
     if D < m:
         return gaussian(N, n, D, seed, dtype=dtype, device=device)
     _memory.room("the tokens in their span", m, m)
     lengths = draws.chi_square(seed, "L_ii^2", D - torch.arange(m)).sqrt()
     L = draws.normal(seed, "L", (m, m)).tril(-1) + lengths.diag()
     X, y = L.reshape(N, n, m), draws.normal(seed, "y", (N, n))
-    return Problem(X, y, ambient=D).to(device=_validate.device(device), dtype=dtype)
+    return Problem(X, y, ambient=D).to(
+        device=_validate.device(device), dtype=_validate.dtype(dtype)
+    )
 
 
 def digits(
@@ -154,6 +156,7 @@ def digits(
 
     _validate.count("N", N)
     _validate.one_of("patch", patch, (1, 2, 4, 8))
+    positions = _validate.flag("positions", positions)
     images, target = load_digits(return_X_y=True)
     if N > len(images):
         raise error(
@@ -168,7 +171,9 @@ def digits(
     if positions:
         X = torch.cat([X, torch.eye(n, dtype=X.dtype).expand(N, n, n)], -1)
     y = (2.0 * (torch.from_numpy(target)[chosen] % 2) - 1)[:, None].expand(N, n)
-    return Problem(X, y.to(X.dtype)).to(device=_validate.device(device), dtype=dtype)
+    return Problem(X, y.to(X.dtype)).to(
+        device=_validate.device(device), dtype=_validate.dtype(dtype)
+    )
 
 
 def planted(N: int, n: int, D: int, seed: int) -> tuple[Problem, Float[Tensor, " D"]]:
@@ -181,6 +186,7 @@ def planted(N: int, n: int, D: int, seed: int) -> tuple[Problem, Float[Tensor, "
     """
     for name, value, least in (("N", N, 1), ("n", n, 2), ("D", D, 2)):
         _validate.count(name, value, least)
+    _memory.room("the tokens", N, n, D)
     X, y = draws.normal(seed, "X", (N, n, D)) / D**0.5, _signs(seed, N)
     place = (n * draws.uniform(seed, "place", (N,))).long()
     X[..., 0] = 0
@@ -199,8 +205,11 @@ def pairs(differences: Float[Tensor, "N k"], gap: float = 1.0) -> tuple[Problem,
     ------
     ValueError : where no decoder gives all the same gap.
     """
-    a = torch.as_tensor(differences, dtype=torch.float64)
-    _validate.positive("gap", gap)
+    a, gap = _validate.matrix("differences", differences), _validate.positive("gap", gap)
+    a = _validate.finite("differences", a.to(torch.float64), "give finite differences")
+    if a.ndim != 2:
+        found = f"differences must be one matrix (N, k), got shape {tuple(a.shape)}"
+        raise error(ValueError, found, "one matrix (N, k)")
     N, k = a.shape
     u = torch.linalg.pinv(a) @ a.new_full((N,), gap)
     if float((a @ u - gap).abs().max()) > 1e-9 * gap:
@@ -221,7 +230,7 @@ def trap(s: float = 3.0, alpha: float = 45.0) -> tuple[Problem, Tensor]:
     selected; but where s cos alpha > 1 and W starts far along a_1, the second sequence has no say.
     See :doc:`/vasudeva2024/traps`.
     """
-    _validate.positive("s", s)
+    s, alpha = _validate.positive("s", s), _validate.real("alpha", alpha)
     if not 0 < alpha < 90:
         raise error(
             ValueError,
@@ -238,9 +247,9 @@ def orthonormal_tokens(N: int, n: int, D: int, seed: int) -> tuple[Problem, Tens
 
     The attention SVM has a closed form here (`descent.margin.orthonormal`).
     """
-    for name, value, least in (("N", N, 1), ("n", n, 2), ("D", D, N * n)):
-        _validate.count(name, value, least)
-    X = torch.linalg.qr(draws.normal(seed, "X", (D, N * n)))[0].mT.unflatten(0, (N, n))
+    m = _validate.count("N", N) * _validate.count("n", n, least=2)
+    _memory.room("the tokens", m, _validate.count("D", D, least=m))
+    X = torch.linalg.qr(draws.normal(seed, "X", (D, m)))[0].mT.unflatten(0, (N, n))
     y = _signs(seed, N)
     return Problem(X, y), (y[:, None] * X[:, 1]).sum(0)
 
@@ -249,6 +258,7 @@ def unit_tokens(N: int, n: int, D: int, seed: int) -> tuple[Problem, Tensor]:
     """Uniform tokens on the sphere, random labels, and a random unit decoder: unequal scores."""
     for name, value, least in (("N", N, 1), ("n", n, 2), ("D", D, 1)):
         _validate.count(name, value, least)
+    _memory.room("the tokens", N, n, D)
     X, u = draws.normal(seed, "X", (N, n, D)), draws.normal(seed, "u", (D,))
     X, u = (A / torch.linalg.vector_norm(A, dim=-1, keepdim=True) for A in (X, u))
     return Problem(X, _signs(seed, N)), u

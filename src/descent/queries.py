@@ -25,7 +25,7 @@ def scores_jacobian(
     The row of (i, k, j) is :math:`x_{ik} \otimes k_{ij} / \sqrt d` for a dot product, and
     :math:`x_{ik} \otimes (k_{ij} - q_{ik}) / \sqrt d` for a distance.
     """
-    pass_ = layer.forward(weights, problem)
+    pass_ = _validate.model(layer, "forward").forward(weights, problem)
     moved = pass_.K.unsqueeze(-3)  # (*r, H, N, 1, n keys, d)
     if layer.kernel.score == "distance":
         moved = moved - pass_.Q.unsqueeze(-2)
@@ -51,7 +51,7 @@ class PL(NamedTuple):
 
 def pl(layer: Attention, weights: AttentionWeights, problem: Problem) -> PL:
     """The three constants at ``weights``; ValueError unless the kernel is the Gaussian."""
-    kernels.require(layer.kernel, kernels.gaussian)
+    kernels.require(_validate.model(layer, "kernel").kernel, kernels.gaussian)
     pass_, jacobian = layer.forward(weights, problem), scores_jacobian(layer, weights, problem)
     delta = spectra.sigma_min(jacobian)
     read = pass_.S * pass_.u.unsqueeze(-2)  # (*r, H, N, n, n): the S_kj u_j of each output
@@ -79,7 +79,7 @@ def interval(
     ------
     ValueError : for any other kernel.
     """
-    u = layer.forward(weights, problem).u
+    u = _validate.model(layer, "kernel", "forward").forward(weights, problem).u
     if kernels.require(layer.kernel, kernels.softmax, kernels.gaussian) == kernels.softmax:
         low, high = u.amin(-1), u.amax(-1)
     else:
@@ -104,7 +104,7 @@ def softmax_smoothness(
     :math:`L = \frac1d \sum_i \max_k(\sum_h \rho_{ih}^2/4 + \frac54 \max_h \rho_{ih}\bar r_{ik})
     \|X_i\|^2 \max_h \|K_{ih}\|^2`.
     """
-    kernels.require(layer.kernel, kernels.softmax)
+    kernels.require(_validate.model(layer, "kernel").kernel, kernels.softmax)
     low, high = interval(layer, weights, problem)
     pass_ = layer.forward(weights, problem)
     rho = pass_.u.amax(-1) - pass_.u.amin(-1)  # (*r, H, N)
@@ -123,11 +123,12 @@ def two_by_two(
     One sequence of two tokens, X = I, one head, d = 2, w_O = (1, 1); W_V = ((2, 1), (1, 2)) where
     u = (3, 3) as in the paper (its a, which cancels, is 1). W_Q and W_K are drawn.
     """
+    _validate.model(layer, "kernel", "H", "d")
     if (layer.H, layer.d) != (1, 2):
         found = f"the example is of one head with d = 2, got H = {layer.H} and d = {layer.d}"
         raise error(ValueError, found, "make it with Attention(kernel, H=1, d=2)")
     u, y = (
-        _validate.shape(k, _validate.tensor(k, v), (2,)).tolist()
+        _validate.finite(k, _pair(k, v), "give two numbers").tolist()
         for k, v in zip("uy", (u, y), strict=True)
     )
     runs = _validate.count("runs", runs)
@@ -138,6 +139,14 @@ def two_by_two(
     return problem, weights._replace(
         V=V.repeat(runs, 1, 1, 1), O=torch.ones(runs, 1, 2, dtype=torch.float64)
     )
+
+
+def _pair(name: str, values: tuple[float, float]) -> Tensor:
+    values = _validate.tensor(name, values)
+    if values.shape != (2,):
+        found = f"{name} must be two numbers, got shape {tuple(values.shape)}"
+        raise error(ValueError, found, "two numbers")
+    return values
 
 
 def random_instances(
@@ -153,7 +162,9 @@ def random_instances(
     The labels (levels, count, N, n) are the layer's own first outputs plus ``noise`` times one
     standard normal draw: how far there is to go is the only thing that a level changes.
     """
-    shape = tuple(_validate.count(k, v) for k, v in zip("NnD", shape, strict=True))
+    _validate.model(layer, "kernel", "H", "d")
+    shape = _validate.several("shape", shape, 3)
+    shape = tuple(_validate.count(name, size) for name, size in zip("NnD", shape, strict=True))
     noise = _validate.finite("noise", _validate.tensor("noise", noise), "give finite levels")
     if noise.ndim != 1:
         found = f"noise must be a line of levels, got shape {tuple(noise.shape)}"

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from . import _validate, draws
+from . import _memory, _validate, draws
+from ._errors import error
 
 
 def resolution(A: Float[Tensor, "*b p q"]) -> float:
@@ -17,6 +18,7 @@ def resolution(A: Float[Tensor, "*b p q"]) -> float:
 
     So much do the roundings move that went into the entries, in the precision that they have.
     """
+    A = _validate.matrix("A", A)
     return max(A.shape[-2:]) * torch.finfo(A.dtype).eps
 
 
@@ -53,6 +55,10 @@ def beside(blocks: Float[Tensor, "*b H m D"]) -> Float[Tensor, "*b m HD"]:
 
 def eigenvalues(A: Float[Tensor, "*b p p"]) -> Float[Tensor, "*b p"]:
     """Those of symmetric matrices, in rising order; NaN where an entry is NaN or infinite."""
+    A = _validate.matrix("A", A)
+    if A.shape[-1] != A.shape[-2]:
+        found = f"A has shape {tuple(A.shape)}, and is no square"
+        raise error(ValueError, found, "give square matrices")
     sound = torch.isfinite(A).flatten(-2).all(-1)[..., None]
     return torch.linalg.eigvalsh(A.where(sound[..., None], 0)).where(sound, torch.nan)
 
@@ -67,6 +73,17 @@ def top_hessian_eigenvalue(
     in the basis that comes of v, Hv, H(Hv), ... the Hessian H is tridiagonal, and no more than the
     last two vectors of it are kept. For the layers of the book 20 iterations are right to 1e-12.
     """
+
+    _validate.function("objective", objective)
+    if not isinstance(point, dict) or not point:
+        found = f"point must be a dict of arrays, got {_validate.shown(point)}"
+        raise error(TypeError, found, "a dict of arrays")
+    point = {k: _validate.tensor(f"point {k}", x) for k, x in point.items()}
+    least = min(x.ndim for x in point.values())
+    if _validate.count("batch", batch, least=0) > least:
+        found = f"batch must be at most {least}, got {batch}"
+        raise error(ValueError, found, f"at most {least}")
+    _memory.room("the Hessian", _validate.count("iterations", iterations, least=2), iterations)
 
     def dot(v: dict, w: dict) -> Tensor:
         return sum((v[k] * w[k]).reshape(*v[k].shape[:batch], -1).sum(-1) for k in v)

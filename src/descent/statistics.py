@@ -15,6 +15,10 @@ def log_slopes(x: Sequence[float], y: Float[Tensor, "x *r"]) -> Float[Tensor, "*
 
     Introduced in :doc:`/wu2023/scaling`.
     """
+    y, x = _validate.matrix("y", y, least=1), _validate.tensor("x", x)
+    if x.shape != y.shape[:1] or not bool((x > 0).all()):
+        found = f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}"
+        raise error(ValueError, found, "give a positive x for each row of y")
     x = torch.log(torch.as_tensor(x, dtype=y.dtype, device=y.device))
     x = x - x.mean()
     return torch.tensordot(x, torch.log(y), dims=1) / x.square().sum()
@@ -25,6 +29,7 @@ def interval(samples: Float[Tensor, " count"]) -> tuple[float, float]:
 
     Raises ValueError for fewer than two samples. Introduced in :doc:`/wu2023/scaling`.
     """
+    samples = _validate.matrix("samples", samples, least=1)
     from scipy.stats import t as student  # a second to import: only who asks for it pays
 
     count = _validate.count("the number of samples", samples.numel(), least=2)
@@ -38,6 +43,10 @@ def mcnemar(one: Tensor, other: Tensor) -> float:
     Only the pairs that differ count: of b where ``one`` alone succeeded and c where ``other`` did,
     (b - c) / sqrt(b + c) is nearly standard normal if neither is better. 0 where none differ.
     """
+    one, other = _validate.truths("one", one), _validate.truths("other", other)
+    if one.shape != other.shape:
+        found = f"one has {len(one)} pairs and other {len(other)}"
+        raise error(ValueError, found, "give two of each")
     b, c = int((one & ~other).sum()), int((other & ~one).sum())
     return (b - c) / max(1, b + c) ** 0.5
 
@@ -47,7 +56,8 @@ def wilson(successes: int, runs: int, z: float = 1.96) -> tuple[float, float]:
 
     Unlike the rate plus or minus z standard errors it is right near 0 and 1 too.
     """
-    _validate.count("runs", runs)
+    runs, z = _validate.count("runs", runs, below=2**53), _validate.positive("z", z)
+    successes = _validate.count("successes", successes, least=0)
     if not 0 <= successes <= runs:
         raise error(
             ValueError,

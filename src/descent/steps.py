@@ -54,7 +54,9 @@ class _Constant:
 
 def constant(eta: float | Tensor) -> Rule:
     """The same step always; a tensor (...,) gives every run its own."""
-    eta = torch.as_tensor(eta, dtype=torch.float64)
+    if not isinstance(eta, (Tensor, list, tuple)):
+        eta = _validate.real("step", eta)
+    eta = _validate.tensor("step", eta).detach().to(torch.float64)
     if not bool((torch.isfinite(eta) & (eta > 0)).all()):
         raise error(
             ValueError, f"step must be positive and finite, got {eta.tolist()}", "try step='1/L'"
@@ -122,6 +124,7 @@ class _NormalisedSchedule(_Schedule):
 
 def polyak(optimum: float = 0.0, factor: float = 1.0) -> Rule:
     r"""Polyak's step :math:`\lambda (f - f^*) / \|\nabla f\|^2`, for a known optimal value."""
+    optimum = _validate.real("optimum", optimum)
     if not math.isfinite(optimum):
         raise error(ValueError, f"optimum must be finite, got {optimum}", "be finite")
     return _Polyak(optimum, _validate.positive("factor", factor))

@@ -35,7 +35,7 @@ def connected(cluster) -> Iterator:
         ) from None
     if isinstance(cluster, Client):
         yield cluster
-    elif cluster == "local":
+    elif isinstance(cluster, str) and cluster == "local":
         with LocalCluster(**LOCAL) as local:
             with Client(local) as client:
                 client.run(_leave_ctrl_c_to_the_sweep)

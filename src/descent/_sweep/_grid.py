@@ -11,6 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
+from torch import Tensor
+
 from .. import _validate, kernels
 from .._errors import error
 from ..models import _protocol
@@ -80,8 +83,18 @@ class Grid:
         full = {kind: tuple(getattr(kin, f"{kind}s")) for kind in kin.named}
         full |= {axis: _values(axis, axes.get(axis, usual[axis])) for axis in usual}
         marks = tuple(
-            sorted({_validate.fraction("thresholds", x) for x in thresholds}, reverse=True)
+            sorted(
+                {
+                    _validate.fraction("thresholds", x)
+                    for x in _validate.several("thresholds", thresholds)
+                },
+                reverse=True,
+            )
         )
+        names = Counter(f"{x:g}" for x in marks)
+        if max(names.values(), default=0) > 1:
+            found = f"thresholds {marks} give two columns one name"
+            raise error(ValueError, found, "let them differ in their first six digits")
         until = None if until is None else _validate.fraction("until", until)
         grid = cls(full, marks, until, kin)
         grid._require_rates()
@@ -179,7 +192,9 @@ def _rate(run: tuple) -> str:
 
 def _values(axis: str, given) -> tuple:
     """The values of an axis, from one value or several."""
-    several = isinstance(given, Iterable) and not isinstance(given, str)
+    if isinstance(given, (Tensor, np.ndarray)):
+        given = _validate.dense(axis, given).tolist()
+    several = isinstance(given, Iterable) and not isinstance(given, (str, bytes))
     values = tuple(_value(axis, value) for value in (given if several else [given]))
     if not values:
         raise error(
@@ -196,11 +211,14 @@ def _once(axis: str, values: tuple) -> tuple:
 
 
 def _value(axis: str, value):
-    if hasattr(value, "item"):  # a number of numpy or torch
+    if isinstance(value, (Tensor, np.generic)) and value.ndim == 0:
         value = value.item()
     if axis == "kernel":
         return _kernel(value)
-    if value is None or axis == "train":
+    if axis == "train" and not (value is None or isinstance(value, str)):
+        found = f"train must name matrices, as in 'V' or 'QKV', got {_validate.shown(value)}"
+        raise error(TypeError, found, "name matrices")
+    if axis == "train" or (value is None and axis not in ("steps", "step")):
         return value
     if axis == "step":
         return _step(value)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from tqdm.auto import tqdm
 
-from .. import models, problems, steps
+from .. import _validate, models, problems, steps
 from .._descend import descend
 from .._errors import error
 from .._optimise import optimise
@@ -74,12 +74,27 @@ def sweep(
     from ._table import Memory, Store
 
     family = {"problem": problem, "model": model, "optimiser": optimiser}
+    for name, given in family.items():
+        _family_of(name, given)
     grid = Grid.of(axes, thresholds, until, **family)
     store = Memory(grid) if out is None else Store(out, grid)
-    missing = store.missing()
-    if missing:
-        _work(grid, missing, store, cluster)
-    return store.finish().to_pandas()
+    with store.alone():
+        missing = store.missing()
+        if missing:
+            _work(grid, missing, store, cluster)
+        return store.finish().to_pandas()
+
+
+def _family_of(name: str, given) -> None:
+    """Raise TypeError for what can make no problem, no model or no optimiser."""
+    made = callable(given) or (name == "optimiser" and given is None)
+    if not (
+        made
+        or (name == "problem" and isinstance(given, problems.Problem))
+        or (name == "model" and hasattr(given, "loss_and_gradient"))
+    ):
+        found = f"{name} must be one, or a function that makes one, got {_validate.shown(given)}"
+        raise error(TypeError, found, "a function that makes one")
 
 
 class Rerun(NamedTuple):

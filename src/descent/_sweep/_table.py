@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +19,11 @@ import pyarrow.parquet as pq
 from .._errors import error
 from ._grid import Grid, Task
 from ._task import steps_to
+
+try:
+    import fcntl
+except ImportError:  # no such thing on Windows
+    fcntl = None
 
 KEY = b"descent.sweep"
 WHOLE = ("diverged_at", "rank")
@@ -59,6 +65,9 @@ class Memory:
     def __init__(self, grid: Grid):
         self.grid, self.parts = grid, {}
 
+    def alone(self) -> AbstractContextManager:
+        return nullcontext()  # there is nothing that another one could want
+
     def missing(self) -> list[Task]:
         return self.grid.tasks
 
@@ -78,7 +87,14 @@ class Store:
     """
 
     def __init__(self, out: str | os.PathLike, grid: Grid):
+        if not isinstance(out, (str, os.PathLike)) or not str(out):
+            found = f"out must be the path of a .parquet file, got {out!r:.60}"
+            raise error(TypeError, found, "the path of a .parquet file")
         self.grid, self.out = grid, Path(out)
+        if not self.out.name:
+            raise error(
+                ValueError, f"out must end in .parquet, got {str(out)!r}", "end in .parquet"
+            )
         self.folder = self.out.with_name(self.out.name + ".parts")
         if self.out.suffix != ".parquet":
             raise error(
@@ -102,6 +118,21 @@ class Store:
         self._write(self.folder / "grid.json", lambda path: path.write_text(self.grid.record()))
         return [task for task in self.grid.tasks if not self._part(task).exists()]
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other sweeps from the folder; the system lets go of it however the process ends."""
+        if fcntl is None or self.out.exists():
+            yield
+            return
+        self.folder.mkdir(exist_ok=True)
+        with (self.folder / "lock.tmp").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                found = f"another sweep is at work on {self.out}"
+                raise error(ValueError, found, "wait for it, or choose another out") from None
+            yield
+
     def add(self, task: Task, columns: dict[str, list]) -> None:
         """Keep the rows of a task, for good."""
         rows = table(self.grid, columns)
@@ -110,7 +141,7 @@ class Store:
     def finish(self) -> pa.Table:
         """Make one table of the parts, if that is not done yet, and return it."""
         if not self.out.exists():
-            parts = [_readable(self._part(task)) for task in self.grid.tasks]
+            parts = [_readable(self._part(task), self.grid) for task in self.grid.tasks]
             # one row group, whatever the parts: the bytes depend on the rows alone
             whole = pa.concat_tables(parts).combine_chunks()
             self._write(self.out, lambda path: pq.write_table(whole, path, compression="zstd"))
@@ -127,6 +158,10 @@ class Store:
             found = note.read_text(errors="replace")
             if _is_record(found):
                 return found
+            for part in sorted(self.folder.glob("*.parquet")):
+                known = _record_of(part)
+                if known is not None:  # each part says as well what it is of
+                    return known
             foreign = f"{note} is damaged"
         elif self.folder.is_dir() and all(x.name.endswith(".tmp") for x in self.folder.iterdir()):
             return self.grid.record()  # killed before the first line
@@ -167,15 +202,28 @@ def _grid_of(path: Path) -> str:
     return metadata[KEY].decode()
 
 
-def _readable(part: Path) -> pa.Table:
+def _readable(part: Path, grid: Grid) -> pa.Table:
     try:
-        return pq.read_table(part)
+        rows = pq.read_table(part)
     except (OSError, pa.ArrowInvalid):
         raise error(
             ValueError,
             f"{part} is damaged",
             "remove it and give the same command again, which does its runs anew and keeps the others",
         ) from None
+    if (rows.schema.metadata or {}).get(KEY) != grid.record().encode():
+        found = f"{part} is a part of another sweep"
+        raise error(ValueError, found, "remove it and give the same command again")
+    return rows
+
+
+def _record_of(part: Path) -> str | None:
+    """The grid that a part was made for; None if it does not say."""
+    try:
+        found = (pq.read_schema(part).metadata or {}).get(KEY, b"").decode()
+    except (OSError, pa.ArrowInvalid):
+        return None
+    return found if _is_record(found) else None
 
 
 def _is_record(text: str) -> bool:

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from descent.plots._text import formulas
 
+from .._errors import error
 from . import _kept
 from ._record import Claim, Evidence, registry
 
@@ -116,7 +117,8 @@ def _elsewhere(claims: list[Claim], done: Callable[[], object]) -> None:
         for _ in process.stdout:
             done()
     if process.returncode:
-        raise RuntimeError(f"a claim could not be run, see above: {' '.join(command)}")
+        found = f"a claim could not be run, see above: {' '.join(command)}"
+        raise error(RuntimeError, found, "run that command alone")
 
 
 #: Papers by the key that claims and the bibliography use.

@@ -362,6 +362,7 @@ class Attention:
         """
         weights = _validate.weights(weights)
         self.check(weights, problem)
+        _validate.letters("train", train, self.trainable)
         if train == "V":
             return eigenvalues(self.gram(weights, problem))[..., -1]
         weights = self.spread(weights, problem)

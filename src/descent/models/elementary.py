@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import _validate, spectra
+from .. import _memory, _validate, spectra
 from .. import steps as rules
+from .._errors import error
 from ..problems import Problem
 
 
@@ -77,9 +78,9 @@ class LeastSquares:
         so that its length and the curvature along it can be looked at. ``step`` is as there, and
         a path that diverges is returned as it is.
         """
-        _validate.count("steps", steps)
+        theta, steps = _start(self, theta, steps)
         rule = rules.resolve(step, lambda: self.smoothness(theta))
-        iterates = [_validate.finite("theta", theta, "choose another start")]
+        iterates = [theta]
         for _ in range(steps):
             loss, gradient = self.loss_and_gradient(theta)
             theta = theta - rule(loss, gradient.square().sum(-1))[..., None] * gradient
@@ -102,8 +103,13 @@ def momentum_path(
     the gradient taken at :math:`\theta_t`, or ``ahead``, where momentum leads (Nesterov).
     ``momentum`` gives :math:`\beta_t`. Introduced in :doc:`/foundations/momentum`.
     """
-    _validate.count("steps", steps)
-    iterates = [_validate.finite("theta", theta, "choose another start")]
+    step, ahead = _validate.positive("step", step), _validate.flag("ahead", ahead)
+    _validate.function("momentum", momentum)
+    if not isinstance(f, LeastSquares):
+        found = f"f must be LeastSquares, got {_validate.shown(f)}"
+        raise error(TypeError, found, "make one with elementary.linear(A, y)")
+    theta, steps = _start(f, theta, steps)
+    iterates = [theta]
     last = theta
     for t in range(steps):
         onward = theta + momentum(t) * (theta - last)
@@ -113,9 +119,26 @@ def momentum_path(
     return torch.stack(iterates)
 
 
+def _start(f: LeastSquares, theta: Tensor, steps: int) -> tuple[Tensor, int]:
+    """Where a path begins and how long it is, if it has room."""
+    theta, steps = _validate.matrix("theta", theta, least=1), _validate.count("steps", steps)
+    _memory.room("the path", steps + 1, *theta.shape)
+    _validate.finite("theta", theta, "choose another start")
+    try:
+        f.residual(theta)
+    except RuntimeError as refusal:
+        found = (
+            f"theta has shape {tuple(theta.shape)}, which the residual does not take ({refusal})"
+        )
+        raise error(ValueError, found, "give it the parameters that it has") from None
+    return theta, steps
+
+
 def linear(A: Float[Tensor, "m p"], y: Float[Tensor, " m"]) -> LeastSquares:
     r"""Linear least squares, :math:`r(\theta) = A\theta - y`: the Jacobian is A everywhere."""
+    A, y = _validate.matrix("A", A), _validate.tensor("y", y)
     _validate.shape("y", y, (A.shape[-2],), f"A has {A.shape[-2]} rows")
+    _validate.beside("y", y, A)
     return LeastSquares(partial(_linear, A, y))
 
 
@@ -129,7 +152,7 @@ def chain(p: int) -> LeastSquares:
     :math:`f = \frac18\big[(1-\theta_1)^2 + \sum_i(\theta_i-\theta_{i+1})^2 + \theta_p^2\big]` has
     the minimum :math:`\frac1{8(p+1)}`, at equal drops. Introduced in :doc:`/foundations/momentum`.
     """
-    _validate.count("p", p)
+    _memory.room("the parameters", _validate.count("p", p))
 
     def residual(theta: Tensor) -> Tensor:
         ends = theta.new_ones(*theta.shape[:-1], 1)
@@ -145,6 +168,7 @@ def factorisation(M: Float[Tensor, "*r a b"], k: int) -> LeastSquares:
     values of the Jacobian are the sums of an eigenvalue of :math:`UU^\top` and one of
     :math:`VV^\top`.
     """
+    M = _validate.matrix("M", M)
     return LeastSquares(partial(_factorised, M, _validate.count("k", k)))
 
 
@@ -163,7 +187,10 @@ def network(
     ``theta`` (..., k q) holds the rows :math:`w_j`. The Jacobian is Lipschitz with the constant
     :math:`\frac{4}{3\sqrt3}\max_j|a_j|\,\max_i\|x_i\|\,\|X\|_2` in the spectral norm.
     """
+    X = _validate.matrix("X", X)
+    y, a = (_validate.beside(k, _validate.tensor(k, v), X) for k, v in (("y", y), ("a", a)))
     _validate.shape("y", y, (X.shape[-2],), f"X has {X.shape[-2]} rows")
+    _validate.matrix("a", a, least=1)
     return LeastSquares(partial(_network, X, y, a))
 
 
@@ -179,6 +206,8 @@ def flattened(
 
     Returns the loss and the vector that ``weights`` are; matrices not in ``train`` stay as they are.
     """
+    _validate.letters("train", train, _validate.model(model, "predict").trainable)
+    weights = _validate.weights(weights)
     batch = model.loss(weights, problem).ndim
     moving = {W: getattr(weights, W) for W in train}
     shapes = {W: part.shape[batch:] for W, part in moving.items()}

@@ -233,6 +233,7 @@ def optimal(gamma: Float[Tensor, "*r N n"]) -> Int[Tensor, "*r N"]:
     ------
     ValueError : where a sequence has one score throughout, or two tokens share the largest.
     """
+    gamma = _validate.matrix("gamma", gamma, least=1)
     if gamma.shape[-1] < 2:
         raise error(
             ValueError, "each sequence has one token: there is nothing to select", "n must be 2"
@@ -299,7 +300,8 @@ def weighted_differences(
 
 def check_data(problem: Problem, query: int = 0) -> None:
     """Raise ValueError unless there is one label of size one a sequence, and something to select."""
-    if problem.y.ndim != problem.X.ndim - 2:
+    query = _validate.count("query", query, least=0)
+    if _validate.problem(problem).y.ndim != problem.X.ndim - 2:
         raise error(
             ValueError,
             f"y has shape {tuple(problem.y.shape)}, one label a token",

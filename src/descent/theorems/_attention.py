@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import queries, spectra
+from .. import _validate, queries, spectra
 from ..models import Attention, AttentionWeights
 from ..problems import Problem
 
@@ -26,9 +26,12 @@ class AttentionStart:
 
     def __post_init__(self) -> None:
         if not isinstance(self.problem, Problem):
-            object.__setattr__(self, "problem", Problem(*map(torch.as_tensor, self.problem)))
-        weights = AttentionWeights(*map(torch.as_tensor, self.weights))
-        self.model.check(weights, self.problem)
+            object.__setattr__(
+                self, "problem", Problem(*_validate.several("problem", self.problem, 2))
+            )
+        weights = AttentionWeights(*_validate.several("weights", self.weights, 4))
+        weights = _validate.weights(weights)
+        _validate.model(self.model, "check", "spread").check(weights, self.problem)
         object.__setattr__(self, "weights", self.model.spread(weights, self.problem))
 
     @cached_property

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import torch
 
+from .._errors import error
 from ..models import Attention
 from ..problems import Problem
 from ._attention import AttentionStart
@@ -44,7 +45,8 @@ def _report(options: argparse.Namespace) -> int:
 def _about_attention(id: str) -> Theorem:
     theorem = get(id)
     if theorem.start is not AttentionStart:
-        raise ValueError(f"{id} is not about an attention layer with its tokens and labels")
+        found = f"{id} is not about an attention layer with its tokens and labels"
+        raise error(ValueError, found, "call it in Python")
     return theorem
 
 
@@ -55,8 +57,10 @@ def _layer(options: argparse.Namespace, problem: Problem) -> tuple:
     with np.load(options.weights) as file:
         missing = [name for name in "QKVO" if name not in file]
         if missing:
-            raise ValueError(
-                f"{options.weights} lacks {', '.join(missing)}: expected Q, K, V and O"
+            raise error(
+                ValueError,
+                f"{options.weights} lacks {', '.join(missing)}",
+                "expected Q, K, V and O",
             )
         weights = [torch.as_tensor(file[name]).double() for name in "QKVO"]
     H, d = weights[3].shape[-2:]

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ... import spectra
+from ..._errors import error
 from ...models import Encoder, EncoderWeights
 from ...problems import Problem
 
@@ -32,7 +33,8 @@ class EncoderStart:
         object.__setattr__(self, "weights", EncoderWeights(*map(torch.as_tensor, self.weights)))
         self.model.check(self.weights, self.problem)
         if len(self.budgets) != 4 or min(self.budgets) <= 0:
-            raise ValueError(f"budgets must be four positive numbers, got {self.budgets}")
+            found = f"budgets must be four positive numbers, got {self.budgets}"
+            raise error(ValueError, found, "be four positive numbers")
 
     @cached_property
     def forward(self):

@@ -1,0 +1,436 @@
+"""Whatever a public function is given, it takes it or says in one line what would do.
+
+`CALLS` says how each public function is called rightly. Hypothesis puts something else in the place
+of one argument or two, from the classes below. No other exception may come out than one of the
+library's own, which has a remedy. A public function that is in neither table fails.
+"""
+
+import importlib
+import inspect
+import pkgutil
+import warnings
+from functools import cache, partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import descent
+from descent import kernels, models, problems
+from descent.models import elementary, selection
+
+# ------------------------------------------------------------------------------ what may come in
+
+
+class _UsersOwn(Exception):
+    """What a user's own function raises is the user's."""
+
+
+def _nothing(*arguments, **options):
+    raise _UsersOwn
+
+
+NUMBERS = [0, 1, -1, 3, 2**63, 2**64, 10**30, 0.0, 0.5, -0.5, 1e-320, 1e308]
+NUMBERS += [float("nan"), float("inf"), 1j]
+CLASSES = {
+    "nothing": [None, "", [], (), {}, np.array([]), torch.empty(0), torch.empty(0, 3, 4)],
+    "truth values": [True, False, np.True_, torch.tensor(True), torch.ones(2, 3, 4).bool()],
+    "numbers": NUMBERS,
+    "numbers of numpy": [np.int64(3), np.float32(0.5), np.float64("nan"), np.array(2)],
+    "texts": ["adam", "V", "softmax", "1/L", "Q\n", b"V", "x" * 500],
+    "lists": [[1, 2], [[1.0, 2], [3, 4]], [[1], [2, 3]], ["V"], [None], range(3), {"Q": 1}, {1, 2}],
+    "arrays of numpy": [np.ones((2, 3)), np.ones((2, 3, 4), np.float32), np.array([object()])],
+    "whole numbers": [torch.arange(3), torch.ones(2, 3, 4, dtype=torch.int32)],
+    "complex and half": [torch.ones(2, 3, 4).half(), torch.ones(2, 3).cfloat(), np.ones(3) * 1j],
+    "single precision": [torch.ones(2, 3, 4), torch.tensor(0.5)],
+    "leaves": [torch.ones(2, 3, 4, dtype=torch.float64, requires_grad=True)],
+    "no numbers": [torch.full((2, 3, 4), torch.nan).double(), torch.full((3, 4), torch.inf)],
+    "other shapes": [torch.ones(5).double(), torch.ones(1, 1, 1, 1, 1, 1).double()],
+    "sparse": [torch.eye(3).to_sparse()],
+    "objects": [object(), torch.float16, _nothing],
+}
+#: Tries for each function: more were made when it was written, and found nothing else.
+EXAMPLES = 40
+
+
+# ------------------------------------------------------------------------------ how it is called
+
+
+@cache
+def instance(kernel="gaussian", runs=2):
+    """A layer, a problem and weights, small enough to be tried ten thousand times."""
+    problem = problems.gaussian(N=2, n=2, D=3, seed=0)
+    layer = models.Attention(kernel, H=1, d=2)
+    return layer, problem, layer.init(problem, seed=1, runs=runs)
+
+
+@cache
+def planted():
+    problem, u = problems.planted(N=2, n=2, D=5, seed=0)
+    return problem, u, selection.optimal(selection.scores(problem, u))
+
+
+def of_layer(kernel="gaussian", runs=2, **more):
+    layer, problem, weights = instance(kernel, runs)
+    return {"layer": layer, "weights": weights, "problem": problem, **more}
+
+
+def draws(**more):
+    return {"N": 2, "n": 2, "D": 3, "seed": 0, **more}
+
+
+def placed(**more):
+    return draws(dtype=torch.float64, device="cpu", **more)
+
+
+def square(p=3, *shape):
+    return torch.eye(p, dtype=torch.float64).expand(*shape, p, p)
+
+
+def line(p=3):
+    return torch.linspace(0.5, 1, p, dtype=torch.float64)
+
+
+def slices():
+    layer, problem, weights = instance()
+    along = descent.landscape.directions(layer, weights, seed=0)
+    points = {"along": along, "alpha": line(), "beta": line()}
+    return {"model": layer, "problem": problem, "weights": weights, **points}
+
+
+def training(**more):
+    layer, problem, weights = instance()
+    return {"model": layer, "problem": problem, "weights": weights, "train": "V", **more}
+
+
+DESCEND = {"step": 0.1, "steps": 2, "until": None, "stall": None, "watch": (), "at": ()}
+DESCEND |= {"every": 1, "reduce": True, "device": None}
+OPTIMISE = {"optimiser": torch.optim.SGD, "steps": 1, "batches": [[0]], "lr": 0.1}
+QUADRATIC = {"objective": lambda p: (None, {"W": 2 * p["W"]}), "point": {"W": square(3, 2)}}
+
+#: name -> the arguments of a call that works.
+CALLS = {
+    "descend": lambda: training(**DESCEND),
+    "draws.chi_square": lambda: {"seed": 0, "name": "x", "freedom": torch.arange(1, 3), "runs": 2},
+    "draws.normal": lambda: {"seed": 0, "name": "x", "shape": (2,), "runs": 2},
+    "draws.permutation": lambda: {"seed": 0, "name": "x", "count": 3},
+    "draws.uniform": lambda: {"seed": 0, "name": "x", "shape": (2,), "runs": 2},
+    "exact.gradient": lambda: of_layer(runs=None),
+    "exact.pullback": lambda: {"kernel": "softmax", "C": line(), "dS": line()},
+    "exact.relative_error": lambda: {"found": line(), "exact": line().tolist()},
+    "kernels.Kernel": lambda: {
+        "name": "k",
+        "score": "dot",
+        "value": torch.exp,
+        "pullback": torch.mul,
+        "takes_dim": False,
+    },
+    "kernels.get": lambda: {"kernel": "softmax"},
+    "kernels.register": lambda: {
+        "name": "fuzzed",
+        "value": torch.exp,
+        "score": "dot",
+        "pullback": None,
+        "overwrite": True,
+    },
+    "landscape.curvature": lambda: {"f": square(), "spacing": 0.1},
+    "landscape.directions": lambda: {
+        "model": instance()[0],
+        "weights": instance()[2],
+        "seed": 0,
+        "letters": "QK",
+        "normalise": True,
+    },
+    "landscape.interaction": draws,
+    "landscape.minima": lambda: {"f": square()},
+    "landscape.offsets": lambda: {"radius": 1.0, "points": 3},
+    "landscape.roughness": lambda: {"f": square()},
+    "landscape.surface": slices,
+    "landscape.two_stages": lambda: {
+        "problem": instance()[1],
+        "H": 1,
+        "d": 2,
+        "runs": 2,
+        "seed": 0,
+        "step": 0.1,
+        "steps": (1, 1),
+    },
+    "models.attention.Attention": lambda: {"kernel": "softmax", "H": 1, "d": 2},
+    "models.elementary.LeastSquares": lambda: {"residual": torch.sin},
+    "models.elementary.chain": lambda: {"p": 3},
+    "models.elementary.factorisation": lambda: {"M": square(), "k": 2},
+    "models.elementary.flattened": training,
+    "models.elementary.linear": lambda: {"A": square(), "y": line()},
+    "models.elementary.momentum_path": lambda: {
+        "f": elementary.linear(square(), line()),
+        "theta": line(),
+        "step": 0.1,
+        "momentum": lambda t: 0.5,
+        "ahead": True,
+        "steps": 2,
+    },
+    "models.elementary.network": lambda: {"X": square(), "y": line(), "a": line(2)},
+    "models.selection.Selection": lambda: {"ell": "logistic", "d": 2, "query": 0, "goal": "loss"},
+    "models.selection.check_data": lambda: {"problem": planted()[0], "query": 0},
+    "models.selection.optimal": lambda: {"gamma": line().expand(2, 3)},
+    "margin.nuclear": lambda: {
+        "problem": planted()[0],
+        "u": planted()[1],
+        "selected": None,
+        "query": 0,
+    },
+    "margin.orthonormal": lambda: {
+        "problem": problems.orthonormal_tokens(N=2, n=2, D=5, seed=0)[0],
+        "selected": torch.tensor([1, 1]),
+        "query": 0,
+    },
+    "margin.svm": lambda: {
+        "problem": planted()[0],
+        "u": planted()[1],
+        "selected": None,
+        "query": 0,
+    },
+    "margin.tokens_to_select": lambda: {
+        "problem": planted()[0],
+        "u": planted()[1],
+        "selected": None,
+        "query": 0,
+    },
+    "optimise": lambda: training(**OPTIMISE),
+    "problems.Problem": lambda: {"X": square(3, 2), "y": line().expand(2, 3), "ambient": 3},
+    "problems.digits": lambda: {
+        "N": 2,
+        "seed": 0,
+        "patch": 4,
+        "positions": False,
+        "dtype": torch.float64,
+        "device": "cpu",
+    },
+    "problems.gaussian": placed,
+    "problems.gaussian_in_span": placed,
+    "problems.orthonormal_tokens": lambda: draws(D=5),
+    "problems.pairs": lambda: {"differences": square(), "gap": 1.0},
+    "problems.planted": lambda: draws(D=5),
+    "problems.equal_means": lambda: {"N": 2, "D": 3, "seed": 0},
+    "problems.sequences": lambda: draws(length=1.0),
+    "problems.trap": lambda: {"s": 3.0, "alpha": 45.0},
+    "problems.unit_tokens": lambda: draws(D=5),
+    "queries.floor": of_layer,
+    "queries.interval": of_layer,
+    "queries.pl": of_layer,
+    "queries.random_instances": lambda: {
+        "layer": instance()[0],
+        "shape": (2, 2, 3),
+        "noise": line(),
+        "count": 2,
+        "seed": 0,
+    },
+    "queries.scores_jacobian": of_layer,
+    "queries.softmax_smoothness": lambda: of_layer("softmax"),
+    "queries.two_by_two": lambda: {
+        "layer": instance()[0],
+        "u": (1.0, 2.0),
+        "y": (0.0, 1.0),
+        "runs": 2,
+        "seed": 0,
+    },
+    "span.reduce": lambda: {
+        "problem": instance()[1],
+        "names": "QKV",
+        "own": dict.fromkeys("QKV", 3),
+    },
+    "spectra.beside": lambda: {"blocks": square(3, 2)},
+    "spectra.eigenvalues": lambda: {"A": square()},
+    "spectra.rank": lambda: {"A": square(), "tolerance": 1e-10},
+    "spectra.resolution": lambda: {"A": square()},
+    "spectra.sigma_min": lambda: {"A": square()},
+    "spectra.top_hessian_eigenvalue": lambda: {**QUADRATIC, "batch": 1, "iterations": 2},
+    "statistics.interval": lambda: {"samples": line()},
+    "statistics.log_slopes": lambda: {"x": [1.0, 2.0, 3.0], "y": line()},
+    "statistics.mcnemar": lambda: {"one": line() > 0.7, "other": line() > 0.8},
+    "statistics.wilson": lambda: {"successes": 1, "runs": 2, "z": 1.96},
+    "steps.constant": lambda: {"eta": 0.1},
+    "steps.normalised": lambda: {"eta": 0.1},
+    "steps.polyak": lambda: {"optimum": 0.0, "factor": 1.0},
+    "steps.polyak_of_logarithm": lambda: {"factor": 1.0},
+    "steps.resolve": lambda: {"step": 0.1, "smoothness": line},
+    "steps.schedule": lambda: {"eta": lambda t: 0.1},
+    "sweep": lambda: {
+        "out": None,
+        "cluster": None,
+        "thresholds": [0.1],
+        "model": models.Attention,
+        "problem": problems.gaussian_in_span,
+        "optimiser": None,
+        "until": None,
+        "N": 2,
+        "n": 2,
+        "D": 3,
+        "steps": 2,
+        "kernel": "softmax",
+        "train": "V",
+        "d": 2,
+        "H": 1,
+        "scale": 1.0,
+        "step": 0.1,
+        "seed": [0, 1],
+        "start": 0,
+    },
+    "tables.grid": lambda: {"name": "converge"},
+    "tables.read": lambda: {"name": "converge"},
+    "theorems.AttentionStart": lambda: dict(
+        zip(("model", "problem", "weights"), instance(), strict=True)
+    ),
+    "theorems.get": lambda: {"id": "song2024-theorem-1"},
+    "claims.get": lambda: {"id": "span-lemma"},
+}
+
+
+#: Methods of models, called like functions.
+METHODS = ["predict", "loss", "features", "gram", "forward", "attention_jacobian"]
+TRAINED = ["loss_and_gradient", "jacobian", "ntk", "objective", "smoothness"]
+CALLS |= {f"models.attention.Attention.{name}": of_layer for name in METHODS}
+CALLS |= {f"models.attention.Attention.{name}": partial(of_layer, train="QK") for name in TRAINED}
+CALLS["models.attention.Attention.init"] = lambda: {
+    "layer": instance()[0],
+    "problem": instance()[1],
+    "seed": 0,
+    "runs": 2,
+    "scale": 1.0,
+}
+
+RECORD = "a record that the library makes"
+INSIDE = "a step of its module's computation, behind functions that look"
+#: What is not fuzzed, as the beginning of a name, and why.
+EXEMPT = {
+    **dict.fromkeys(
+        ["landscape.TwoStages", "margin.Margin"]
+        + ["models.attention.AttentionWeights", "models.attention.Forward", "queries.PL"]
+        + ["models.selection.SelectionWeights", "models.selection.FactoredWeights"]
+        + ["models.selection.Forward", "span.Reduction", "data.Reviews", "claims.Evidence"]
+        + ["claims.Claim", "claims.Entry", "claims.Ledger", "claims.Verdict"]
+        + ["theorems.Standing", "theorems.Theorem", "theorems.Inequality", "theorems.Linear"]
+        + ["theorems.Outcome", "theorems.Promise", "theorems.Report"],
+        RECORD,
+    ),
+    **dict.fromkeys(
+        ["margin.gram", "margin.combine", "margin.products", "models.attention.least_squares"]
+        + ["models.selection.log_excess", "models.selection.weighted_differences"]
+        + ["margin.differences", "margin.hard_margin", "models.selection.scores"]
+        + ["kernels.require", "steps.uses_gradient", "steps.is_constant", "steps.check"]
+        + ["theorems.near", "theorems.loud", "theorems.meet"],
+        INSIDE,
+    ),
+    "symbolic.": "takes expressions of SymPy, and answers with SymPy's errors",
+    "plots.": "draws what an author writes; what it refuses is tested in its own file",
+    "explore": "draws what an author writes; what it refuses is tested in its own file",
+    "theorems.theorem": "enters what an author writes, when the library is loaded",
+    "claims.run": "runs the whole ledger, for minutes",
+    "data.words": "cuts a text into words, and is called with texts alone",
+    "lanes.": "compiles what an author of a model writes; tested in its own file",
+    "models.encoder.": "checks what it is given by tests in its own file",
+    "models.Model": "says what a model has",
+    "Trajectory": RECORD,
+    "rerun": "takes a row of a table that a sweep wrote; tested in its own file",
+    "data.movie_reviews": "takes no argument, and asks the network",
+}
+#: What lies in the folders of the papers: checks and theorems, called by the ledger alone.
+OF_PAPERS = (["claims"], ["theorems"])
+
+
+# ------------------------------------------------------------------------------ what is public
+
+
+@cache
+def public():
+    """name -> function or class, of every module that a user may import."""
+    found = {}
+    modules = [m.name for m in pkgutil.walk_packages(descent.__path__, "descent.")]
+    for module in ["descent", *modules]:
+        path = module.split(".")[1:]
+        if any(part.startswith("_") for part in path) or (path[:1] in OF_PAPERS and path[1:]):
+            continue
+        loaded = importlib.import_module(module)
+        for name, value in vars(loaded).items():
+            own = getattr(value, "__module__", "") or ""
+            own = own == module or own.startswith(f"{module}._")
+            is_error = inspect.isclass(value) and issubclass(value, Exception)
+            if callable(value) and own and not name.startswith("_") and not is_error:
+                found[".".join([*path, name])] = value
+    return found
+
+
+def test_every_public_function_is_called_or_exempt():
+    names = set(public())
+    lost = {n for n in names - set(CALLS) if not n.startswith(tuple(EXEMPT))}
+    assert not lost, f"say in CALLS how to call {', '.join(sorted(lost))}, or in EXEMPT why not"
+    gone = {n for n in CALLS if n not in names and n.rsplit(".", 1)[0] not in names}
+    gone |= {n for n in EXEMPT if not any(name.startswith(n) for name in names)}
+    assert not gone, f"there is no {', '.join(sorted(gone))} any more"
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_call_that_is_said_to_work_works_with_every_argument(name):
+    function, arguments = called(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        function(**arguments)
+    known = inspect.signature(function).parameters.values()
+    named = {p.name for p in known if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    assert named <= set(arguments) | {"self"}, f"{name}: {named - set(arguments)} are not tried"
+
+
+def called(name):
+    """The function, and its arguments of a call that works; a method bound to its layer."""
+    arguments = CALLS[name]()
+    if name in public():
+        return public()[name], arguments
+    owner, _, method = name.rpartition(".")
+    assert owner in public()
+    return getattr(arguments.pop("layer"), method), arguments
+
+
+# ------------------------------------------------------------------------------ the fuzzer
+
+
+def refusal_of(function, arguments):
+    """What a call raises that no error of the library is; None if all is well."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            function(**arguments)
+        except _UsersOwn:
+            return None
+        except Exception as raised:
+            remedy, text = getattr(raised, "remedy", ""), str(raised)
+            if not remedy or remedy not in text or "\n" in text:
+                return raised
+    return None
+
+
+@pytest.mark.parametrize("name", CALLS)
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_what_is_no_argument_is_taken_or_refused_in_a_line(name, data):
+    function, arguments = called(name)
+    changed = data.draw(st.lists(st.sampled_from(sorted(arguments)), min_size=1, max_size=2))
+    kinds = {argument: data.draw(st.sampled_from(sorted(CLASSES))) for argument in changed}
+    for argument, kind in kinds.items():
+        arguments[argument] = data.draw(st.sampled_from(CLASSES[kind]))
+    with registry_kept():
+        wild = refusal_of(function, arguments)
+    given_ = {a: descent._validate.shown(arguments[a]) for a in kinds}
+    assert wild is None, f"{name}({given_}): {type(wild).__name__}: {wild}"
+
+
+class registry_kept:
+    """Kernels that a call registers are gone after it."""
+
+    def __enter__(self):
+        self.before = dict(kernels._registry)
+
+    def __exit__(self, *_):
+        kernels._registry.clear()
+        kernels._registry.update(self.before)
