@@ -1,7 +1,7 @@
 """What the library asks of a model, and what it works out itself where a model says no more."""
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -42,16 +42,21 @@ class Model(Protocol):
     Introduced in :doc:`/own`.
     """
 
-    trainable: str
-    acts_on_tokens: str
-    own: dict[str, int]
+    @property
+    def trainable(self) -> str: ...
+
+    @property
+    def acts_on_tokens(self) -> str: ...
+
+    @property
+    def own(self) -> Mapping[str, int]: ...
 
     def init(
         self, problem: Problem, *, seed: int, runs: draws.Runs = None, scale: float = 1.0
-    ) -> NamedTuple: ...
+    ) -> Any: ...
 
     def loss_and_gradient(
-        self, weights: NamedTuple, problem: Problem, train: str
+        self, weights: Any, problem: Problem, train: str
     ) -> tuple[Tensor, dict[str, Tensor]]: ...
 
 
