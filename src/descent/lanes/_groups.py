@@ -98,13 +98,11 @@ class Groups:
         return torch.from_numpy(self.state.loss.copy()).reshape(self.runs)
 
     def square(self) -> Tensor:
-        """|gradient|^2: of g a^T it is |g|^2 |a|^2, and in the dual |R^T g|^2 = <g, R R^T g>."""
-        total = 0
-        for part, square, M in self._by_weight(self.state.direction):
-            g = part[..., : len(M)]
-            pairs = g @ M if self.shape.dual else g
-            total = total + ((g * pairs).sum(-1) * square).sum(-1)
-        return total.reshape(self.runs)
+        """The squared length of each run's gradient."""
+        image, out = self.scratch[0].image, np.zeros_like(self.state.eta)
+        arrays = self.products, self.state, image, np.zeros_like(image), out
+        _stretch.call(_stretch.lengths(), *arrays)
+        return torch.from_numpy(out.reshape(-1)[: self.count]).reshape(self.runs)
 
     def weights(self) -> NamedTuple:
         """The start and, for each column, how far c has moved, over |a|^2."""
@@ -156,11 +154,7 @@ class Groups:
         """Loss and direction at the start: a step without a length, of which nothing is noted."""
         zero = self.square_of.new_zeros(1, self.count)
         record = Monitor(zero[0], zero).record()
-        try:
-            self._integrate(-1, 0, record)
-        except OSError as error:  # Numba has compiled it, and could not write that down
-            _stretch.warn_of_no_cache(str(error))
-            self._integrate(-1, 0, record)
+        self._integrate(-1, 0, record)
         self.moves = torch.isfinite(self.loss.flatten())
 
     def _integrate(self, start: int, stop: int, record: Record) -> None:
@@ -172,7 +166,7 @@ class Groups:
 
     def _share(self, start: int, stop: int, record: Record, groups: tuple, scratch) -> None:
         arrays = self.products, self.state, scratch, self.shape.places, self.data, record
-        self.advance(groups, start, stop, *arrays)
+        _stretch.call(self.advance, groups, start, stop, *arrays)
 
 
 class _Shape:

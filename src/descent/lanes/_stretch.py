@@ -125,12 +125,57 @@ def _compiled(step: Callable) -> Callable:
                         _pull_back(products, pulled, direction[g])
                 moves = _note(record, state, scratch.loss, g, t, moves)
 
+    return _kept(advance)
+
+
+def lengths() -> Callable:
+    """The function that gives the squared length of each run's gradient."""
+    with _lock:
+        return _lengths()
+
+
+@cache
+def _lengths() -> Callable:
+    sources = digest(_register, _surface)
+
+    def squares(products, state, image, nothing, out):
+        """Of g a^T it is |g|^2 |a|^2, and in the dual |R^T g|^2 = <g, R R^T g>."""
+        _ = sources
+        direction, square, total = as_lanes(state.direction), as_lanes(state.square), as_lanes(out)
+        pairs, none = as_lanes(image), as_lanes(nothing)
+        dual = len(products.back) == 0
+        for g in range(len(state.direction)):
+            if dual:
+                _read(products, direction[g], none, pairs)
+            here = 0.0
+            for m in range(len(products.matrix)):
+                norm = 0.0
+                for s in range(products.coordinates[products.matrix[m]]):
+                    z = direction[g, m, s]
+                    norm += z * (pairs[products.column[m], s] if dual else z)
+                here += norm * square[g, m]
+            total[g] = here
+
+    return _kept(squares)
+
+
+def _kept(function: Callable) -> Callable:
+    """The function for Numba to compile, and to keep where there is a folder for it."""
     options = {"nogil": True, "error_model": "numpy"}
     try:
-        return njit(advance, cache=True, **options)
-    except RuntimeError:  # there is no folder in which it could be kept
+        return njit(function, cache=True, **options)
+    except RuntimeError:  # there is none
         warn_of_no_cache()
-        return njit(advance, **options)
+        return njit(function, **options)
+
+
+def call(function: Callable, *arguments) -> None:
+    """Call a compiled function; a disk that is too full to keep it costs the next process a wait."""
+    try:
+        function(*arguments)
+    except OSError as error:  # raised when it was compiled, before it began
+        warn_of_no_cache(str(error))
+        function(*arguments)
 
 
 def warn_of_no_cache(why: str = "no folder can be written") -> None:
