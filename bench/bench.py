@@ -1,5 +1,8 @@
 """``make bench``: what a step costs, against other ways to take it, on this machine.
 
+``DEVICE=cuda make bench`` looks whether a GPU takes the steps that a processor takes, times it, and
+writes src/descent/bench-cuda.json.
+
 All measurements of one table are taken in turn, round after round, and their median is what is
 written: a moment in which something else runs falls on all. Ratios within one run of this script
 are what counts; times are those of this machine at that hour. Writes src/descent/bench.json, which
@@ -23,8 +26,11 @@ import torch
 from tqdm import tqdm
 
 from descent import _layout, descend, models, problems, span
+from descent import steps as rules
 
-OUTPUT = Path(__file__).parent.parent / "src" / "descent" / "bench.json"
+DEVICE = os.environ.get("DEVICE", "cpu")
+NAME = "bench.json" if DEVICE == "cpu" else f"bench-{DEVICE}.json"
+OUTPUT = Path(__file__).parent.parent / "src" / "descent" / NAME
 SHAPE = {"N": 8, "n": 4}
 HEADS = {"H": 2, "d": 8}
 RUNS = 32
@@ -39,7 +45,10 @@ def main() -> None:
     warnings.simplefilter("error")
     os.environ["DESCENT_BOOK"] = "1"  # no progress bars within ours
     result = {"machine": machine()}
-    for name, measure in TABLES.items():
+    tables = TABLES if DEVICE == "cpu" else {name: TABLES[name] for name in ON_A_GPU}
+    if DEVICE != "cpu":
+        must_agree_with_a_processor()
+    for name, measure in tables.items():
         result[name] = measure(options.rounds)
         print(PRINTED[name](result[name]), flush=True)
     result["machine"]["load_after"] = os.getloadavg()[0]
@@ -53,6 +62,7 @@ def machine() -> dict:
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
         "processor": names[0] if names else platform.processor(),
+        **({} if DEVICE == "cpu" else {"device": torch.cuda.get_device_name()}),
         "cores": cores(),
         "clock": "processor" if cores() == 1 else "wall",
         "threads": torch.get_num_threads(),
@@ -71,15 +81,15 @@ def cores() -> int:
 
 
 def instance(D: int, runs: int = RUNS, draw=problems.gaussian, shape=SHAPE, heads=HEADS):
-    problem = draw(**shape, D=D, seed=0)
+    problem = draw(**shape, D=D, seed=0, device=DEVICE)
     layer = models.Attention("softmax", **heads)
     return layer, problem, layer.init(problem, runs=runs, seed=1)
 
 
-def engine(layer, problem, weights):
+def engine(layer, problem, weights, **options):
     """`descend`, the reduction to the span and the way back included."""
-    eta = rivals.step_size(problem)
-    return lambda steps: descend(layer, problem, weights, step=eta, steps=steps).loss[-1]
+    options = {"step": rivals.step_size(problem)} | options
+    return lambda steps: descend(layer, problem, weights, steps=steps, **options).loss[-1]
 
 
 def clock(train, steps: int) -> float:
@@ -87,6 +97,8 @@ def clock(train, steps: int) -> float:
     now = time.process_time if cores() == 1 else time.perf_counter
     began = now()
     train(steps)
+    if DEVICE != "cpu":
+        torch.cuda.synchronize()
     return now() - began
 
 
@@ -104,17 +116,20 @@ def enough(train) -> int:
 def in_turn(name: str, candidates: dict, rounds: int) -> dict[str, list[float]]:
     """Seconds a step of each candidate in each round; a round takes all of them in turn.
 
-    Set-up is left out: it is what one step takes, less a step.
+    Set-up is left out: what one step takes at best, since a busy machine only ever adds.
     """
     steps = {key: enough(train) for key, train in candidates.items()}
     for key, train in candidates.items():
         train(steps[key])  # compiled for the length that will be timed
-    taken = {key: [] for key in candidates}
+    once, many = ({key: [] for key in candidates} for _ in range(2))
     for _ in tqdm(range(rounds), desc=name, file=sys.stderr):
         for key, train in candidates.items():
-            once, many = clock(train, 1), clock(train, steps[key])
-            taken[key].append((many - once) / (steps[key] - 1))
-    return taken
+            once[key].append(clock(train, 1))
+            many[key].append(clock(train, steps[key]))
+    return {
+        key: [(took - min(once[key])) / (steps[key] - 1) for took in many[key]]
+        for key in candidates
+    }
 
 
 def rate(runs: int, seconds: list[float]) -> dict:
@@ -146,12 +161,13 @@ def against(D: int, rounds: int) -> dict:
     must_agree({key: train(5) for key, train in candidates.items()})
     taken = in_turn(f"D = {D}", candidates, rounds)
     ours = taken["descend"]
-    ratios = {
-        key: statistics.median(theirs / own for theirs, own in zip(taken[key], ours, strict=True))
-        for key in taken
-        if key != "descend"
-    }
+    ratios = {key: ratio(taken[key], ours) for key in taken if key != "descend"}
     return {"D": D, "rates": {key: rate(RUNS, s) for key, s in taken.items()}, "ratios": ratios}
+
+
+def ratio(theirs: list[float], ours: list[float]) -> float:
+    """How many times as long they take, the median of the rounds."""
+    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
 
 
 def must_agree(losses: dict) -> None:
@@ -165,20 +181,73 @@ def must_agree(losses: dict) -> None:
             raise SystemExit(f"bench: {key} is off by {gap:.1e} after 5 steps")
 
 
-def without_numba(rounds: int) -> dict:
-    """`descend` with its sums in torch, as where Numba does not run, and how many times slower."""
-    train = engine(*instance(32))
+def must_agree_with_a_processor() -> None:
+    """Both kernels, several subsets of matrices and all rules: the same losses on both devices."""
+    for kernel in ("softmax", "gaussian"):
+        for train in ("V", "QK", "QKV"):
+            problem = problems.gaussian(**SHAPE, D=64, seed=0)
+            layer = models.Attention(kernel, **HEADS)
+            weights = layer.init(problem, runs=RUNS, seed=1)
+            for step in (rivals.step_size(problem), rules.normalised(1e-3), rules.polyak(0.0, 0.1)):
+                options = {"train": train, "step": step, "steps": 5}
+                losses = {
+                    name: descend(layer, problem, weights, device=device, **options).loss[-1].cpu()
+                    for name, device in (("descend", "cpu"), (f"{kernel} on the GPU", DEVICE))
+                }
+                must_agree(losses)
 
-    def in_torch(steps):
+
+def the_way(rounds: int) -> dict:
+    """Run-steps a second of one method written better and better, at D = 512."""
+    layer, problem, weights = instance(512)
+    reduction = span.reduce(problem)
+    small = (layer, reduction.problem, reduction.restrict(weights))
+    train = engine(layer, problem, weights)
+    candidates = {
+        "a loop with autograd": rivals.autograd_loop(layer, problem, weights),
+        "all runs at once, in closed form": engine(layer, problem, weights, reduce=False),
+        "in the span of the tokens": engine(*small, reduce=False),
+        "runs innermost in memory": in_torch(train),
+        "a run in each lane": train,
+    }
+    must_agree({"descend": train(5)} | {key: train(5) for key, train in candidates.items()})
+    taken = in_turn("the way", candidates, rounds)
+    return {"D": 512, "rates": {key: rate(RUNS, seconds) for key, seconds in taken.items()}}
+
+
+def in_torch(train):
+    """The same with its sums in torch, as on another device and where Numba does not run."""
+
+    def without_numba(steps):
         with mock.patch.object(_layout, "compiled", lambda: None):
             return train(steps)
 
-    taken = in_turn("without Numba", {"compiled": train, "in torch": in_torch}, rounds)
-    pairs = zip(taken["in torch"], taken["compiled"], strict=True)
-    return {
-        "rate": rate(RUNS, taken["in torch"]),
-        "ratio": statistics.median(a / b for a, b in pairs),
+    return without_numba
+
+
+def over_rules(rounds: int) -> list[dict]:
+    """Run-steps a second by the step size: the same always, or asked for at each step."""
+    layer, problem, weights = instance(32)
+    eta = rivals.step_size(problem)
+    sizes = {
+        "constant": eta,
+        "schedule": rules.schedule(lambda t: eta),
+        "normalised": rules.normalised(1e-3),
+        "Polyak": rules.polyak(),
     }
+    candidates = {}
+    for name, rule in sizes.items():
+        train = engine(layer, problem, weights, step=rule)
+        candidates |= {name: train, f"{name}, in torch": in_torch(train)}
+    taken = in_turn("rules", candidates, rounds)
+    return [
+        {
+            "rule": name,
+            **rate(RUNS, taken[name]),
+            "over torch": ratio(taken[f"{name}, in torch"], taken[name]),
+        }
+        for name in sizes
+    ]
 
 
 def over_dimension(rounds: int) -> list[dict]:
@@ -271,8 +340,16 @@ def print_rivals(tables: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def print_without_numba(row: dict) -> str:
-    return f"\nwithout Numba: {spread(row['rate'])}, {row['ratio']:.1f} times slower"
+def print_way(table: dict) -> str:
+    rows = [f"  {name:34} {spread(r)}" for name, r in table["rates"].items()]
+    return "\n".join([f"\none method at D = {table['D']}, run-steps a second", *rows])
+
+
+def print_rules(rows: list[dict]) -> str:
+    lines = [
+        f"  {row['rule']:12} {spread(row)}, {row['over torch']:.1f} times torch" for row in rows
+    ]
+    return "\n".join(["\nrun-steps a second by rule", *lines])
 
 
 def print_rates(axis: str):
@@ -302,15 +379,19 @@ def print_memory(rows: list[dict]) -> str:
 
 TABLES = {
     "rivals": rivalry,
-    "without Numba": without_numba,
+    "way": the_way,
+    "rules": over_rules,
     "dimension": over_dimension,
     "runs": over_runs,
     "peak": share_of_peak,
     "memory": memory,
 }
+#: What is timed on a GPU as well.
+ON_A_GPU = ("dimension", "runs")
 PRINTED = {
     "rivals": print_rivals,
-    "without Numba": print_without_numba,
+    "way": print_way,
+    "rules": print_rules,
     "dimension": print_rates("D"),
     "runs": print_rates("runs"),
     "peak": print_peak,
