@@ -45,6 +45,14 @@ def normal(seed: int, name: str, shape: tuple[int, ...], runs: Runs = None) -> F
     Raises
     ------
     ValueError, TypeError : for a seed or a count that does not fit.
+
+    Examples
+    --------
+    >>> few, many = (normal(0, "W_Q", (4, 2), runs=runs) for runs in (3, 100))
+    >>> bool((many[:3] == few).all())
+    True
+    >>> normal(2024, "W_Q", (2,), runs=[7])
+    tensor([[1.7008, 0.1704]], dtype=torch.float64)
     """
     return _fill(_quantile, seed, name, shape, runs)
 
