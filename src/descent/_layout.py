@@ -39,6 +39,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
+from threading import Lock
 from types import ModuleType
 from typing import NamedTuple
 
@@ -263,15 +264,30 @@ def _integrate(block, start: int, stop: int, monitor) -> None:
             block.roll_back(moved)
 
 
+class _Inside:
+    """How many are within `torch_threads` in this process, and the number that the first found."""
+
+    lock, count, found = Lock(), 0, 0
+
+
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads, and leave it as it was."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    """Let torch use so many threads, and leave it as it was.
+
+    The number belongs to the thread, and to the process, which new threads begin with: so one that
+    begins while another one is within here must not leave behind what it found.
+    """
+    with _Inside.lock:
+        if not _Inside.count:
+            _Inside.found = torch.get_num_threads()
+        _Inside.count += 1
+        torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _Inside.lock:
+            _Inside.count -= 1
+            torch.set_num_threads(_Inside.found)
 
 
 class Innermost:
