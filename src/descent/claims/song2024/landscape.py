@@ -90,9 +90,9 @@ def landscapes(radius: float = WINDOW, stretch: float = 1.0) -> Evidence:
     paper=PAPER,
     number="Section 5.2, Fig. 4, flatness",
     statement=r"That the Gaussian's landscape is flatter: around trained weights, in normalised "
-    r"directions, slices are more curved for softmax, in the median over random directions, than "
-    r"for the Gaussian trained alone.",
-    verdict=Verdict.HOLDS,
+    r"directions, slices are more curved for softmax than for a Gaussian trained alone in 30 of "
+    r"40 runs, and than for the paper's second-stage Gaussian in 26 of 40, which decides nothing.",
+    verdict=Verdict.OPEN,
     chapter=LANDSCAPE,
     mutations={"directions of one length for both": {"normalise": False}},
 )
@@ -115,4 +115,10 @@ def curvatures(normalise: bool = True) -> Evidence:
         numbers[f"median_ratio_to_{name}"] = float(ratio.median())
         numbers[f"more_curved_than_{name}_of_40"] = more[name]
     # of forty fair coins twenty-eight or more fall alike in 2 % of all throws, two-sided
-    return Evidence({"softmax is more curved": more["alone"] >= 28}, numbers)
+    return Evidence(
+        {
+            "than the Gaussian trained alone: by the sign test": more["alone"] >= 28,
+            "than the second-stage Gaussian: undecided": 12 < more["gaussian"] < 28,
+        },
+        numbers,
+    )
