@@ -330,6 +330,7 @@ EXEMPT = {
     "claims.run": "runs the whole ledger, for minutes",
     "data.words": "cuts a text into words, and is called with texts alone",
     "lanes.": "compiles what an author of a model writes; tested in its own file",
+    "theorems.SelectionStart": "is given to `Selection.check`, tested in its own file",
     "models.encoder.": "checks what it is given by tests in its own file",
     "models.Model": "says what a model has",
     "Trajectory": RECORD,

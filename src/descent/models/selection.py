@@ -233,7 +233,7 @@ def optimal(gamma: Float[Tensor, "*r N n"]) -> Int[Tensor, "*r N"]:
     ------
     ValueError : where a sequence has one score throughout, or two tokens share the largest.
     """
-    gamma = _validate.matrix("gamma", gamma, least=1)
+    gamma = _validate.matrix("gamma", gamma)
     if gamma.shape[-1] < 2:
         raise error(
             ValueError, "each sequence has one token: there is nothing to select", "n must be 2"
