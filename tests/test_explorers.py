@@ -65,8 +65,8 @@ def page(request, site):
 
 
 def grid(options):
-    names = [k for k in options if k not in ("alt", "caption", "start", "labels")]
-    controls = controls_from({k: options[k] for k in names}, {}, {})
+    names = [k for k in options if k not in ("alt", "caption", "start", "labels", "drag")]
+    controls = controls_from({k: options[k] for k in names}, {}, {}, {})
     return [
         dict(zip(names, v, strict=True)) for v in itertools.product(*(c.values for c in controls))
     ]

@@ -1,5 +1,6 @@
 """The book as a zip and on paper, from pages that the test writes."""
 
+from concurrent.futures import ThreadPoolExecutor
 from zipfile import ZipFile
 
 import offline
@@ -26,6 +27,9 @@ def test_the_zip_holds_the_pages_in_a_folder_of_its_own(pages, tmp_path):
 
 
 def test_each_page_is_printed_unfolded_and_the_book_has_an_outline(pages, tmp_path):
-    book = offline.print_pages(pages, ["first", "part/second"], tmp_path / "pdf")
+    # in a thread of its own: Playwright runs one loop a thread, and the other tests share one
+    with ThreadPoolExecutor(1) as pool:
+        names, folder = ["first", "part/second"], tmp_path / "pdf"
+        book = pool.submit(offline.print_pages, pages, names, folder).result()
     assert "folded words" in PdfReader(tmp_path / "pdf/part/second.pdf").pages[0].extract_text()
     assert [item.title for item in PdfReader(book).outline] == ["First", "Second"]

@@ -74,7 +74,7 @@ def test_a_file_that_is_none_or_newer_is_refused(run, tmp_path):
         with pytest.raises(ValueError, match=f"{name}.npz is no saved trajectory"):
             Trajectory.load(tmp_path / f"{name}.npz")
     np.savez(tmp_path / "newer.npz", content=np.array(json.dumps({"version": 99})))
-    with pytest.raises(ValueError, match="has version 99 and this library reads up to 1"):
+    with pytest.raises(ValueError, match="has version 99, this library reads up to 1"):
         Trajectory.load(tmp_path / "newer.npz")
     with pytest.raises(ValueError, match="path must end in .npz"):
         run.save(tmp_path / "run.pt")

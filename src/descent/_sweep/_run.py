@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -87,7 +87,8 @@ def sweep(
 
 def _family_of(name: str, given) -> None:
     """Raise TypeError for what can make no problem, no model or no optimiser."""
-    made = callable(given) or (name == "optimiser" and given is None)
+    made = callable(given) or isinstance(given, (str, Mapping))
+    made = made or (name == "optimiser" and given is None)
     if not (
         made
         or (name == "problem" and isinstance(given, problems.Problem))
