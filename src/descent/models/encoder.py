@@ -318,7 +318,7 @@ def pooled_kernel(attended: Float[Tensor, "*b N n D"]) -> Float[Tensor, "*b N N"
 
     ``attended`` are the :math:`u_{ji} = X_j^\top\beta_{ji}`, what the tokens see. Its smallest
     eigenvalue is the number that decides whether a wide encoder can fit all labels.
-    Introduced in :doc:`/wu2023/width`.
+    Introduced in :doc:`/wu2023/apart`.
     """
     N, n = attended.shape[-3:-1]
     rows = attended.flatten(-3, -2)

@@ -171,9 +171,9 @@ def hermite_bound(coefficient: float = 0.25, parallel: bool = False) -> Evidence
     paper=PAPER,
     number="Theorem 1",
     statement=r"At LeCun's initialisation $\alpha^2/d$ tends to $\nu\lambda_{\mathrm{pool}}$, so "
-    r"that the widths $N^3$ and $N^2$ follow for the two scalings, given "
-    r"$\lambda_{\mathrm{pool}}>0$; with a bound of $\lambda_{\mathrm{pool}}$ by the first token, "
-    r"as printed, they do not.",
+    r"that the widths $N^3$ and $N^2$ follow for the two scalings, for a smooth activation or for "
+    r"gradient flow, given $\lambda_{\mathrm{pool}}>0$; with a bound of "
+    r"$\lambda_{\mathrm{pool}}$ by the first token, as printed, they do not.",
     verdict=Verdict.CORRECTED,
     chapter=APART,
     mutations={

@@ -87,8 +87,8 @@ def proposition_1(share: float = 1.0) -> Evidence:
     paper=PAPER,
     number="Proposition 1, the step size",
     statement=r"With (2), (3) and a step bounded by a function of norms, $\ell_0$, $\rho$, $\tau_0$ "
-    r"alone, the loss of a ReLU encoder can rise at the first step: for every $\eta>0$ there are "
-    r"labels with $\ell_1\ge(1+1.02\,\eta)\ell_0$.",
+    r"alone, the loss of a ReLU encoder can rise at the first step: there are labels with "
+    r"$\ell_1\ge(1+1.02\,\eta)\ell_0$ at every $\eta>0$.",
     verdict=Verdict.COUNTEREXAMPLE,
     proof="thm-kink",
     chapter=WIDTH,
