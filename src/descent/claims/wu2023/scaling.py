@@ -99,6 +99,7 @@ def dimension_missing(
             "limit: the smallest eigenvalue falls": found["slope_limit"] < -0.4,
             "practice: it does not": abs(found["slope_practice"]) < 0.2,
             "limit: width costs two decades": found["log10_wide_over_narrow_limit"] > 2,
+            "practice: it costs nothing": found["log10_wide_over_narrow_practice"] < 0.5,
         },
         found,
     )
