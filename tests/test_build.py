@@ -137,6 +137,15 @@ def test_a_kernel_that_dies_fails_the_build_and_is_named(book):
     assert re.search(r"book/first.md:\d+: code cell 1 failed\n +Kernel died", book.output)
 
 
+def test_a_long_path_of_temporary_files_is_no_hindrance(book, tmp_path, monkeypatch):
+    deep = tmp_path / ("deep" * 30)
+    deep.mkdir()
+    monkeypatch.setenv("TMPDIR", str(deep))
+    book.edit("book/first.md", '"first says"', '"first now says"')
+    assert book.build() == 0, book.output
+    assert book.ran == ["first now says 1"]
+
+
 def test_a_page_taken_out_of_the_toc_disappears(book):
     book.edit("_toc.yml", "chapters:\n  - file: part/second\n", "")
     assert book.build() == 0

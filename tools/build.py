@@ -21,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 import yaml
 from jupyter_cache import get_cache
@@ -104,7 +104,7 @@ def execute(root, name, notebook, timeout):
     """Run one page in a kernel of its own, in the page's own folder."""
     started = []  # the cells so far, so that a failure can say where it was
     start, complaint = time.perf_counter(), ""
-    with TemporaryDirectory() as sockets:
+    with short_folder() as sockets:
         client = NotebookClient(
             notebook,
             config=by_socket_files(sockets),
@@ -118,6 +118,12 @@ def execute(root, name, notebook, timeout):
         except (CellExecutionError, CellTimeoutError, RuntimeError) as error:
             complaint = explain(name, notebook, started[-1] if started else 0, error)
     return Result(name, notebook, time.perf_counter() - start, complaint)
+
+
+def short_folder():
+    """A folder for sockets, whose paths the system allows no more than 103 bytes."""
+    usual = gettempdir()
+    return TemporaryDirectory(dir=usual if len(os.fsencode(usual)) < 60 else "/tmp")
 
 
 def by_socket_files(folder):
