@@ -35,6 +35,7 @@ The last three hold for `Groups` as well.
 import importlib
 import itertools
 import math
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -288,6 +289,16 @@ def torch_threads(count: int) -> Iterator[None]:
         with _Inside.lock:
             _Inside.count -= 1
             torch.set_num_threads(_Inside.found)
+
+
+def _in_a_fork() -> None:
+    # The threads of torch's pool stay with the parent: a sum that is given to them never ends.
+    torch.set_num_threads(1)
+    _Inside.lock, _Inside.count = Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):  # no such thing on Windows
+    os.register_at_fork(after_in_child=_in_a_fork)
 
 
 class Innermost:
