@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -48,11 +49,13 @@ def differences(data, place, picture):
     if len(curves) != len(picture.curves):
         return [f"{len(curves)} curves stored, {len(picture.curves)} computed"]
     for (_, x, ys), curve in zip(curves, picture.curves, strict=True):
-        fresh = dict(zip(significant(curve.x), curve.y, strict=True))
+        fresh = defaultdict(list)  # a curve may pass a place twice
+        for at, y in zip(significant(curve.x), curve.y, strict=True):
+            fresh[at].append(y)
         for at, y in zip(data["xs"][x], ys, strict=True):
             # 4 digits are stored; what is below 1e-12 may be rounding of the run itself
-            again = fresh.get(at, np.nan)  # a picture of another point may have other places
-            if y is not None and not np.isclose(y, again, rtol=1e-3, atol=1e-12):
+            again = fresh.get(at, [np.nan])  # a picture of another point may have other places
+            if y is not None and not np.isclose(y, again, rtol=1e-3, atol=1e-12).any():
                 found.append(f"{curve.label} at {at}: stored {y}, computed {again}")
     return found
 
