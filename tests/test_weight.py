@@ -20,7 +20,7 @@ TEXT = {".html", ".css", ".js", ".svg", ".json"}
 BUDGET = {".html": 100, ".css": 32, ".js": 10, ".woff2": 75, ".svg": 3}
 TOTAL, REQUESTS, SHIFT = 200, 14, 0.02
 # What these two should weigh is 120; the ledger grows with every claim.
-TOTAL_OF = {"intro": 125, "ledger": 170}
+TOTAL_OF = {"intro": 125, "ledger": 185}
 
 WATCH = """window.shift = 0;
 new PerformanceObserver(list => list.getEntries().forEach(entry => window.shift += entry.value))
