@@ -30,7 +30,7 @@ test: book  ## everything that must hold: library, claims, notebooks, pages in a
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests notebooks
 
 notebooks: environment  ## regenerate notebooks/ from book/
-	@$(PY) tools/notebooks.py
+	@$(PY) tools/notebooks
 
 # JAX is one of those compared with. It goes to a folder of its own, so that .venv stays what is tested.
 bench: environment  ## time the engine against other ways, write src/descent/bench.json (minutes)

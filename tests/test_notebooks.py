@@ -336,6 +336,12 @@ def test_one_page_can_be_written_alone(book, name):
     assert "\\tag{3.1}" in markdown(cells)
 
 
+def test_the_command_that_make_calls_runs_from_any_folder(tmp_path):
+    command = [sys.executable, str(ROOT / "tools" / "notebooks"), "--check"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_committed_notebooks_are_in_step_with_the_book(capsys):
     assert notebooks.main(["--check"]) == 0, capsys.readouterr().err
 

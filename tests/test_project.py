@@ -72,7 +72,10 @@ def sources():
 
 
 def test_every_import_comes_from_a_pinned_distribution():
-    ours = {"descent", "conftest"} | {file.stem for file in (ROOT / "tools").glob("*.py")}
+    tools = [*(ROOT / "tools").glob("*.py"), *(ROOT / "tools").glob("*/__init__.py")]
+    ours = {"descent", "conftest"} | {
+        file.parent.name if file.stem == "__init__" else file.stem for file in tools
+    }
     ours |= {file.stem for file in (ROOT / "tests").rglob("*.py")}
     owners, pinned = importlib.metadata.packages_distributions(), {canonical(p) for p in pins()}
     missing = {
@@ -250,7 +253,7 @@ def test_every_make_command_that_is_named_exists(file):
 
 
 def test_every_script_that_make_calls_exists():
-    for script in re.findall(r"tools/\w+\.py", (ROOT / "Makefile").read_text()):
+    for script in re.findall(r"tools/\w+(?:\.py)?", (ROOT / "Makefile").read_text()):
         assert (ROOT / script).exists(), script
 
 
