@@ -193,7 +193,7 @@ def inaccessible(page, **rules):
     """What axe complains of; ``color_contrast=False`` leaves out the slowest rule."""
     if not page.evaluate("'axe' in window"):
         page.add_style_tag(content=EVERYTHING_SHOWN)
-        page.wait_for_timeout(100)  # for what watches sizes
+        page.wait_for_timeout(600)  # for what watches sizes, on a busy machine too
         page.evaluate(AXE.read_text("utf8"))
     rules = {name.replace("_", "-"): {"enabled": value} for name, value in rules.items()}
     return page.evaluate(RUN_AXE, {"rules": rules, "resultTypes": ["violations"]})
