@@ -98,8 +98,15 @@ class Visit:
             route.abort()
 
 
-# Resolves when the fonts of all that is shown have come.
-SETTLED = "async () => { await document.fonts.ready }"
+# Resolves when the fonts of all that is shown have come and what watches sizes has been told,
+# which the browser does between a layout and its painting: on a busy machine no time is enough.
+SETTLED = """async () => {
+  const frame = () => new Promise(requestAnimationFrame);
+  await frame();
+  await document.fonts.ready;
+  await frame();
+  await frame();
+}"""
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import axe_playwright_python
 import pytest
 import yaml
+from conftest import SETTLED
 from sphinx_external_toc.parsing import parse_toc_yaml
 
 ROOT = Path(__file__).parent.parent
@@ -193,8 +194,8 @@ def inaccessible(page, **rules):
     """What axe complains of; ``color_contrast=False`` leaves out the slowest rule."""
     if not page.evaluate("'axe' in window"):
         page.add_style_tag(content=EVERYTHING_SHOWN)
-        page.wait_for_timeout(600)  # for what watches sizes, on a busy machine too
         page.evaluate(AXE.read_text("utf8"))
+    page.evaluate(SETTLED)
     rules = {name.replace("_", "-"): {"enabled": value} for name, value in rules.items()}
     return page.evaluate(RUN_AXE, {"rules": rules, "resultTypes": ["violations"]})
 
@@ -266,7 +267,7 @@ def study(visit):
     facts.complaints["tab stops"] = page.evaluate(STOPS)
     facts.complaints["axe"] = inaccessible(page, color_contrast=False)
     page.set_viewport_size({"width": 390, "height": 844})
-    page.wait_for_timeout(100)
+    page.evaluate(SETTLED)
     facts.complaints["wide on a phone"] = page.evaluate(WIDE)
     facts.complaints["axe on a phone"] = inaccessible(page, color_contrast=False)
     return facts
