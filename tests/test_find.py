@@ -57,7 +57,8 @@ and <a class="descent-claim" href="ledger.html#another">another</a>.</p>
 <script>let silent</script></section></article></html>"""
 LEDGER = """<article><section id="ledger"><h1>Ledger</h1>
 <section class="descent-claim-row" id="a-claim"><a class="descent-claim-id">a-claim</a>
-<p>Song et al. 2024, Theorem 7. Read the chapter.</p></section></section></article>"""
+<p>Song et al. 2024, Theorem 7. See <a data-label="thm-a" href="#">thm-a</a> and
+<a data-label="sum" href="#">sum</a>.</p></section></section></article>"""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,8 @@ def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     (folder / "part").mkdir()
     (folder / "part/page.html").write_text(PAGE)
-    (folder / "ledger.html").write_text(LEDGER)
+    (folder / "ledger").mkdir()
+    (folder / "ledger/part.html").write_text(LEDGER)
     return sphinx_find.read(folder)
 
 
@@ -84,6 +86,18 @@ def test_whatever_has_an_address_is_found(found):
 def test_a_theorem_is_found_by_the_number_of_its_claim_and_no_other(found):
     theorem = next(entry for entry in found["part/page"] if entry.kind == "Theorem")
     assert theorem.also == ["a-claim", "Song et al. 2024, Theorem 7", "Song Theorem 7"]
+
+
+def test_what_the_ledger_names_by_its_label_is_numbered_and_linked(tmp_path, caplog):
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part/page.html").write_text(PAGE)
+    (tmp_path / "ledger.html").write_text(LEDGER.replace('"sum"', '"no-such"'))
+    for _ in range(2):  # pages that did not change are not written anew
+        sphinx_find.lead(tmp_path, sphinx_find.read(tmp_path))
+    text = (tmp_path / "ledger.html").read_text()
+    assert '<a data-label="thm-a" href="part/page.html#thm-a">Theorem 2.1</a>' in text
+    assert '<a data-label="no-such" href="#">' in text
+    assert "no box or equation has the label 'no-such'" in caplog.text
 
 
 def test_the_site_map_and_the_page_for_lost_readers_know_the_address_of_the_book(site):

@@ -140,12 +140,17 @@ def test_citations_are_bracketed_in_the_style_of_the_config(convert, book):
     assert convert("{cite:t}`song2024`").startswith("Song et al. (2024)")
 
 
-def test_a_claim_shows_its_verdict_and_leads_to_the_ledger(convert, monkeypatch):
+def test_a_claim_shows_its_verdict_and_leads_to_its_record(convert, book, monkeypatch):
+    (book / "book/ledger").mkdir()
+    (book / "book/ledger/chapters.md").write_text("# Records\n\nSee [](../ledger.md).\n")
+    edit(book / "_toc.yml", "file: ledger\n", "file: ledger\n      - file: ledger/chapters\n")
     claims = ModuleType("descent.claims")
-    claims.registry = {"span": SimpleNamespace(id="span", verdict="holds", chapter="last")}
+    claims.registry = {"span": SimpleNamespace(id="span", verdict="holds", chapter="chapters/last")}
     monkeypatch.setitem(sys.modules, "descent", ModuleType("descent"))
     monkeypatch.setitem(sys.modules, "descent.claims", claims)
-    assert convert("{claim}`span`") == "(claim [`span`](../ledger.ipynb): holds)"
+    assert convert("{claim}`span`") == "(claim [`span`](../ledger/chapters.ipynb): holds)"
+    records = notebooks.export(book, ["ledger/chapters"])["ledger/chapters"]
+    assert "](../ledger.ipynb)" in records  # a page above a folder of its own name
     with pytest.raises(notebooks.ExportError, match="no claim other, it has span"):
         convert("{claim}`other`")
 

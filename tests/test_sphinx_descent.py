@@ -22,7 +22,10 @@ import sys, types
 from types import SimpleNamespace
 
 sys.path.insert(0, {str(ROOT / "tools")!r})
-registry = {{f"claim-{{i}}": SimpleNamespace(verdict=v) for i, v in enumerate({VERDICTS!r})}}
+registry = {{
+    f"claim-{{i}}": SimpleNamespace(verdict=verdict, chapter="part/chapter")
+    for i, verdict in enumerate({VERDICTS!r})
+}}
 sys.modules["descent"] = types.ModuleType("descent")
 sys.modules["descent.claims"] = SimpleNamespace(registry=registry)
 
@@ -49,7 +52,7 @@ kernelspec: {display_name: Python 3, language: python, name: python3}
 ---
 """
 
-INDEX = "# A small book\n\n```{toctree}\npart/chapter\nledger\n```\n"
+INDEX = "# A small book\n\n```{toctree}\npart/chapter\nledger/part\n```\n"
 LEDGER = "# Ledger\n\n{claim}`claim-0`\n"
 CHAPTER = """# Chapter
 
@@ -104,7 +107,7 @@ def build(folder, pages, notebooks):
 @pytest.fixture(scope="module")
 def book(tmp_path_factory):
     folder = tmp_path_factory.mktemp("book")
-    pages = {"index": INDEX, "ledger": LEDGER, "part/chapter": HEADER + CHAPTER}
+    pages = {"index": INDEX, "ledger/part": LEDGER, "part/chapter": HEADER + CHAPTER}
     built = build(folder, pages, {"part/chapter": "the committed notebook"})
     assert built.returncode == 0, built.stderr
     return folder / "html"
@@ -115,15 +118,15 @@ def chapter(book):
     return (book / "part/chapter.html").read_text()
 
 
-def test_a_claim_is_a_badge_with_its_verdict_that_links_to_its_row_of_the_ledger(chapter):
+def test_a_claim_is_a_badge_with_its_verdict_that_links_to_its_record_in_the_ledger(chapter):
     badge = re.search(r'<a class="descent-claim[^>]*>.*?</a>', chapter)[0]
-    assert 'href="../ledger.html#claim-1"' in badge
+    assert 'href="../ledger/part.html#claim-1"' in badge
     assert "verdict-holds-as-corrected" in badge
     assert re.sub("<.*?>", "", badge) == "claim claim-1 · holds as corrected"
 
 
-def test_on_the_ledger_page_itself_a_badge_links_within_the_page(book):
-    assert 'href="#claim-0"' in (book / "ledger.html").read_text()
+def test_on_the_page_of_records_itself_a_badge_links_within_the_page(book):
+    assert 'href="#claim-0"' in (book / "ledger/part.html").read_text()
 
 
 def test_a_verdict_may_be_an_enum_or_a_word(monkeypatch):
@@ -131,7 +134,9 @@ def test_a_verdict_may_be_an_enum_or_a_word(monkeypatch):
     registry = {"a": SimpleNamespace(verdict=verdict.GAP), "b": SimpleNamespace(verdict="open")}
     monkeypatch.setitem(sys.modules, "descent", ModuleType("descent"))
     monkeypatch.setitem(sys.modules, "descent.claims", SimpleNamespace(registry=registry))
-    assert [sphinx_descent.verdict_of(id) for id in "abc"] == ["gap", "open", None]
+    found = [sphinx_descent.claim_of(id) for id in "abc"]
+    assert found[2] is None
+    assert [sphinx_descent.verdict_of(claim) for claim in found[:2]] == ["gap", "open"]
 
 
 @pytest.mark.parametrize("verdict", VERDICTS)

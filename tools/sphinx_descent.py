@@ -23,27 +23,32 @@ SHARED_IDS = {"proof", "proof-content", "exercise-content", "solution-content"}
 
 
 class ClaimRole(SphinxRole):
-    """``{claim}`id` ``: a badge with a claim's id and verdict, linked to its row of the ledger."""
+    """``{claim}`id` ``: a badge with a claim's id and verdict, linked to its record in the ledger."""
 
     def run(self):
-        verdict = verdict_of(self.text)
-        if verdict is None:
+        claim = claim_of(self.text)
+        if claim is None:
             message = "no claim is called %r: see `python -m descent ledger`"
             logger.warning(message, self.text, location=self.get_location())
             return [nodes.literal(text=self.text)], []
-        return [badge(self.text, verdict, self.ledger() + "#" + self.text)], []
+        return [badge(self.text, verdict_of(claim), f"{self.records(claim)}#{self.text}")], []
 
-    def ledger(self):
-        """The ledger's address as seen from this page."""
-        return self.env.app.builder.get_relative_uri(self.env.docname, "ledger")
+    def records(self, claim):
+        """The address, as seen from this page, of the records of the part that a claim belongs to."""
+        page = "ledger/" + claim.chapter.split("/")[0]
+        return self.env.app.builder.get_relative_uri(self.env.docname, page)
 
 
-def verdict_of(id):
-    """A claim's verdict in words, such as "holds as corrected"; None if there is no such claim."""
+def claim_of(id):
+    """The claim of that id; None if there is no such claim."""
     from descent.claims import registry  # imports torch: only pages with claims pay for it
 
-    claim = registry.get(id)
-    return claim and str(getattr(claim.verdict, "value", claim.verdict))
+    return registry.get(id)
+
+
+def verdict_of(claim):
+    """Its verdict in words, such as "holds as corrected"."""
+    return str(getattr(claim.verdict, "value", claim.verdict))
 
 
 def badge(id, verdict, address):

@@ -6,6 +6,7 @@ what is found come
 * ``_static/find-data.js``, which ``find.js`` searches in the browser (a script, since a page that
   is opened as a file may load nothing else);
 * the page of results, by chapter;
+* the number and the address of what the ledger names by its label;
 * ``sitemap.xml``, and the page that a server shows where there is none.
 """
 
@@ -15,6 +16,10 @@ from dataclasses import dataclass, field
 from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
+
+from sphinx.util import logging
+
+logger = logging.getLogger(__name__)
 
 EXCERPT = 220  # characters
 VOID = {"area", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr", "path", "use"}
@@ -206,6 +211,31 @@ def row(entry):
     return f'<li><a href="{entry.address}">{number}</a> {words}</li>'
 
 
+LABELLED = re.compile(r'<a data-label="([^"]+)" href="[^"]*">[^<]*</a>')
+
+
+def lead(out, found):
+    """Lead the links of the ledger to the boxes they name; warn of a label that is nowhere."""
+    places = {
+        e.address.split("#equation-")[-1].split("#")[-1]: e for p in found.values() for e in p
+    }
+    for page in found:
+        file = out / f"{page}.html"
+        text = file.read_text("utf8")
+        above = "../" * page.count("/")
+
+        def link(match, page=page, above=above):
+            if match[1] not in places:
+                logger.warning("no box or equation has the label %r", match[1], location=page)
+                return match[0]
+            place = places[match[1]]
+            number = lettered(place.title).partition(" (")[0].removesuffix("#")
+            return f'<a data-label="{match[1]}" href="{above}{place.address}">{number}</a>'
+
+        if LABELLED.search(text):
+            file.write_text(LABELLED.sub(link, text), "utf8")
+
+
 def sitemap(base, pages):
     urls = "".join(f"<url><loc>{base}{page}.html</loc></url>" for page in pages)
     head = '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -232,6 +262,7 @@ def pages(app):
     """Called when all pages of the book are written: make what can be found, and its page."""
     out = Path(app.outdir)
     found = read(out)
+    lead(out, found)
     entries = [entry.words() for page in found.values() for entry in page]
     data = json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
     (out / "_static" / "find-data.js").write_text(f"window.descentEntries={data}", "utf8")

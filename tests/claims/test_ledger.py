@@ -1,6 +1,7 @@
 """The ledger as people meet it: on the page, in a terminal, as JSON."""
 
 import json
+import pathlib
 import re
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import pytest
 from descent import claims
 from descent.__main__ import main
 from descent.claims import Claim, Entry, Evidence, Ledger, Standing, Verdict
-from descent.claims._ledger import number
+from descent.claims._graph import columns, uses
+from descent.claims._pages import lettered, number, slug
 
 
 def record_of(**changes):
@@ -125,7 +127,7 @@ def test_the_module_runs_from_a_shell():
 def test_rows_escape_html_and_typeset_mathematics():
     page = Ledger([entry()])._repr_html_()
     assert re.search(r"If <math>.*a &lt; b</annotation></semantics></math> then b &gt; a\.", page)
-    assert '<section class="descent-claim-row" id="a-claim">' in page
+    assert re.search('<section class="descent-claim-row [^"]*" id="a-claim">', page)
 
 
 def test_a_row_keeps_apart_what_is_assumed_and_what_follows():
@@ -140,15 +142,86 @@ def test_a_row_shows_what_failed():
     assert "not supported: it is &lt; so" in Ledger([entry(supported=False)])._repr_html_()
 
 
-def test_chapters_are_linked_in_the_book_only(monkeypatch):
+def test_chapters_and_boxes_are_linked_in_the_book_only(monkeypatch):
     monkeypatch.delenv("DESCENT_BOOK", raising=False)
-    assert 'href="part/page.html"' not in Ledger([entry()])._repr_html_()
+    assert "href" not in Ledger([entry()])._repr_html_().replace('href="#a-claim"', "")
     monkeypatch.setenv("DESCENT_BOOK", "1")
-    assert 'href="part/page.html"' in Ledger([entry()])._repr_html_()
+    page = Ledger([entry()])._repr_html_()
+    assert 'href="../part/page.html"' in page
+    assert '<a data-label="thm-order" href="#">thm-order</a>' in page
 
 
-def test_the_summary_counts_verdicts():
-    assert "2 claims: 2 holds as corrected." in Ledger([entry(), entry()])._repr_html_()
+def test_a_record_says_what_it_uses_and_what_uses_it(monkeypatch):
+    monkeypatch.setenv("DESCENT_BOOK", "1")
+    above = record_of(id="above", box="thm-above", uses=("thm-order",))
+    monkeypatch.setattr("descent.claims._ledger.registry", {"above": above})
+    ledger = Ledger([entry(), Entry(above, entry().evidence)])
+    first, second = ledger._repr_html_().split('id="above"')
+    assert 'Used by <a href="../ledger/part.html#above">above</a>.' in first
+    assert 'It uses <a data-label="thm-order"' in second
+
+
+def test_letters_of_a_conclusion_are_set():
+    assert lettered("sigma_min < ‖W_O‖ (1 - x)^t") == (
+        "σ<sub>min</sub> &lt; ‖W<sub>O</sub>‖ (1 - x)<sup>t</sup>"
+    )
+
+
+def holding(**changes):
+    return Entry(record_of(verdict=Verdict.HOLDS, **changes), entry().evidence)
+
+
+def test_the_overview_counts_verdicts_and_shows_surprises_first():
+    page = Ledger([holding(id="b"), entry()]).overview().html
+    assert "all <b>2</b>" in page and "holds as corrected <b>1</b>" in page
+    assert page.index('<li id="a-claim"') < page.index('<li id="b"')
+
+
+def test_every_verdict_that_can_be_chosen_hides_the_others(small_site, browser):
+    css = (pathlib.Path(__file__).parents[2] / "book/static/descent.css").read_text()
+    ledger = Ledger([Entry(record_of(id=str(v), verdict=v), entry().evidence) for v in Verdict])
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(small_site({"a.html": f"<style>{css}</style>{ledger.overview().html}"}) + "/a.html")
+    shown = "() => [...document.querySelectorAll('li')].filter(e => e.checkVisibility()).length"
+    assert page.evaluate(shown) == len(Verdict)
+    for verdict in Verdict:
+        page.locator(f'[value="{slug(verdict)}"]').check()
+        assert page.evaluate(shown) == 1
+        assert page.locator("li:visible").get_attribute("id") == verdict
+        assert page.locator("h2:visible").count() == 1
+    context.close()
+
+
+def test_errata_name_what_a_paper_prints_and_leave_out_what_holds_and_what_is_ours():
+    ours = Entry(record_of(id="ours", paper="Descent"), entry().evidence)
+    theirs = Entry(record_of(id="theirs", paper="song2024"), entry().evidence)
+    good = holding(id="good", paper="song2024")
+    page = Ledger([ours, theirs, good]).errata()
+    assert "theirs" in page.html and "theirs" in str(page)
+    assert "ours" not in page.html and "good" not in page.html
+
+
+def test_a_part_holds_its_claims_and_an_unknown_one_is_refused():
+    other = holding(id="b", chapter="other/page")
+    assert [e.claim.id for e in Ledger([entry(), other]).part("other")] == ["b"]
+    with pytest.raises(ValueError, match="unknown part 'none': expected one of 'part'"):
+        Ledger([entry()]).part("none")
+
+
+def test_the_graph_puts_what_is_used_left_of_what_uses_it_even_in_a_circle():
+    chain = [
+        record_of(id="a", box="a"),
+        record_of(id="b", box="b", uses=("a", "b", "eq")),
+        record_of(id="c", box="c", uses=("b", "a")),
+    ]
+    assert uses(chain) == {"b": {"a", "eq"}, "c": {"a", "b"}, "a": set(), "eq": set()}
+    assert columns(uses(chain)) == [["eq", "a"], ["b"], ["c"]]
+    circle = [record_of(id="a", box="a", uses=("b",)), record_of(id="b", box="b", uses=("a",))]
+    assert sorted(sum(columns(uses(circle)), [])) == ["a", "b"]
+    drawn = Ledger(Entry(c, entry().evidence) for c in chain).graph()
+    assert drawn.html.count("<path") == 4 and "c uses a, b" in str(drawn)
+    assert Ledger([entry()]).graph().html == ""
 
 
 @pytest.mark.parametrize(
@@ -166,8 +239,6 @@ def test_numbers_read_as_one_writes_them(value, written):
 
 
 def test_every_claim_belongs_to_a_chapter_of_the_book():
-    import pathlib
-
     book = pathlib.Path(__file__).parents[2] / "book"
     missing = [c.id for c in claims.registry.values() if not (book / f"{c.chapter}.md").exists()]
     assert not missing

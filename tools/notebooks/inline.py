@@ -130,7 +130,7 @@ class Inline:
         if page is self.page:
             return words
         here = posixpath.dirname(self.page.name) or "."
-        return f"[{words}]({posixpath.relpath(page.name, here)}.ipynb)"
+        return f"[{words}]({posixpath.relpath(f'{page.name}.ipynb', here)})"
 
     def markdown_link(self, found: re.Match, line: int) -> str:
         words, href = self.inline(found["text"], line), found["href"]
@@ -186,6 +186,7 @@ class Inline:
             raise self.page.error(
                 line, f"the ledger has no claim {name}, it has {', '.join(sorted(registry))}"
             )
-        verdict = registry[name].verdict
-        words = self.link(f"`{name}`", self.book.pages.get("ledger", self.page))
-        return f"(claim {words}: {getattr(verdict, 'value', verdict)})"
+        claim = registry[name]
+        records = self.book.pages.get(f"ledger/{claim.chapter.split('/')[0]}", self.page)
+        verdict = getattr(claim.verdict, "value", claim.verdict)
+        return f"(claim {self.link(f'`{name}`', records)}: {verdict})"

@@ -1,20 +1,17 @@
 """The ledger: every claim beside what came out when it and its mutations were run."""
 
-import html
 import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from tqdm.auto import tqdm
 
-from descent.plots._text import formulas
-
+from .. import _validate
 from .._errors import error
-from . import _kept
+from . import _graph, _kept, _pages
 from ._record import Claim, Evidence, registry
 
 
@@ -39,7 +36,7 @@ class Entry:
 
 
 class Ledger(list[Entry]):
-    """Entries that show themselves as a table in a terminal and as rows on a page.
+    """Entries that show themselves as a table in a terminal and as records on a page.
 
     anew : the ids of the claims that were run for it; the others were kept.
     """
@@ -50,16 +47,40 @@ class Ledger(list[Entry]):
         width = max((len(entry.claim.id) for entry in self), default=0)
         lines = [
             f"{entry.claim.id:{width}}  {entry.claim.verdict:18}  "
-            f"{'yes' if entry.evidence.supports else 'NO '}        {source(entry.claim)}"
+            f"{'yes' if entry.evidence.supports else 'NO '}        {_pages.source(entry.claim)}"
             for entry in self
         ]
         return "\n".join([f"{'claim':{width}}  {'verdict':18}  supported  source", *lines])
 
+    def part(self, name: str) -> "Ledger":
+        """The claims of one part of the book, such as ``"song2024"``.
+
+        Raises
+        ------
+        ValueError : if no claim belongs to a part of that name.
+        """
+        _validate.one_of("part", name, {_pages.part(entry.claim): None for entry in self})
+        return Ledger(entry for entry in self if _pages.part(entry.claim) == name)
+
+    def overview(self) -> _pages.Page:
+        """All claims at a glance: by part, surprises first, with a choice of the verdict."""
+        return _pages.Page(_pages.overview(self), str(self))
+
+    def graph(self) -> _pages.Page:
+        """Which of these results rests on which, by the references in their proofs."""
+        claims = [entry.claim for entry in self]
+        edges = _graph.uses(claims)
+        text = "\n".join(
+            f"{label} uses {', '.join(sorted(of))}" for label, of in edges.items() if of
+        )
+        return _pages.Page(_graph.graph(claims, registry.values()), text)
+
+    def errata(self) -> _pages.Page:
+        """What the papers print and does not hold, or is not proved, as it is printed."""
+        return _pages.Page(_pages.errata(self), str(Ledger(filter(_pages.surprising, self))))
+
     def _repr_html_(self) -> str:
-        counts = Counter(str(entry.claim.verdict) for entry in self)
-        summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-        rows = "".join(map(_row, self))
-        return f'<div class="descent-ledger"><p>{len(self)} claims: {summary}.</p>{rows}</div>'
+        return _pages.records(self, registry.values())
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         return {"text/html": self._repr_html_(), "text/plain": str(self)}
@@ -119,77 +140,3 @@ def _elsewhere(claims: list[Claim], done: Callable[[], object]) -> None:
     if process.returncode:
         found = f"a claim could not be run, see above: {' '.join(command)}"
         raise error(RuntimeError, found, "run that command alone")
-
-
-#: Papers by the key that claims and the bibliography use.
-PAPERS = {
-    "song2024": "Song et al. 2024",
-    "wu2023": "Wu et al. 2023",
-    "vasudeva2024": "Vasudeva et al. 2024",
-    "kim2024": "Kim and Suzuki 2024",
-}
-
-
-def source(claim: Claim) -> str:
-    """Whose statement it is, and its number there."""
-    return f"{PAPERS.get(claim.paper, claim.paper)}, {claim.number}"
-
-
-def slug(verdict: str) -> str:
-    """The verdict as a CSS class."""
-    return "verdict-" + str(verdict).replace(" ", "-")
-
-
-def _row(entry: Entry) -> str:
-    claim, evidence = entry.claim, entry.evidence
-    verdict = html.escape(str(claim.verdict))
-    if not evidence.supports:
-        verdict += " (not supported: " + html.escape("; ".join(evidence.failed)) + ")"
-    numbers = "".join(
-        f"<div><dt>{html.escape(name.replace('_', ' '))}</dt><dd>{number(value)}</dd></div>"
-        for name, value in evidence.numbers.items()
-    )
-    return (
-        f'<section class="descent-claim-row" id="{claim.id}"><p class="descent-claim-head">'
-        f'<a class="descent-claim-id" href="#{claim.id}">{claim.id}</a> '
-        f'<span class="descent-verdict {slug(claim.verdict)}">{verdict}</span></p>'
-        f"<p>{formulas(claim.statement)}</p>"
-        f'<p class="descent-claim-source">{html.escape(source(claim))}, {claim.standing}. '
-        f"{_chapter(claim)}</p>{_tested(entry)}<dl>{numbers}</dl></section>"
-    )
-
-
-def _tested(entry: Entry) -> str:
-    """What was assumed, what followed and how sharply, and what each mutation turned."""
-    evidence, parts = entry.evidence, []
-    if evidence.hypotheses:
-        parts.append(("Assumed", "; ".join(evidence.hypotheses)))
-    parts.append(("Follows", "; ".join(_sharply(evidence, name) for name in evidence.conclusions)))
-    for name, turned in entry.mutations.items():
-        parts.append((f"With {name}", "false: " + "; ".join(turned.turned)))
-    items = "".join(f"<li>{html.escape(word)}: {html.escape(text)}.</li>" for word, text in parts)
-    return f'<ul class="descent-claim-tested">{items}</ul>'
-
-
-def _sharply(evidence: Evidence, name: str) -> str:
-    if name not in evidence.sharpness:
-        return name
-    median, best = evidence.sharpness[name]
-    factor = evidence.turns[name]
-    turns = f"turns at {factor:g} times the constant" if factor else "not at ten times the constant"
-    return f"{name} (measured over bound {median:.2g}, at best {best:.2g}; {turns})"
-
-
-def _chapter(claim: Claim) -> str:
-    # the page that a link would lead to exists in the built book only
-    if "DESCENT_BOOK" not in os.environ:
-        return f"Chapter {claim.chapter}."
-    return f'<a href="{claim.chapter}.html">Read the chapter</a>.'
-
-
-def number(value: float) -> str:
-    """A number as one writes it: integers whole, the rest with three digits."""
-    if float(value).is_integer() and abs(value) < 1e6:
-        return str(int(value))
-    mantissa, _, exponent = f"{value:.3g}".partition("e")
-    return f"{mantissa} × 10<sup>{int(exponent)}</sup>" if exponent else mantissa

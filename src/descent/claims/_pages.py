@@ -1,0 +1,239 @@
+"""The ledger as HTML: all claims at a glance, the record of each, and the errata of the papers.
+
+A page of the book is known by its address only in the book. There a chapter is linked, and a label
+stands in a link that the book leads to its box and words as the box is numbered.
+"""
+
+import html
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from descent.plots._text import formulas
+
+from ._record import Claim, Verdict
+
+if TYPE_CHECKING:
+    from ._ledger import Entry
+
+#: Papers by the key that claims and the bibliography use.
+PAPERS = {
+    "song2024": "Song et al. 2024",
+    "wu2023": "Wu et al. 2023",
+    "vasudeva2024": "Vasudeva et al. 2024",
+    "kim2024": "Kim and Suzuki 2024",
+    "tarzanagh2023margin": "Tarzanagh et al. 2023",
+    "sheen2024": "Sheen et al. 2024",
+    "julistiono2024": "Julistiono et al. 2024",
+    "soudry2018": "Soudry et al. 2018",
+}
+#: The parts of the book by the folder of their pages.
+PARTS = {"foundations": "Foundations", **PAPERS}
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a notebook shows of the ledger: HTML, and the same as text."""
+
+    html: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        return {"text/html": self.html, "text/plain": self.text}
+
+
+def part(claim: Claim) -> str:
+    """The folder of the page that puts a claim to use, such as ``"song2024"``."""
+    return claim.chapter.split("/")[0]
+
+
+def source(claim: Claim) -> str:
+    """Whose statement it is, and its number there."""
+    return f"{PAPERS.get(claim.paper, claim.paper)}, {claim.number}"
+
+
+def slug(verdict: str) -> str:
+    """The verdict as a CSS class."""
+    return "verdict-" + str(verdict).replace(" ", "-")
+
+
+def surprising(entry: "Entry") -> bool:
+    return entry.claim.verdict is not Verdict.HOLDS
+
+
+# ------------------------------------------------------------------ at a glance
+
+
+def overview(entries: Iterable["Entry"]) -> str:
+    """All claims, what is surprising first and the rest by part, with a choice of the verdict."""
+    entries = list(entries)
+    surprises = [entry for entry in entries if surprising(entry)]
+    rest = [entry for entry in entries if not surprising(entry)]
+    groups = _group("surprises", "Not as printed, or open", surprises) if surprises else ""
+    for name, members in groupby(rest, lambda entry: part(entry.claim)):
+        title = html.escape(PARTS.get(name, name))
+        if "DESCENT_BOOK" in os.environ:
+            title = f'<a href="ledger/{name}.html">{title}</a>'
+        groups += _group(name, title, members)
+    return f'<div class="descent-overview">{_choice(entries)}{groups}</div>'
+
+
+def _choice(entries: list["Entry"]) -> str:
+    counts = Counter(str(entry.claim.verdict) for entry in entries)
+    choices = [("all", len(entries)), *((str(v), counts[v]) for v in Verdict if counts[v])]
+    labels = "".join(
+        f'<label class="{slug(name)}"><input type="radio" name="verdict" value="{slug(name)}"'
+        f"{' checked' if name == 'all' else ''}> {name} <b>{count}</b></label>"
+        for name, count in choices
+    )
+    return f"<fieldset><legend>Show the claims with verdict</legend>{labels}</fieldset>"
+
+
+def _group(id: str, title: str, entries: Iterable["Entry"]) -> str:
+    return f'<section><h2 id="{id}">{title}</h2><ul>{"".join(map(_line, entries))}</ul></section>'
+
+
+def _line(entry: "Entry") -> str:
+    claim = entry.claim
+    title = html.escape(claim.title)
+    if "DESCENT_BOOK" in os.environ:
+        title = f'<a href="ledger/{part(claim)}.html#{claim.id}">{title}</a>'
+    whose = html.escape(source(claim)) if claim.paper in PAPERS else "ours"
+    return (
+        f'<li id="{claim.id}" class="{slug(claim.verdict)}">{title} {_verdict(entry)} '
+        f'<span class="descent-claim-source">{whose}, {claim.standing}</span></li>'
+    )
+
+
+def _verdict(entry: "Entry") -> str:
+    words = html.escape(str(entry.claim.verdict))
+    if not entry.evidence.supports:
+        words += " (not supported: " + html.escape("; ".join(entry.evidence.failed)) + ")"
+    return f'<span class="descent-verdict">{words}</span>'
+
+
+# ------------------------------------------------------------------ the record of a claim
+
+
+def records(entries: Iterable["Entry"], claims: Iterable[Claim]) -> str:
+    """Claims as rows with all that was found; ``claims`` are those that may use their boxes."""
+    claims = list(claims)
+    rows = "".join(_record(entry, claims) for entry in entries)
+    return f'<div class="descent-ledger">{rows}</div>'
+
+
+def _record(entry: "Entry", claims: list[Claim]) -> str:
+    claim = entry.claim
+    numbers = "".join(
+        f"<div><dt>{html.escape(name.replace('_', ' '))}</dt><dd>{number(value)}</dd></div>"
+        for name, value in entry.evidence.numbers.items()
+    )
+    return (
+        f'<section class="descent-claim-row {slug(claim.verdict)}" id="{claim.id}">'
+        f'<p class="descent-claim-head"><a class="descent-claim-id" href="#{claim.id}">{claim.id}'
+        f"</a> {_verdict(entry)}</p>"
+        f"<p><strong>{html.escape(claim.title)}.</strong> {formulas(claim.statement)}</p>"
+        f'<p class="descent-claim-source">{html.escape(source(claim))}, {claim.standing}. '
+        f"{_places(claim, claims)}</p>{_tested(entry)}<dl>{numbers}</dl></section>"
+    )
+
+
+def _places(claim: Claim, claims: list[Claim]) -> str:
+    """Where a claim stands, what it uses and what uses it, and how to run it."""
+    users = [c for c in claims if claim.box and claim.box in c.uses and c.id != claim.id]
+    parts = [_box(claim)]
+    if claim.uses:
+        parts.append("It uses " + ", ".join(map(leading, claim.uses)) + ".")
+    if users:
+        parts.append("Used by " + ", ".join(map(_other, users)) + ".")
+    parts.append(f"Run it: <code>python -m descent check {claim.id}</code>.")
+    return " ".join(parts)
+
+
+def _box(claim: Claim) -> str:
+    if "DESCENT_BOOK" not in os.environ:
+        return f"Chapter {claim.chapter}."
+    chapter = f'<a href="../{claim.chapter}.html">its chapter</a>'
+    return f"See {leading(claim.box)} in {chapter}." if claim.box else f"See {chapter}."
+
+
+def leading(label: str) -> str:
+    """A link to the box or the equation of that label; the book knows its number and its place."""
+    if "DESCENT_BOOK" not in os.environ:
+        return f"<code>{label}</code>"
+    return f'<a data-label="{label}" href="#">{label}</a>'
+
+
+def _other(claim: Claim) -> str:
+    if "DESCENT_BOOK" not in os.environ:
+        return f"<code>{claim.id}</code>"
+    return f'<a href="../ledger/{part(claim)}.html#{claim.id}">{claim.id}</a>'
+
+
+def _tested(entry: "Entry") -> str:
+    """What was assumed, what followed and how sharply, and what each mutation turned."""
+    evidence, parts = entry.evidence, []
+    if evidence.hypotheses:
+        parts.append(("Assumed", "; ".join(evidence.hypotheses)))
+    parts.append(("Follows", "; ".join(_sharply(entry, name) for name in evidence.conclusions)))
+    for name, turned in entry.mutations.items():
+        parts.append((f"With {name}", "false: " + "; ".join(turned.turned)))
+    items = "".join(f"<li>{html.escape(word)}: {lettered(text)}.</li>" for word, text in parts)
+    return f'<ul class="descent-claim-tested">{items}</ul>'
+
+
+def lettered(text: str) -> str:
+    """Words with letters as the library writes them, such as ``W_O`` or ``x^t``, as HTML."""
+    text = html.escape(text).replace("sigma_min", "σ_min")
+    text = re.sub(r"(?<=\S)_(\w+)", r"<sub>\1</sub>", text)
+    return re.sub(r"\^(\w+|\([^()]*\))", r"<sup>\1</sup>", text)
+
+
+def _sharply(entry: "Entry", name: str) -> str:
+    if name not in entry.evidence.sharpness:
+        return name
+    median, best = entry.evidence.sharpness[name]
+    factor = entry.evidence.turns[name]
+    turns = f"turns at {factor:g} times the constant" if factor else "not at ten times the constant"
+    return f"{name} (measured over bound {median:.2g}, at best {best:.2g}; {turns})"
+
+
+def number(value: float) -> str:
+    """A number as one writes it: integers whole, the rest with three digits."""
+    if float(value).is_integer() and abs(value) < 1e6:
+        return str(int(value))
+    mantissa, _, exponent = f"{value:.3g}".partition("e")
+    return f"{mantissa} × 10<sup>{int(exponent)}</sup>" if exponent else mantissa
+
+
+# ------------------------------------------------------------------ errata
+
+
+def errata(entries: Iterable["Entry"]) -> str:
+    """What the papers print and the runs do not confirm, paper by paper."""
+    found = [entry for entry in entries if surprising(entry)]
+    groups = []
+    for paper, name in PAPERS.items():
+        rows = "".join(_erratum(entry) for entry in found if entry.claim.paper == paper)
+        if rows:
+            groups.append(f'<section><h2 id="{paper}">{name}</h2><dl>{rows}</dl></section>')
+    return f'<div class="descent-errata">{"".join(groups)}</div>'
+
+
+def _erratum(entry: "Entry") -> str:
+    claim = entry.claim
+    name = claim.id
+    if "DESCENT_BOOK" in os.environ:
+        name = f'<a href="ledger/{part(claim)}.html#{claim.id}">{claim.id}</a>'
+    where = f" See {leading(claim.box)}." if claim.box else ""
+    return (
+        f'<dt class="{slug(claim.verdict)}">{html.escape(claim.number)} {_verdict(entry)}</dt>'
+        f"<dd>{formulas(claim.statement)}{where} Evidence: {name}.</dd>"
+    )
