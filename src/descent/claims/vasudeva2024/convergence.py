@@ -379,7 +379,7 @@ def sharp_law(times: float = 1.0, start: bool = True, data: bool = True) -> Evid
     "vasudeva2024-threshold",
     title="How long a normalised step may be",
     box="eq-threshold",
-    standing=Standing.PROVED,
+    standing=Standing.OBSERVED,
     uses=("thm-sharp-law",),
     paper="Descent",
     number="Equation, to first order",

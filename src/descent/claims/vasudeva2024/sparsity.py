@@ -42,7 +42,7 @@ def sparsity(times: float = 1.0) -> Evidence:
     "vasudeva2024-sparsity-slope",
     title="The slope of sparsity",
     box="thm-sparsity",
-    standing=Standing.PROVED,
+    standing=Standing.OBSERVED,
     uses=("thm-sharp-law",),
     paper="Descent",
     number="Corollary",

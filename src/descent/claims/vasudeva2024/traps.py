@@ -262,7 +262,7 @@ def dimension(wide: int = 20) -> Evidence:
     "tarzanagh2023-tight",
     title="One sequence is what global convergence needs",
     box="thm-trap",
-    standing=Standing.PROVED,
+    standing=Standing.OBSERVED,
     uses=("thm-trap",),
     paper="tarzanagh2023margin",
     number="Theorem 2, its restriction to one sequence",

@@ -150,7 +150,7 @@ def _features(X: list, V: list) -> list:
     "wu2023-exponents",
     title="Where the cube and the square come from",
     box="eq-condition-3",
-    standing=Standing.PROVED,
+    standing=Standing.OBSERVED,
     paper=PAPER,
     number="Theorem 1 and its remark",
     statement=r"With budgets one and labels of order one, at LeCun's initialisation, condition (2) "
