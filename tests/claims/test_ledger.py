@@ -12,7 +12,7 @@ from descent import claims
 from descent.__main__ import main
 from descent.claims import Claim, Entry, Evidence, Ledger, Standing, Verdict
 from descent.claims._graph import columns, uses
-from descent.claims._pages import lettered, number, slug
+from descent.claims._pages import lettered, number, part, slug
 
 
 def record_of(**changes):
@@ -242,3 +242,10 @@ def test_every_claim_belongs_to_a_chapter_of_the_book():
     book = pathlib.Path(__file__).parents[2] / "book"
     missing = [c.id for c in claims.registry.values() if not (book / f"{c.chapter}.md").exists()]
     assert not missing
+
+
+def test_every_part_with_claims_has_a_page_of_records_in_the_book():
+    root = pathlib.Path(__file__).parents[2]
+    listed = set(re.findall(r"file: ledger/(\w+)", (root / "_toc.yml").read_text()))
+    assert {part(claim) for claim in claims.registry.values()} == listed
+    assert listed == {page.stem for page in (root / "book/ledger").glob("*.md")}
