@@ -320,6 +320,7 @@ EXEMPT = {
         + ["models.selection.log_excess", "models.selection.weighted_differences"]
         + ["margin.differences", "margin.hard_margin", "models.selection.scores"]
         + ["kernels.require", "steps.uses_gradient", "steps.is_constant", "steps.check"]
+        + ["steps.Formula", "steps.formula", "steps.warn_of_lost"]
         + ["theorems.near", "theorems.loud", "theorems.meet"],
         INSIDE,
     ),

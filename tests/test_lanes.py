@@ -187,6 +187,130 @@ def test_another_text_of_a_step_is_another_entry_of_the_cache(example):
     assert named == {"step", "attend", "to_scores", "to_tokens"}
 
 
+# -- rules ------------------------------------------------------------------------------------------
+
+#: Steps of a few thousandths, so that no run bounces about and multiplies what two sums differ by.
+RULES = {
+    "schedule": steps.schedule(lambda t: 0.02 / (1 + t)),
+    "a schedule for each run": steps.schedule(lambda t: torch.linspace(0.1, 1, 9) / (50 + t)),
+    "normalised": steps.normalised(1e-3),
+    "normalised schedule": steps.normalised(lambda t: 0.1 / (1 + t)),
+    "Polyak": steps.polyak(-1.0, 1e-3),
+    "Polyak of a logarithm": steps.polyak_of_logarithm(1e-3),
+}
+
+
+def in_torch(monkeypatch, train, *arguments, **options):
+    with monkeypatch.context() as here:
+        here.setattr(_layout, "compiled", lambda: None)
+        return train(*arguments, **options)
+
+
+@pytest.mark.parametrize("D", [3, 20], ids=["more tokens", "more dimensions"])
+@pytest.mark.parametrize("runs", [9, None], ids="runs = {}".format)
+@pytest.mark.parametrize("name", RULES)
+def test_compiled_rules_take_the_steps_of_the_rules_in_torch(monkeypatch, name, runs, D):
+    if runs is None and name == "a schedule for each run":
+        return
+    problem, layer = problems.gaussian(3, 3, D, seed=0), models.Attention(H=2, d=3)
+    weights = layer.init(problem, runs=runs, seed=1)
+    # more than one stretch, the second of which begins where the first ended
+    options = {"step": RULES[name], "steps": _groups.LONGEST + 30, "watch": "weights", "at": [7]}
+    fast = descend(layer, problem, weights, **options)
+    plain = in_torch(monkeypatch, descend, layer, problem, weights, **options)
+    assert (fast.loss[-1] < 0.99 * fast.loss[0]).all()
+    assert relative_gap(fast.loss, plain.loss) < 1e-11
+    assert torch.equal(fast.eta.isfinite(), plain.eta.isfinite())
+    assert relative_gap(fast.eta, plain.eta) < 1e-12
+    for ours, theirs in zip(fast.weights, plain.weights, strict=True):
+        assert relative_gap(ours, theirs) < 1e-11
+    for ours, theirs in zip(fast.watched["weights"], plain.watched["weights"], strict=True):
+        assert relative_gap(ours, theirs) < 1e-12
+
+
+def test_a_compiled_rule_is_not_asked_at_each_step(monkeypatch):
+    problem, layer = problems.gaussian(3, 3, 20, seed=0), models.Attention(H=2, d=3)
+    weights, rule = layer.init(problem, runs=9, seed=1), steps.polyak()
+    asked, original = [], type(rule).__call__
+    monkeypatch.setattr(type(rule), "__call__", lambda *a: asked.append(1) or original(*a))
+    descend(layer, problem, weights, step=rule, steps=2 * _groups.LONGEST)
+    assert len(asked) == 2
+
+
+def test_a_run_that_stopped_under_a_compiled_rule_stays_where_it_is(monkeypatch):
+    problem, layer = problems.gaussian(3, 3, 20, seed=0), models.Attention(H=2, d=3)
+    weights = layer.init(problem, runs=9, seed=1)
+    options = {"step": steps.normalised(1e-2), "steps": 400, "until": 0.5, "stall": 50}
+    fast = descend(layer, problem, weights, **options)
+    plain = in_torch(monkeypatch, descend, layer, problem, weights, **options)
+    assert len(set(fast.stopped_at.tolist())) > 3
+    assert torch.equal(fast.stopped_at, plain.stopped_at)
+    assert relative_gap(fast.weights.Q, plain.weights.Q) < 1e-10
+    assert relative_gap(layer.loss(fast.weights, problem), fast.loss[-1]) < 1e-12
+
+
+def test_a_gradient_too_short_for_its_length_is_named_where_the_rule_is_compiled():
+    problem, layer = problems.gaussian(3, 3, 20, seed=0), models.Attention(H=2, d=3)
+    weights = layer.init(problem, runs=9, seed=1)
+    weights.V[4] *= 1e-170  # of its queries and keys the gradient is no longer than that
+    with pytest.warns(steps.PrecisionWarning, match="the gradient of 1 of 9 runs is so small"):
+        run = descend(layer, problem, weights, train="QK", step=steps.normalised(0.1), steps=3)
+    moved = (run.weights.Q != weights.Q).flatten(1).any(1)
+    assert moved.tolist() == [r != 4 for r in range(9)]
+
+
+@pytest.mark.filterwarnings("ignore::descent.DivergenceWarning")
+@pytest.mark.parametrize("eta", [-0.01, math.nan, math.inf])
+def test_a_rule_of_ones_own_may_climb_or_leave_the_numbers_as_in_torch(monkeypatch, eta):
+    def rule(loss, square):
+        return torch.full_like(loss, eta)
+
+    fast = descend(*setting(), step=rule, steps=5)
+    plain = in_torch(monkeypatch, descend, *setting(), step=rule, steps=5)
+    assert torch.equal(fast.diverged_at, plain.diverged_at)
+    assert torch.allclose(fast.loss, plain.loss, rtol=1e-12, equal_nan=True)
+    assert fast.diverged.all() or (fast.loss[-1] > fast.loss[0]).all()
+
+
+# -- how much is done in one call -------------------------------------------------------------------
+
+
+@given(
+    st.integers(1, 10**4),
+    st.integers(1, 10**11),
+    st.sampled_from([1, _groups.LONGEST]),
+    st.integers(1, 64),
+)
+def test_a_call_adds_up_no_more_products_than_a_few_hundredths_of_a_second_take(
+    groups, work, longest, threads
+):
+    stretch, shares, parts = _groups.plan(groups, work, longest, threads)
+    assert [g for first, last in parts for g in range(first, last)] == list(range(groups))
+    most = max(last - first for first, last in parts)
+    assert stretch * most * work <= _groups.CALL or (stretch, most) == (1, 1)
+    assert 1 <= stretch <= longest and 1 <= shares <= min(threads, len(parts))
+
+
+def test_of_the_largest_problems_a_call_takes_a_few_steps_of_a_group():
+    problem, layer = problems.gaussian_in_span(256, 4, 1024, seed=0), models.Attention(H=2, d=8)
+    one = layer.init(problem, runs=1, seed=1)
+    work = _groups._Shape(layer.on_lanes(one, problem, "QKV"), "QKV").work
+    groups = 4096 // _register.width("float64")
+    stretch, _, parts = _groups.plan(groups, work, _groups.LONGEST, 2)
+    assert work >= 34 * 1024**2 * _register.width("float64")
+    assert 1 < stretch < 16 and len(parts) == groups
+
+
+def test_the_bar_moves_with_each_call(monkeypatch):
+    moved = []
+    monkeypatch.setattr("descent._descend._advance", lambda bar, *share: moved.append(share))
+    problem, layer = problems.gaussian(2, 3, 4, seed=0), models.Attention(H=2, d=3)
+    weights = layer.init(problem, runs=3 * _register.width("float64"), seed=1)
+    monkeypatch.setattr(_groups, "CALL", 1)
+    descend(layer, problem, weights, step=0.01, steps=4)
+    assert moved == [(1, pytest.approx(1 / 3))] * 12
+
+
 # -- another model ----------------------------------------------------------------------------------
 
 

@@ -79,7 +79,8 @@ def descend(
     A run that diverged or stopped stays where it is, and the loop ends when no run is left.
 
     Memory: ``(steps // every + 1) * runs`` numbers for the losses, ``len(at)`` times what is
-    watched, and about five times the weights, whatever the number of steps.
+    watched, about five times the weights, and 256 step sizes where a rule changes them, whatever
+    the number of steps.
     See :doc:`/song2024/values`.
     """
     # What is asked for, and whether it can be meant.
@@ -101,7 +102,7 @@ def descend(
     # The steps.
     rule = rules.resolve(step, lambda: _protocol.smoothness(model, weights, problem, train))
     plan.watch.bind(model, problem, train, lift)
-    runs = layout(model, weights, problem, train, rules.is_constant(rule))
+    runs = layout(model, weights, problem, train, rule)
     with runs.threads(), _without_denormals():
         outcome = _walk(runs, rule, plan)
     return _warn(
@@ -194,13 +195,10 @@ def _walk(runs, rule: rules.Rule, plan: _Plan) -> dict[str, Tensor]:
     with _progress(plan.steps) as bar:
         for start, stop in plan.stretches(runs.stretch):
             if first is None or not rules.is_constant(rule):
-                eta = rule(runs.loss, runs.square() if rules.uses_gradient(rule) else None)
-                rules.check(eta, runs.loss)
+                eta = _tell(runs, rule, stop - start)
                 first = eta if first is None else first
-                runs.set_step(eta)
-            runs.integrate(start, stop, monitors)
+            runs.integrate(start, stop, monitors, partial(_advance, bar, stop - start))
             plan.watch.look(stop, runs.weights)
-            bar.update(stop - start)
             looks = stop // LOOK > start // LOOK
             if looks and all([monitor.finish(stop) for monitor in monitors]):
                 plan.watch.rest(runs.weights)
@@ -213,9 +211,29 @@ def _walk(runs, rule: rules.Rule, plan: _Plan) -> dict[str, Tensor]:
     }
 
 
+def _tell(runs, rule: rules.Rule, count: int) -> Tensor:
+    """Tell the runs the sizes of the next ``count`` steps; gives that of the first."""
+    eta = rule(runs.loss, runs.square() if rules.uses_gradient(rule) else None)
+    rules.check(eta, runs.loss)
+    runs.set_step(eta)
+    if count > 1 and not rules.is_constant(rule):
+        runs.set_later(rule.ahead(count - 1, runs.loss))
+    return eta
+
+
+def _advance(bar: tqdm, steps: int, share: float) -> None:
+    bar.update(steps * share)
+
+
 def _progress(steps: int) -> tqdm:
+    """A bar of steps, of which there may be parts: those of some of the runs."""
     return tqdm(
-        total=steps, desc="descend", leave=False, delay=2, disable="DESCENT_BOOK" in os.environ
+        total=steps,
+        desc="descend",
+        leave=False,
+        delay=2,
+        disable="DESCENT_BOOK" in os.environ,
+        bar_format="{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]",
     )
 
 

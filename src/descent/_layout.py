@@ -3,8 +3,9 @@ r"""Where the numbers of many runs lie in memory: the one place that is written 
 A step of a small layer is a dozen products of matrices with a handful of rows. What they cost is
 the calls and the way to memory, not the arithmetic. There are three layouts. All of them offer
 `descend` the same: ``set_step`` sets each run's step size, ``integrate`` takes a ``stretch`` of steps
-within ``threads``; there are each run's ``loss``, the ``square`` of its gradient's length and its
-``weights``; and ``sizes``, how many runs each block has, for each of which there is a monitor.
+within ``threads``, and says what share of it is done; there are each run's ``loss``, the ``square``
+of its gradient's length and its ``weights``; and ``sizes``, how many runs each block has, for each of
+which there is a monitor.
 
 `Plain` is the textbook, each model's own ``objective`` and W <- W - eta dW, for whatever the others
 do not know.
@@ -36,7 +37,7 @@ import importlib
 import itertools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
@@ -47,6 +48,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import steps as rules
 from ._memory import Need
 from ._sums import Part, Sums
 from .models import _protocol
@@ -93,17 +95,27 @@ def compiled() -> ModuleType | None:
         return None
 
 
+def silent(share: float) -> None:
+    """Nobody wants to know what share of a stretch of steps is done."""
+
+
 class Plain:
     """Leading dimensions are runs; the model's own ``objective`` gives loss and gradient."""
 
     def __init__(
-        self, model, weights: NamedTuple, problem: Problem, train: str, constant: bool = False
+        self,
+        model,
+        weights: NamedTuple,
+        problem: Problem,
+        train: str,
+        rule: rules.Rule | None = None,
     ):
         self.start = weights
         self.objective = _protocol.objective(model, weights, problem, train)
         self.point = {W: getattr(weights, W) for W in train}
         self.loss, self.gradient = self.objective(self.point)
-        self.sizes, self.stretch = [self.loss.numel()], STRETCH if constant else 1
+        self.sizes = [self.loss.numel()]
+        self.stretch = STRETCH if rules.is_constant(rule) else 1
         self.threads = nullcontext  # torch's own do
 
     @staticmethod
@@ -119,8 +131,9 @@ class Plain:
     def set_step(self, eta: Tensor) -> None:
         self.eta = eta
 
-    def integrate(self, start: int, stop: int, monitors: list) -> None:
+    def integrate(self, start: int, stop: int, monitors: list, done: Callable = silent) -> None:
         _integrate(self, start, stop, *monitors)
+        done(1.0)
 
     def step(self) -> Tensor:
         self.before = self.point
@@ -154,11 +167,16 @@ class Blocks:
     """Runs of any leading dimensions as blocks of `Innermost`, shared out among the cores."""
 
     def __init__(
-        self, layer, weights: NamedTuple, problem: Problem, train: str, constant: bool = False
+        self,
+        layer,
+        weights: NamedTuple,
+        problem: Problem,
+        train: str,
+        rule: rules.Rule | None = None,
     ):
         self.shape, flat = flatten(weights)
         runs, array = len(flat.O), bytes_read(layer, problem, train)
-        self.stretch = STRETCH if constant else 1
+        self.stretch = STRETCH if rules.is_constant(rule) else 1
         worth_while = self.stretch * runs * array >= ALONE
         self.workers = torch.get_num_threads() if worth_while else 1
         size, workers = runs, 1
@@ -208,10 +226,10 @@ class Blocks:
         for block, part in zip(self.blocks, eta.reshape(-1).split(self.sizes), strict=True):
             block.set_step(part)
 
-    def integrate(self, start: int, stop: int, monitors: list) -> None:
-        tasks = list(zip(self.blocks, monitors, strict=True))
-        for _ in self.map(partial(_take_turns, start, stop), self._shares(tasks)):
-            pass  # but for what was raised
+    def integrate(self, start: int, stop: int, monitors: list, done: Callable = silent) -> None:
+        shares = self._shares(list(zip(self.blocks, monitors, strict=True)))
+        for _ in self.map(partial(_take_turns, start, stop), shares):
+            done(1 / len(shares))
 
     @property
     def loss(self) -> Tensor:

@@ -10,6 +10,7 @@ import numbers
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +31,24 @@ def is_constant(rule: Rule) -> bool:
     return getattr(rule, "is_constant", False)
 
 
+class Formula(NamedTuple):
+    r"""A rule that compiled code can follow: :math:`\eta_t = a_t\,(f - f^*)_+\,/\,\|\nabla f\|^p`.
+
+    power : p, 0, 1 or 2.
+    optimum : :math:`f^*`, or None where the loss is no factor.
+
+    The rule's method ``ahead(count, loss)`` gives the next :math:`a_t`, (count, ...).
+    """
+
+    power: int = 0
+    optimum: float | None = None
+
+
+def formula(rule: Rule | None) -> Formula | None:
+    """What compiled code needs to know of a rule; None of one's own, which it must ask."""
+    return getattr(rule, "formula", None)
+
+
 # Rules are objects and no closures, so that they can be copied, compared and sent to a process.
 
 
@@ -39,6 +58,7 @@ class _Constant:
 
     uses_gradient = False
     is_constant = True
+    formula = Formula()
 
     def __call__(self, loss: Tensor, square: Tensor | None) -> Tensor:
         if not self.eta.ndim:
@@ -70,10 +90,14 @@ class _Schedule:
     t: int = 0
 
     uses_gradient = False
+    formula = Formula()
 
-    def __call__(self, loss: Tensor, square: Tensor) -> Tensor:
+    def __call__(self, loss: Tensor, square: Tensor | None) -> Tensor:
         self.t += 1
         return constant(self.eta(self.t - 1))(loss, square)
+
+    def ahead(self, count: int, loss: Tensor) -> Tensor:
+        return torch.stack([_Schedule.__call__(self, loss, None) for _ in range(count)])
 
 
 def schedule(eta: Callable[[int], float | Tensor]) -> Rule:
@@ -110,6 +134,11 @@ def normalised(eta: float | Callable[[int], float]) -> Rule:
 class _Normalised:
     eta: float
 
+    formula = Formula(power=1)
+
+    def ahead(self, count: int, loss: Tensor) -> Tensor:
+        return _the_same(self.eta, count, loss)
+
     def __call__(self, loss: Tensor, square: Tensor) -> Tensor:
         return _known(torch.full_like(square, self.eta), square, square.sqrt())
 
@@ -117,6 +146,7 @@ class _Normalised:
 @dataclass
 class _NormalisedSchedule(_Schedule):
     uses_gradient = True
+    formula = Formula(power=1)
 
     def __call__(self, loss: Tensor, square: Tensor) -> Tensor:
         return _known(super().__call__(loss, square), square, square.sqrt())
@@ -134,6 +164,13 @@ def polyak(optimum: float = 0.0, factor: float = 1.0) -> Rule:
 class _Polyak:
     optimum: float
     factor: float
+
+    @property
+    def formula(self) -> Formula:
+        return Formula(2, self.optimum)
+
+    def ahead(self, count: int, loss: Tensor) -> Tensor:
+        return _the_same(self.factor, count, loss)
 
     def __call__(self, loss: Tensor, square: Tensor) -> Tensor:
         limits = torch.finfo(square.dtype)
@@ -154,6 +191,11 @@ def polyak_of_logarithm(factor: float = 1.0) -> Rule:
 class _PolyakOfLogarithm:
     factor: float
 
+    formula = Formula(power=2)
+
+    def ahead(self, count: int, loss: Tensor) -> Tensor:
+        return _the_same(self.factor, count, loss)
+
     def __call__(self, loss: Tensor, square: Tensor) -> Tensor:
         return _known(torch.full_like(square, self.factor), square, square)
 
@@ -162,15 +204,24 @@ def _known(step: Tensor, square: Tensor, divisor: Tensor) -> Tensor:
     """The step over the divisor; zero, with a warning, where float64 does not hold the square."""
     tiny = torch.finfo(square.dtype).tiny
     lost = square < tiny
+    warn_of_lost(lost)
+    return torch.where(lost, 0.0, step / torch.where(lost, 1.0, divisor))
+
+
+def warn_of_lost(lost: Tensor) -> None:
+    """Say how many runs stand still since their gradient is too short for its length to be known."""
     if bool(lost.any()):
         warnings.warn(
             f"the gradient of {int(lost.sum())} of {lost.numel()} runs is so small that float64 "
             "does not hold its square: they stand still, since where it points is not known. "
             "Let the logarithm of the loss descend, or stop earlier",
             PrecisionWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
-    return torch.where(lost, 0.0, step / torch.where(lost, 1.0, divisor))
+
+
+def _the_same(scale: float, count: int, loss: Tensor) -> Tensor:
+    return loss.new_full((1, *loss.shape), scale).expand(count, *loss.shape)
 
 
 def check(eta: Tensor, loss: Tensor) -> None:

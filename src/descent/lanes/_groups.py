@@ -7,10 +7,11 @@ Where there are far more rows than coordinates it is c that is kept, and a step 
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from queue import SimpleQueue
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .. import _layout
+from .. import steps as rules
 from .._memory import Need
 from .._monitor import Monitor, Record
 from ..models import _protocol
@@ -28,16 +30,21 @@ from ._surface import Step
 #: Products that all runs must add up in a stretch of steps before it is worth while to wake a
 #: second thread for it.
 ALONE = 2**20
-#: Products that a stretch may add up, a few hundredths of a second: a progress bar moves between
-#: two of them. And the most steps that it may have.
-STRETCH, LONGEST = 2**31, 256
+#: Products that may be added up in one call, a few hundredths of a second: a progress bar moves
+#: between two of them. And the most steps that a call may take.
+CALL, LONGEST = 2**31, 256
 
 
 class Groups:
     """Runs of any leading dimensions of a model that states its step; see `_layout`."""
 
     def __init__(
-        self, model, weights: NamedTuple, problem: Problem, train: str, constant: bool = False
+        self,
+        model,
+        weights: NamedTuple,
+        problem: Problem,
+        train: str,
+        rule: rules.Rule | None = None,
     ):
         self.runs, self.start = _flat(model, weights)
         step = model.on_lanes(self.start, problem, train)
@@ -46,11 +53,13 @@ class Groups:
         self.groups = math.ceil(self.count / lanes)
         few = _stretch.FEW * ((self.count - 1) % lanes + 1) <= lanes
         self.products, self.state = self.shape.products(few), self._state(step)
-        work = self.groups * self.shape.work
-        self.stretch = max(1, min(LONGEST, STRETCH // work)) if constant else 1
-        alone = self.stretch * work < ALONE
-        self.shares = 1 if alone else min(torch.get_num_threads(), self.groups)
-        self.scratch = [self.shape.scratch() for _ in range(self.shares)]
+        self.formula = rules.formula(rule)
+        longest = 1 if self.formula is None else LONGEST
+        threads = torch.get_num_threads()
+        self.stretch, self.shares, self.parts = plan(self.groups, self.shape.work, longest, threads)
+        self.scratch, self.spare = [self.shape.scratch() for _ in range(self.shares)], SimpleQueue()
+        for one in self.scratch:
+            self.spare.put(one)
         self.advance = _stretch.compiled(step.function)
         self.map, self.sizes, self.t = map, [self.count], 0
         self._evaluate()
@@ -66,20 +75,30 @@ class Groups:
         runs, one = _flat(model, weights, 1)
         shape = _Shape(model.on_lanes(one, problem, train), train)
         per_run = shape.bytes_per_lane + 3 * sum(W.nbytes for W in one)
+        per_run += LONGEST * shape.dtype.itemsize  # step sizes, where a rule gives them
         spare = (shape.lanes - 1) * shape.bytes_per_lane
         return Need(runs.numel(), per_run, shape.bytes_shared(torch.get_num_threads()) + spare)
 
     # -- what `descend` asks for ------------------------------------------------------------------
 
     def set_step(self, eta: Tensor) -> None:
-        eta = torch.where(self.moves, eta.flatten(), 0)
+        infinite = {"nan": math.inf, "posinf": math.inf, "neginf": -math.inf}
+        eta = torch.where(self.moves, eta.flatten().nan_to_num(**infinite), 0)
         self.state.eta[:] = self._to_lanes([eta[:, None, None]], 1)[:, 0, 0]
+        self.pace = self._pace()
 
-    def integrate(self, start: int, stop: int, monitors: list[Monitor]) -> None:
+    def set_later(self, scale: Tensor) -> None:
+        """What the rule's formula takes (steps, ...) from the step after the next one on."""
+        self.pace = self._pace(scale.reshape(len(scale), -1).numpy())
+
+    def integrate(
+        self, start: int, stop: int, monitors: list[Monitor], done: Callable = _layout.silent
+    ) -> None:
         (monitor,) = monitors
         self.moves = monitor.moves
         if not monitor.finished:
-            self._integrate(start, stop, monitor.record())
+            self._integrate(start, stop, monitor.record(), done)
+            rules.warn_of_lost(torch.from_numpy(self.pace.lost))
 
     @contextmanager
     def threads(self) -> Iterator[None]:
@@ -99,10 +118,9 @@ class Groups:
 
     def square(self) -> Tensor:
         """The squared length of each run's gradient."""
-        image, out = self.scratch[0].image, np.zeros_like(self.state.eta)
-        arrays = self.products, self.state, image, np.zeros_like(image), out
-        _stretch.call(_stretch.lengths(), *arrays)
-        return torch.from_numpy(out.reshape(-1)[: self.count]).reshape(self.runs)
+        self._call(_stretch.lengths(), self.products, self.state)
+        found = self.state.length.reshape(-1)[: self.count]
+        return torch.from_numpy(found.copy()).reshape(self.runs)
 
     def weights(self) -> NamedTuple:
         """The start and, for each column, how far c has moved, over |a|^2."""
@@ -128,6 +146,7 @@ class Groups:
             point=shape.zeros((2, *moving)),
             direction=shape.zeros(moving),
             eta=shape.zeros((self.groups, shape.lanes)),
+            length=shape.zeros((self.groups, shape.lanes)),
             loss=shape.zeros(self.count),
         )
 
@@ -153,20 +172,53 @@ class Groups:
     def _evaluate(self) -> None:
         """Loss and direction at the start: a step without a length, of which nothing is noted."""
         zero = self.square_of.new_zeros(1, self.count)
-        record = Monitor(zero[0], zero).record()
-        self._integrate(-1, 0, record)
+        record, self.pace = Monitor(zero[0], zero).record(), self._pace()
+        self._integrate(-1, 0, record, _layout.silent)
         self.moves = torch.isfinite(self.loss.flatten())
 
-    def _integrate(self, start: int, stop: int, record: Record) -> None:
-        size = math.ceil(self.groups / self.shares)
-        parts = [(k, min(k + size, self.groups)) for k in range(0, self.groups, size)]
-        for _ in self.map(partial(self._share, start, stop, record), parts, self.scratch):
-            pass  # but for what was raised
+    def _pace(self, scale: np.ndarray | None = None) -> _stretch.Pace:
+        of, limits = self.formula or rules.Formula(), np.finfo(self.shape.dtype)
+        return _stretch.Pace(
+            scale=self.shape.zeros((0, 0)) if scale is None else scale,
+            power=of.power,
+            relative=of.optimum is not None,
+            optimum=of.optimum or 0.0,
+            tiny=float(limits.tiny),
+            most=float(limits.max),
+            lost=np.zeros(self.count, bool),
+        )
+
+    def _integrate(self, start: int, stop: int, record: Record, done: Callable) -> None:
+        arrays = self.products, self.state, self.shape.places, self.data, record, self.pace
+        self._call(self.advance, start, stop, *arrays, done=done)
         self.t = stop
 
-    def _share(self, start: int, stop: int, record: Record, groups: tuple, scratch) -> None:
-        arrays = self.products, self.state, scratch, self.shape.places, self.data, record
-        _stretch.call(self.advance, groups, start, stop, *arrays)
+    def _call(self, function: Callable, *arrays, done: Callable = _layout.silent) -> None:
+        """A compiled function of all groups, as many in one call as are planned to be."""
+        for groups in self.map(partial(self._share, function, arrays), self.parts):
+            done((groups[1] - groups[0]) / self.groups)
+
+    def _share(self, function: Callable, arrays: tuple, groups: tuple[int, int]) -> tuple:
+        scratch = self.spare.get()
+        try:
+            _stretch.call(function, groups, scratch, *arrays)
+        finally:
+            self.spare.put(scratch)
+        return groups
+
+
+def plan(groups: int, work: int, longest: int, threads: int) -> tuple[int, int, list[tuple]]:
+    """How many steps a stretch has, in how many threads, and which groups go into one call.
+
+    ``work`` are the products of one step of one group. A call adds up `CALL` of them at most, unless
+    one step of one group does alone.
+    """
+    stretch = max(1, min(longest, CALL // work))
+    alone = stretch * groups * work < ALONE
+    shares = 1 if alone else min(threads, groups)
+    size = max(1, min(math.ceil(groups / shares), CALL // (stretch * work)))
+    parts = [(k, min(k + size, groups)) for k in range(0, groups, size)]
+    return stretch, min(shares, len(parts)), parts
 
 
 class _Shape:
@@ -220,6 +272,7 @@ class _Shape:
             pairs=_pairs(self.widths),
             matrix=np.repeat(self.matrix, self.widths),
             column=self.column,
+            own=np.arange(len(self.column)),
             coordinates=np.array([R.shape[1] for R in into]),
             rows=np.array([len(R) for R in into]),
         )
@@ -239,7 +292,9 @@ class _Shape:
         return _stretch.Scratch(
             image=self.zeros((self.columns, self.rows, self.lanes)),
             pulled=self.zeros((pulled, self.rows, self.lanes)),
+            turned=self.zeros((len(self.column) - pulled, self.rows, self.lanes)),
             loss=self.zeros((1, self.lanes)),
+            length=self.zeros((1, self.lanes)),
             packed=self.zeros((panels, self.coordinates, _register.ROWS)),
             product=self.zeros((blocks, panels * _register.ROWS, self.lanes)),
             own=tuple(self.zeros((*shape, self.lanes)) for shape in self.own),

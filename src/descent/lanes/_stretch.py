@@ -4,6 +4,7 @@ Runs go in groups, one to a lane. What moves of a group are columns, (columns, c
 what its model reads is (columns, rows, lanes).
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -47,6 +48,7 @@ class Products(NamedTuple):
     pairs: np.ndarray  # (pairs, 2), two moving columns of one matrix each
     matrix: np.ndarray  # of each moving column
     column: np.ndarray  # its place in the image
+    own: np.ndarray  # and among those that move
     coordinates: np.ndarray  # how many each matrix has
     rows: np.ndarray
 
@@ -59,6 +61,7 @@ class State(NamedTuple):
     point: np.ndarray  # (2, groups, moving, coordinates, lanes)
     direction: np.ndarray  # (groups, moving, coordinates, lanes)
     eta: np.ndarray  # (groups, lanes)
+    length: np.ndarray  # (groups, lanes), |gradient|^2
     loss: np.ndarray  # (runs)
 
 
@@ -67,10 +70,28 @@ class Scratch(NamedTuple):
 
     image: np.ndarray  # (columns, rows, lanes)
     pulled: np.ndarray  # (moving, rows, lanes)
+    turned: np.ndarray  # (moving, rows, lanes), R R^T times the direction, in the dual
     loss: np.ndarray  # (1, lanes)
+    length: np.ndarray  # (1, lanes), |gradient|^2
     packed: np.ndarray  # (column panels, coordinates, ROWS), what moves of one run
     product: np.ndarray  # (row blocks, columns, lanes)
     own: tuple  # the step's
+
+
+class Pace(NamedTuple):
+    """The step sizes of a stretch but for its first: see `descent.steps.Formula`.
+
+    scale : (steps, runs), or none where the first step size is that of all.
+    lost : (runs), set where the gradient is too short for its length to be known.
+    """
+
+    scale: np.ndarray
+    power: int
+    relative: bool
+    optimum: float
+    tiny: float
+    most: float
+    lost: np.ndarray
 
 
 _inlined = register_jitable(error_model="numpy", forceinline=True)
@@ -96,12 +117,18 @@ def _compiled(step: Callable) -> Callable:
         _ready(part)
     sources = digest(_register, _surface, *parts)
 
-    def advance(groups, start, stop, products, state, scratch, places, data, record):
-        """Take the steps from ``start`` to ``stop`` of these groups, one after the other."""
+    def advance(groups, scratch, start, stop, products, state, places, data, record, pace):
+        """Take the steps from ``start`` to ``stop`` of these groups, one after the other.
+
+        Where the gradient's length is asked for, R R^T times the direction is known before the step
+        is taken. The image then moves by that: there is one product a step all the same, and the
+        first step of each stretch puts the image right again.
+        """
         _ = sources  # Numba's cache asks what a function encloses: not what it calls, but this
         point, direction = as_lanes(state.point), as_lanes(state.direction)
         base, square, eta = as_lanes(state.base), as_lanes(state.square), as_lanes(state.eta)
         image, pulled = as_lanes(scratch.image), as_lanes(scratch.pulled)
+        turned, length = as_lanes(scratch.turned), as_lanes(scratch.length)
         loss, own = as_lanes(scratch.loss), all_as_lanes(scratch.own)
         at, at_pulled, trained = places
         dual = len(products.back) == 0
@@ -110,15 +137,26 @@ def _compiled(step: Callable) -> Callable:
             if dual:
                 pulled = direction[g]
             moves = _any_moves(record, state, g)
-            few = _is_few(products, state, g)
+            few, runs = _is_few(products, state, g), _runs_in(state, g)
             for t in range(start, stop):
                 old, new = point[t % 2][g], point[1 - t % 2][g]
+                follows = t > start and len(pace.scale) > 0
+                shifts = follows and dual and pace.power > 0
                 if moves:
+                    if shifts:
+                        _turn(products, state, scratch, g, few)
+                    if follows:
+                        if pace.power > 0:
+                            length[0] = _length(products, direction[g], turned, square[g], dual)
+                        _set_pace(record, state, scratch.length, pace, g, t - start - 1)
                     _move(old, new, direction[g], eta[g], square[g], products)
-                    if few:
-                        _read_few(products, state, scratch, g, 1 - t % 2)
+                    if shifts:
+                        _shift(image, turned, eta[g], square[g], products)
+                    elif few:
+                        z, out = state.point[1 - t % 2, g], scratch.image
+                        _read_few(products, scratch, products.column, z, state.base[g], out, runs)
                     else:
-                        _read(products, new, base[g], image)
+                        _read(products, products.column, new, base[g], image, False)
                     read, back = split(image, at), split(pulled, at_pulled)
                     loss[0] = step(read, back, trained, t == start, own, data)
                     if not dual:
@@ -138,23 +176,16 @@ def lengths() -> Callable:
 def _lengths() -> Callable:
     sources = digest(_register, _surface)
 
-    def squares(products, state, image, nothing, out):
-        """Of g a^T it is |g|^2 |a|^2, and in the dual |R^T g|^2 = <g, R R^T g>."""
+    def squares(groups, scratch, products, state):
+        """Of all runs of these groups."""
         _ = sources
-        direction, square, total = as_lanes(state.direction), as_lanes(state.square), as_lanes(out)
-        pairs, none = as_lanes(image), as_lanes(nothing)
+        direction, square = as_lanes(state.direction), as_lanes(state.square)
+        turned, out = as_lanes(scratch.turned), as_lanes(state.length)
         dual = len(products.back) == 0
-        for g in range(len(state.direction)):
+        for g in range(groups[0], groups[1]):
             if dual:
-                _read(products, direction[g], none, pairs)
-            here = 0.0
-            for m in range(len(products.matrix)):
-                norm = 0.0
-                for s in range(products.coordinates[products.matrix[m]]):
-                    z = direction[g, m, s]
-                    norm += z * (pairs[products.column[m], s] if dual else z)
-                here += norm * square[g, m]
-            total[g] = here
+                _turn(products, state, scratch, g, _is_few(products, state, g))
+            out[g] = _length(products, direction[g], turned, square[g], dual)
 
     return _kept(squares)
 
@@ -190,52 +221,115 @@ def warn_of_no_cache(why: str = "no folder can be written") -> None:
 @_inlined
 def _move(old, new, direction, eta, square, products):
     """new = old - eta |a|^2 direction; a run without a step size stays, whatever its direction."""
+    moves = max(eta, -eta)
     for m in range(len(products.matrix)):
         rate = eta * square[m]
         for s in range(products.coordinates[products.matrix[m]]):
             z = old[m, s]
-            new[m, s] = where(rate, z - rate * direction[m, s], z)
+            new[m, s] = where(moves, z - rate * direction[m, s], z)
 
 
 @_inlined
-def _read(products, z, base, image):
-    """image = base + M z for what moves, in blocks of M that stay in a near cache."""
+def _shift(image, turned, eta, square, products):
+    """The same for what is read: image -= eta |a|^2 R R^T direction."""
+    moves = max(eta, -eta)
+    for m in range(len(products.matrix)):
+        rate, c = eta * square[m], products.column[m]
+        for row in range(products.rows[products.matrix[m]]):
+            x = image[c, row]
+            image[c, row] = where(moves, x - rate * turned[m, row], x)
+
+
+@_inlined
+def _turn(products, state, scratch, g, few):
+    """turned = R R^T direction, of which that is the dual's matrix."""
+    if few:
+        z, out = state.direction[g], scratch.turned
+        _read_few(products, scratch, products.own, z, out[:0], out, _runs_in(state, g))
+    else:
+        turned = as_lanes(scratch.turned)
+        _read(products, products.own, as_lanes(state.direction)[g], turned, turned, True)
+
+
+@_inlined
+def _length(products, direction, turned, square, dual):
+    """|g a^T|^2 = |g|^2 |a|^2, and in the dual |R^T g|^2 = <g, R R^T g>."""
+    total = 0.0
+    for m in range(len(products.matrix)):
+        norm = 0.0
+        for s in range(products.coordinates[products.matrix[m]]):
+            z = direction[m, s]
+            norm += z * (turned[m, s] if dual else z)
+        total += norm * square[m]
+    return total
+
+
+@_inlined
+def _set_pace(record, state, length, pace, g, row):
+    """The step sizes of those runs of a group that move."""
+    first, last = _runs(state, g)
+    for run in range(first, last):
+        if record.moves[run]:
+            k = run - first
+            eta = pace.scale[row, run]
+            if pace.relative:
+                eta *= max(state.loss[run] - pace.optimum, 0.0)
+            if pace.power > 0:
+                eta = _over_length(pace, eta, length[0, k], run)
+            state.eta[g, k] = eta
+
+
+@_inlined
+def _over_length(pace, eta, square, run):
+    """As the rules of `descent.steps` do it, what is too short included."""
+    if pace.relative:
+        return min(eta / max(square, pace.tiny), pace.most)
+    if square < pace.tiny:
+        pace.lost[run] = True
+        return 0.0
+    if not square == square:
+        return math.inf  # that no number follows shows in the next loss
+    return eta / (math.sqrt(square) if pace.power == 1 else square)
+
+
+@_inlined
+def _read(products, place, z, base, out, alone):
+    """out = M z for what moves, plus ``base`` unless ``alone``; in blocks that stay in a near cache."""
     panels = products.into.shape[1]
     block = max(1, BLOCK // (products.into.shape[2] * ROWS))
     for first in range(0, panels, block):
         last = min(first + block, panels)
         for i in range(len(products.pairs)):
             m, m2 = products.pairs[i, 0], products.pairs[i, 1]
-            k, c, c2 = products.matrix[m], products.column[m], products.column[m2]
+            k, c, c2 = products.matrix[m], place[m], place[m2]
             size = products.coordinates[k]
             for p in range(first, last):
                 row = p * ROWS
-                tile, tile2 = load_tile(base[c], row), load_tile(base[c2], row)
+                tile, tile2 = empty_tile(out), empty_tile(out)
+                if not alone:
+                    tile, tile2 = load_tile(base[c], row), load_tile(base[c2], row)
                 for s in range(size):
                     tile = add_multiples(tile, products.into, (k, p, s), z[m, s])
                     tile2 = add_multiples(tile2, products.into, (k, p, s), z[m2, s])
-                store_tile(image[c], row, tile)
-                store_tile(image[c2], row, tile2)
+                store_tile(out[c], row, tile)
+                store_tile(out[c2], row, tile2)
 
 
 @_inlined
 def _is_few(products, state, g):
     """Whether most lanes of a group are idle, and the matrix is there for it."""
-    first, last = _runs(state, g)
-    return len(products.across) > 0 and FEW * (last - first) <= state.eta.shape[1]
+    return len(products.across) > 0 and FEW * _runs_in(state, g) <= state.eta.shape[1]
 
 
 @_inlined
-def _read_few(products, state, scratch, g, new):
-    """image = base + M z, run by run: the lanes are rows of M, and `ROWS` columns a tile."""
+def _read_few(products, scratch, place, z, base, out, runs):
+    """The same run by run, added to ``base`` if there is one: the lanes are rows of M."""
     across, product = as_lanes(products.across), as_lanes(scratch.product)
-    packed, image = scratch.packed, scratch.image
-    lanes = state.eta.shape[1]
-    first, last = _runs(state, g)
-    for k in range(last - first):
+    packed, lanes = scratch.packed, out.shape[2]
+    for k in range(runs):
         for m in range(len(products.matrix)):
             for s in range(products.coordinates[0]):
-                packed[m // ROWS, s, m % ROWS] = state.point[new, g, m, s, k]
+                packed[m // ROWS, s, m % ROWS] = z[m, s, k]
         for q in range(len(products.across)):
             for p in range(len(packed)):
                 tile = empty_tile(across)
@@ -243,10 +337,10 @@ def _read_few(products, state, scratch, g, new):
                     tile = add_multiples(tile, packed, (p, s), across[q, s])
                 store_tile(product[q], p * ROWS, tile)
             for m in range(len(products.matrix)):
-                c = products.column[m]
+                c = place[m]
                 for row in range(q * lanes, min((q + 1) * lanes, products.rows[0])):
                     found = scratch.product[q, m, row - q * lanes]
-                    image[c, row, k] = state.base[g, c, row, k] + found
+                    out[c, row, k] = found + base[c, row, k] if len(base) > 0 else found
 
 
 @_inlined
@@ -325,6 +419,12 @@ def _any_moves(record, state, g):
     for run in range(first, last):
         some = some or record.moves[run]
     return some
+
+
+@_inlined
+def _runs_in(state, g):
+    first, last = _runs(state, g)
+    return last - first
 
 
 @_inlined
