@@ -104,7 +104,6 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.filterwarnings("ignore:This process")
 def test_a_forked_child_trains_like_its_parent():
     command = [sys.executable, "-W", "ignore", "-c", FORKED]
     run = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -80,6 +80,21 @@ def test_a_file_that_is_none_or_newer_is_refused(run, tmp_path):
         run.save(tmp_path / "run.pt")
 
 
+def test_a_file_that_is_not_there_or_damaged_is_refused_in_a_line(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no file .*no.npz: give a file that Traj"):
+        Trajectory.load(tmp_path / "no.npz")
+    run.save(tmp_path / "run.npz")
+    whole = (tmp_path / "run.npz").read_bytes()
+    (tmp_path / "half.npz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.npz").write_bytes(b"")
+    (tmp_path / "folder.npz").mkdir()
+    for said in ("1", "[]", '{"version": 1}', '{"version": null}'):
+        np.savez(tmp_path / f"says {len(said)}.npz", content=np.array(said))
+    for path in {*tmp_path.glob("*.npz")} - {tmp_path / "run.npz"}:
+        with pytest.raises(ValueError, match="is no saved trajectory .*: give a file that Traject"):
+            Trajectory.load(path)
+
+
 def test_the_losses_become_a_table(run):
     table = run.to_pandas()
     assert table.shape == (101, 3) and table.index[:3].tolist() == [0, 4, 8]

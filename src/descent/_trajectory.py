@@ -7,6 +7,7 @@ from collections import namedtuple
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -97,20 +98,31 @@ class Trajectory:
 
         Raises
         ------
-        ValueError : if the file is no trajectory, or one of a newer version of the library.
+        FileNotFoundError : if there is no such file.
+        ValueError : if the file is no trajectory, a damaged one, or one of a newer version of the
+            library.
         """
+        path, what = _npz(path), "give a file that Trajectory.save wrote"
         try:
-            with np.load(_npz(path), allow_pickle=False) as file:
-                arrays = {name: torch.from_numpy(file[name]) for name in file if name != "content"}
-                content = json.loads(str(file["content"]))
-        except (ValueError, KeyError, EOFError, OSError) as failure:
-            if isinstance(error, FileNotFoundError):
-                raise
-            found = f"{path} is no saved trajectory ({failure})"
-            raise error(ValueError, found, "give a file that Trajectory.save wrote") from None
-        if content["version"] > VERSION:
-            found = f"{path} has version {content['version']}, this library reads up to {VERSION}"
-            raise error(ValueError, found, "install a newer one")
+            # opened here: numpy leaves a file open that turns out to be half an archive
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as saved:
+                arrays = {
+                    name: torch.from_numpy(saved[name]) for name in saved if name != "content"
+                }
+                content = json.loads(str(saved["content"]))
+            version = int(content["version"])
+            if version <= VERSION:
+                return cls._of(arrays, content)
+        except FileNotFoundError:
+            raise error(FileNotFoundError, f"there is no file {path}", what) from None
+        except (ValueError, KeyError, TypeError, EOFError, OSError, BadZipFile) as failure:
+            raise error(ValueError, f"{path} is no saved trajectory ({failure})", what) from None
+        found = f"{path} has version {version}, this library reads up to {VERSION}"
+        raise error(ValueError, found, "install a newer one")
+
+    @classmethod
+    def _of(cls, arrays: dict[str, Tensor], content: dict) -> Trajectory:
+        """The trajectory of a file's arrays, and of what the file says about them."""
         container = _container(content["container"], content["weights"])
         return cls(
             **{name: arrays[name] for name in ARRAYS},
