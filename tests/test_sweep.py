@@ -2,12 +2,16 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -108,6 +112,52 @@ def test_large_grids_are_cut_into_batches_that_fit():
     assert sum(len(task.runs) for task in many.tasks) == 600
 
 
+def test_ten_million_seeds_begin_in_little_memory(tmp_path, monkeypatch):
+    """Their numbers alone are 80 MB, and 400 as Python keeps them."""
+
+    def stop(task):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_run, "run_task", stop)
+    tracemalloc.start()
+    try:
+        for seeds in (range(10**7), parse("seed", "0..9999999")):
+            with pytest.raises(KeyboardInterrupt, match="0 of 10000000 runs are kept"):
+                descent.sweep(tmp_path / "t.parquet", N=2, n=2, D=3, train="V", seed=seeds)
+        assert tracemalloc.get_traced_memory()[1] < 3e7
+    finally:
+        tracemalloc.stop()
+    (note,) = (tmp_path / "t.parquet.parts").glob("*.json")
+    assert json.loads(note.read_text())["axes"]["seed"] == "0..9999999"
+
+
+def test_a_part_does_not_hold_the_whole_grid(tmp_path):
+    grid = Grid.of({**SMALL, "seed": range(0, 4000, 2), "D": 3})
+    store = Store(tmp_path / "t.parquet", grid)
+    task = store.missing()[0]
+    store.add(task, run_task(replace(task, runs=[task.runs[0]])))
+    (part,) = store.folder.glob("*.parquet")
+    assert len(grid.record()) > 10_000 > part.stat().st_size
+    assert len(pickle.dumps(task)) < 20_000, "what is sent to a worker is its own runs"
+
+
+@pytest.mark.parametrize("seeds", [[3, 4, 5], range(3, 6), np.arange(3, 6), torch.arange(3, 6)])
+def test_seeds_in_a_row_are_one_grid_however_they_are_written(seeds):
+    assert (
+        Grid.of({**SMALL, "seed": seeds}).record() == Grid.of({**SMALL, "seed": (3, 4, 5)}).record()
+    )
+
+
+@pytest.mark.parametrize("seeds", [[0, 2], [1, 0], range(0, 9, 2), [5], 5, [0, True]])
+def test_seeds_that_are_not_in_a_row_stay_as_they_are(seeds):
+    given = [seeds] if seeds == 5 else list(seeds)
+    if True in [x for x in given if isinstance(x, bool)]:
+        with pytest.raises(TypeError, match="seed must be an integer, got True"):
+            Grid.of({**SMALL, "seed": seeds})
+    else:
+        assert list(Grid.of({**SMALL, "seed": seeds}).axes["seed"]) == given
+
+
 def test_the_number_of_threads_is_given_back():
     before = torch.get_num_threads()
     descent.sweep(**SMALL)
@@ -175,7 +225,11 @@ def test_kill_9_in_the_middle_loses_nothing(tmp_path):
     assert out.read_bytes() == expected
 
 
-def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("silent", [True, False], ids=["without a bar", "with a bar"])
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path, monkeypatch, capsys, silent):
+    monkeypatch.delenv("DESCENT_BOOK", raising=False)
+    if silent:
+        monkeypatch.setenv("DESCENT_BOOK", "1")
     run_task, done = _run.run_task, []
 
     def once(task):

@@ -3,7 +3,10 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
+from importlib.metadata import metadata
 
 import pandas as pd
 import pytest
@@ -67,6 +70,67 @@ def slowly(task):
     """So that both workers are at work when one dies."""
     time.sleep(0.2)
     return run_task(task)
+
+
+def test_a_worker_without_the_library_is_told_in_one_line():
+    """Hidden from one worker by what it loads at its start; the message must not break its tie."""
+    hide = ["import sys; sys.modules['descent'] = None"]
+    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    with LocalCluster(**options, preload=hide, silence_logs="CRITICAL") as bare:
+        with Client(bare) as client:
+            said = "a worker of the cluster lacks what the sweep needs .*descent.*: install descent"
+            with pytest.raises(RuntimeError, match=said):
+                descent.sweep(**GRID, train="V", cluster=client)
+            assert not client.futures
+
+
+def test_a_cluster_never_has_more_than_so_many_tasks_at_once(client, monkeypatch):
+    alive, run_on = [], _cluster.run_on
+
+    def counted(client, tasks):
+        for result in run_on(client, tasks):
+            alive.append(len(client.futures))
+            yield result
+
+    monkeypatch.setattr(_cluster, "run_on", counted)
+    monkeypatch.setattr(_cluster, "AHEAD", 2)
+    table = descent.sweep(**GRID | {"D": range(3, 12)}, train="V", cluster=client)
+    assert len(table) == 27 and len(alive) == 9 and max(alive) <= 2
+
+
+UNGUARDED = "import descent\ndescent.sweep(N=2, n=2, D=3, step=0.1, steps=5, cluster='local')\n"
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["script", "module"])
+def test_a_script_without_a_guard_is_told_of_it_in_one_line(tmp_path, beside):
+    """Each worker would import the script, and so start the cluster again."""
+    script = tmp_path / "script.py"
+    script.write_text("import work\n" if beside else UNGUARDED)
+    (tmp_path / "work.py").write_text(UNGUARDED)
+    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    told = [line for line in run.stderr.splitlines() if not line.startswith(" ")]
+    assert told == [
+        "Traceback (most recent call last):",
+        "RuntimeError: cluster='local' starts workers, each of which imports this script first: "
+        "put what is to run once under if __name__ == '__main__':",
+    ]
+
+
+GUARDED = """sweep()
+if __name__ == "__main__":
+    try:
+        sweep()
+    except OSError:
+        pass
+if ready:
+    sweep()
+"""
+
+
+@pytest.mark.parametrize(("line", "guarded"), [(1, False), (4, True), (8, False)])
+def test_a_guard_is_an_if_that_asks_for_the_modules_name(tmp_path, line, guarded):
+    (tmp_path / "script.py").write_text(GUARDED)
+    assert _cluster._guarded(tmp_path / "script.py", line) is guarded
 
 
 def test_an_address_will_do_and_what_is_done_is_not_done_again(
@@ -153,8 +217,11 @@ def test_local_starts_workers_and_stops_them(monkeypatch):
 
 def test_without_dask_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "distributed", None)
-    with pytest.raises(ValueError, match=r"cluster needs dask: .*'descent-book\[cluster\]'"):
+    with pytest.raises(
+        ValueError, match=r"cluster needs dask: .*pip install 'dask\[distributed\]'"
+    ):
         descent.sweep(N=2, n=2, D=3, cluster="local")
+    assert "distributed" in metadata("dask").get_all("Provides-Extra"), "there is such a package"
 
 
 def test_one_thread_does_the_sums_everywhere(monkeypatch):

@@ -10,7 +10,7 @@ import yaml
 import descent
 from descent._sweep._cli import _apart, parse
 from descent._sweep._grid import Grid
-from descent._sweep._table import KEY, table
+from descent._sweep._table import KEY, schema, table
 from descent._sweep._task import run_task
 from descent.tables import TABLES
 
@@ -37,7 +37,7 @@ def test_a_few_cells_run_again_give_the_committed_numbers(name, train):
     for task in grid.tasks:
         starts[task.index], row = row, row + len(task.runs)
     for task in (tasks[17], tasks[-23]):  # one of softmax, one of Gaussian attention
-        again = table(grid, run_task(task)).to_pandas()
+        again = table(schema(grid), run_task(task)).to_pandas()
         first = starts[task.index]
         rows = kept.iloc[first : first + len(again)].reset_index(drop=True)
         exact = ["N", "n", "D", "d", "H", "kernel", "train", "steps", "scale", "step", "seed"]

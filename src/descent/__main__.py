@@ -14,8 +14,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
-    except (ValueError, MemoryError, OSError) as error:
-        print(f"descent: {error}", file=sys.stderr)
+    except Exception as failure:
+        if not hasattr(failure, "remedy") and not isinstance(failure, OSError):
+            raise
+        print(f"descent: {failure}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         print(f"descent: {str(interrupt) or 'interrupted'}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from .._errors import error
@@ -120,10 +121,12 @@ def parse(name: str, given):
     return values[0] if name == "until" and len(values) == 1 else values
 
 
-def _several(name: str, given) -> list:
+def _several(name: str, given) -> Sequence:
     if not isinstance(given, str):
         return [given]
     parts = [part.strip() for part in given.split(",") if part.strip()]
+    if len(parts) == 1 and _span(parts[0]) is not None:
+        return _span(parts[0])  # ten million seeds stay the two numbers that they are
     return [value for part in parts for value in _span(part) or [_scalar(name, part)]]
 
 

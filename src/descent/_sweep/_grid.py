@@ -7,7 +7,7 @@ import json
 import math
 import numbers
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -31,6 +31,31 @@ THRESHOLDS = (1e-2, 1e-4, 1e-6)
 RUNS = 256
 #: Numbers that a task may hold at once, at most (8 bytes each).
 NUMBERS = 2**24
+#: Axes that may be long: numbers that follow each other are kept as their ends.
+LONG = ("seed", "start")
+
+
+class Runs(Sequence):
+    """Combinations ``first`` to ``last`` of some axes' values, each made when it is asked for.
+
+    Ten million seeds are two numbers here, and what is sent to a worker is its own runs alone.
+    """
+
+    def __init__(self, axes: tuple[Sequence, ...], first: int, last: int):
+        self.axes, self.first, self.last = axes, first, last
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __getitem__(self, index: int) -> tuple:
+        place, run = range(self.first, self.last)[index], []
+        for values in reversed(self.axes):
+            place, digit = divmod(place, len(values))
+            run.append(values[digit])
+        return tuple(reversed(run))
+
+    def __reduce__(self):
+        return tuple, (tuple(self),)
 
 
 @dataclass(frozen=True)
@@ -40,7 +65,7 @@ class Task:
     family: Family
     index: int
     cell: dict  # the axes of the problem and the model, train, steps
-    runs: tuple[tuple, ...]  # (scale, step, seed, start) of each
+    runs: Sequence[tuple]  # (scale, step, seed, start) of each
     thresholds: tuple[float, ...]
     until: float | None
 
@@ -139,16 +164,20 @@ class Grid:
                 tasks.append(Task(self.family, len(tasks), cell, runs, self.thresholds, self.until))
         return tasks
 
-    def _batches(self, cell: dict) -> Iterable[tuple]:
-        runs = list(itertools.product(*(self.axes[axis] for axis in WITHIN)))
-        alike_by = _rule if self.family.optimiser(cell) is None else _rate
+    def _batches(self, cell: dict) -> Iterable[Runs]:
+        alike_by = _rule if self.family.optimiser(cell) is None else repr
         most = batch_size(self.family, cell)
-        for _, alike in itertools.groupby(sorted(runs, key=alike_by), key=alike_by):
-            yield from _cut(list(alike), most)
+        for _, steps in itertools.groupby(sorted(self.axes["step"], key=alike_by), key=alike_by):
+            alike = {**self.axes, "step": tuple(steps)}
+            axes = tuple(alike[axis] for axis in WITHIN)
+            count = math.prod(map(len, axes))
+            for first in range(0, count, most):
+                yield Runs(axes, first, min(first + most, count))
 
     def record(self) -> str:
         """The grid as one line of JSON: two sweeps are the same if their records are."""
-        content = {"axes": self.axes, "thresholds": self.thresholds, "until": self.until}
+        axes = {axis: _short(values) for axis, values in self.axes.items()}
+        content = {"axes": axes, "thresholds": self.thresholds, "until": self.until}
         if self.family.named:
             content["family"] = self.family.record()
         return json.dumps(content, sort_keys=True)
@@ -171,27 +200,28 @@ def written(cell: dict) -> str:
     return ", ".join(f"{axis}={value}" for axis, value in cell.items())
 
 
-def _cut(runs: list, most: int) -> Iterable[tuple]:
-    for first in range(0, len(runs), most):
-        yield tuple(runs[first : first + most])
+def _short(values: Sequence) -> str | list:
+    """Values as a record keeps them: many numbers in a row by their ends, the rest one by one."""
+    if isinstance(values, range) and len(values) > RUNS:
+        return f"{values[0]}..{values[-1]}"
+    return list(values)
 
 
-def _rule(run: tuple) -> str:
+def _rule(step: float | str) -> str:
     """Runs with numbers for steps train side by side; each rule has tasks of its own."""
-    step = run[WITHIN.index("step")]
     return step if isinstance(step, str) else ""
-
-
-def _rate(run: tuple) -> str:
-    """An optimiser has one rate for all that it moves."""
-    return repr(run[WITHIN.index("step")])
 
 
 # ------------------------------------------------------------------------------ values
 
 
-def _values(axis: str, given) -> tuple:
+def _values(axis: str, given) -> Sequence:
     """The values of an axis, from one value or several."""
+    row = _row(given) if axis in LONG else None
+    if row is not None:
+        for end in (row[0], row[-1]):
+            _value(axis, end)
+        return row
     if isinstance(given, (Tensor, np.ndarray)):
         given = _validate.dense(axis, given).tolist()
     several = isinstance(given, Iterable) and not isinstance(given, (str, bytes))
@@ -201,6 +231,22 @@ def _values(axis: str, given) -> tuple:
             ValueError, f"axis {axis} is empty", "give it at least one value, or leave it out"
         )
     return _once(axis, values)
+
+
+def _row(given) -> range | None:
+    """Whole numbers of which each is one more than the last, as a range; None for anything else."""
+    if isinstance(given, np.ndarray) and given.ndim == 1 and given.dtype.kind in "iu":
+        in_a_row = len(given) > 1 and bool((given[1:] == given[:-1] + 1).all())
+        return range(int(given[0]), int(given[-1]) + 1) if in_a_row else None
+    if not isinstance(given, (range, list, tuple)) or len(given) < 2 or type(given[0]) is not int:
+        return None
+    row = range(given[0], given[0] + len(given))
+    same = given == row if isinstance(given, range) else all(map(_is, given, row))
+    return row if same else None
+
+
+def _is(one: object, number: int) -> bool:
+    return type(one) is int and one == number
 
 
 def _once(axis: str, values: tuple) -> tuple:

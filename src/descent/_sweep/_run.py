@@ -157,13 +157,15 @@ def _rule(step: str) -> float | Callable:
 
 
 def _work(grid: Grid, missing: list[Task], store, cluster) -> None:
-    with _done(missing, cluster) as results, _progress(grid, missing) as bar:
+    done = grid.size - sum(len(task.runs) for task in missing)
+    with _done(missing, cluster) as results, _progress(grid.size, done) as bar:
         try:
             for task, columns in results:
                 store.add(task, columns)
+                done += len(task.runs)  # counted here, since a silent bar counts nothing
                 bar.update(len(task.runs))
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(_kept(bar.n, grid, store)) from None
+            raise KeyboardInterrupt(_kept(done, grid, store)) from None
 
 
 def _kept(done: int, grid: Grid, store) -> str:
@@ -176,10 +178,9 @@ def _kept(done: int, grid: Grid, store) -> str:
     )
 
 
-def _progress(grid: Grid, missing: list[Task]) -> tqdm:
-    done = grid.size - sum(len(task.runs) for task in missing)
+def _progress(runs: int, done: int) -> tqdm:
     silent = "DESCENT_BOOK" in os.environ
-    return tqdm(total=grid.size, initial=done, unit="run", desc="sweep", disable=silent)
+    return tqdm(total=runs, initial=done, unit="run", desc="sweep", disable=silent)
 
 
 @contextmanager

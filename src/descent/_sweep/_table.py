@@ -6,10 +6,11 @@ or does not, so whatever kills the process and whenever, what is there is whole.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -31,7 +32,7 @@ RESULTS = ("eta", "first_loss", "last_loss", "diverged_at")
 
 
 def schema(grid: Grid) -> pa.Schema:
-    """Name and type of each column; the grid goes along as metadata."""
+    """Name and type of each column."""
     counts = [steps_to(x) for x in grid.thresholds]
     sizes = [name for name in ("N", "n", "D") if name not in grid.axes]
     axes = {name: _type(name, values) for name, values in grid.axes.items()}
@@ -41,10 +42,12 @@ def schema(grid: Grid) -> pa.Schema:
         **dict.fromkeys([*RESULTS, *counts, "rank", "kappa"], pa.float64()),
         **dict.fromkeys([*WHOLE, *counts], pa.int64()),
     }
-    return pa.schema(list(types.items()), {KEY: grid.record().encode()})
+    return pa.schema(list(types.items()))
 
 
-def _type(axis: str, values: tuple) -> pa.DataType:
+def _type(axis: str, values: Sequence) -> pa.DataType:
+    if isinstance(values, range):
+        return pa.int64()
     if axis == "step" or any(isinstance(value, str) for value in values):
         return pa.string()
     if all(isinstance(value, bool) for value in values):
@@ -53,17 +56,17 @@ def _type(axis: str, values: tuple) -> pa.DataType:
     return pa.int64() if whole else pa.float64()
 
 
-def table(grid: Grid, columns: dict[str, list]) -> pa.Table:
+def table(schema: pa.Schema, columns: dict[str, list]) -> pa.Table:
     """The rows of a task as a table; steps are written out, since some of them are rules."""
     steps = [step if isinstance(step, str) else repr(step) for step in columns["step"]]
-    return pa.Table.from_pydict({**columns, "step": steps}, schema=schema(grid))
+    return pa.Table.from_pydict({**columns, "step": steps}, schema=schema)
 
 
 class Memory:
     """Where a sweep without a file keeps its rows."""
 
     def __init__(self, grid: Grid):
-        self.grid, self.parts = grid, {}
+        self.grid, self.schema, self.parts = grid, schema(grid), {}
 
     def alone(self) -> AbstractContextManager:
         return nullcontext()  # there is nothing that another one could want
@@ -72,7 +75,7 @@ class Memory:
         return self.grid.tasks
 
     def add(self, task: Task, columns: dict[str, list]) -> None:
-        self.parts[task.index] = table(self.grid, columns)
+        self.parts[task.index] = table(self.schema, columns)
 
     def finish(self) -> pa.Table:
         return pa.concat_tables(self.parts[task.index] for task in self.grid.tasks)
@@ -90,7 +93,10 @@ class Store:
         if not isinstance(out, (str, os.PathLike)) or not str(out):
             found = f"out must be the path of a .parquet file, got {out!r:.60}"
             raise error(TypeError, found, "the path of a .parquet file")
-        self.grid, self.out = grid, Path(out)
+        self.grid, self.out, self.record = grid, Path(out), grid.record()
+        # a part names its grid by this, since a grid may be longer than the part
+        self.mark = hashlib.sha256(self.record.encode()).hexdigest().encode()
+        self.schema = schema(grid).with_metadata({KEY: self.mark})
         if not self.out.name:
             raise error(
                 ValueError, f"out must end in .parquet, got {str(out)!r}", "end in .parquet"
@@ -115,8 +121,9 @@ class Store:
             shutil.rmtree(self.folder, ignore_errors=True)  # killed between table and tidying up
             return []
         self.folder.mkdir(exist_ok=True)
-        self._write(self.folder / "grid.json", lambda path: path.write_text(self.grid.record()))
-        return [task for task in self.grid.tasks if not self._part(task).exists()]
+        self._write(self.folder / "grid.json", lambda path: path.write_text(self.record))
+        there = {path.name for path in self.folder.iterdir()}
+        return [task for task in self.grid.tasks if self._part(task).name not in there]
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -135,15 +142,16 @@ class Store:
 
     def add(self, task: Task, columns: dict[str, list]) -> None:
         """Keep the rows of a task, for good."""
-        rows = table(self.grid, columns)
+        rows = table(self.schema, columns)
         self._write(self._part(task), lambda path: pq.write_table(rows, path, compression="zstd"))
 
     def finish(self) -> pa.Table:
         """Make one table of the parts, if that is not done yet, and return it."""
         if not self.out.exists():
-            parts = [_readable(self._part(task), self.grid) for task in self.grid.tasks]
+            parts = [_readable(self._part(task), self.mark) for task in self.grid.tasks]
             # one row group, whatever the parts: the bytes depend on the rows alone
             whole = pa.concat_tables(parts).combine_chunks()
+            whole = whole.replace_schema_metadata({KEY: self.record.encode()})
             self._write(self.out, lambda path: pq.write_table(whole, path, compression="zstd"))
             shutil.rmtree(self.folder)
         return pq.read_table(self.out)
@@ -158,13 +166,11 @@ class Store:
             found = note.read_text(errors="replace")
             if _is_record(found):
                 return found
-            for part in sorted(self.folder.glob("*.parquet")):
-                known = _record_of(part)
-                if known is not None:  # each part says as well what it is of
-                    return known
+            if any(_mark_of(part) == self.mark for part in self.folder.glob("*.parquet")):
+                return self.record  # each part says as well what it is of
             foreign = f"{note} is damaged"
         elif self.folder.is_dir() and all(x.name.endswith(".tmp") for x in self.folder.iterdir()):
-            return self.grid.record()  # killed before the first line
+            return self.record  # killed before the first line
         raise error(ValueError, foreign, "choose another out, or remove it")
 
     def _write(self, path: Path, write: Callable[[Path], object]) -> None:
@@ -176,9 +182,9 @@ class Store:
         os.replace(beside, path)
 
     def _check(self, path: Path, found: str) -> None:
-        if found == self.grid.record():
+        if found == self.record:
             return
-        old, new = json.loads(found), json.loads(self.grid.record())
+        old, new = json.loads(found), json.loads(self.record)
         axes = [axis for axis in new["axes"] if old["axes"].get(axis) != new["axes"][axis]]
         axes += [name for name in ("thresholds", "until") if old.get(name) != new[name]]
         raise error(
@@ -202,7 +208,7 @@ def _grid_of(path: Path) -> str:
     return metadata[KEY].decode()
 
 
-def _readable(part: Path, grid: Grid) -> pa.Table:
+def _readable(part: Path, mark: bytes) -> pa.Table:
     try:
         rows = pq.read_table(part)
     except (OSError, pa.ArrowInvalid):
@@ -211,19 +217,18 @@ def _readable(part: Path, grid: Grid) -> pa.Table:
             f"{part} is damaged",
             "remove it and give the same command again, which does its runs anew and keeps the others",
         ) from None
-    if (rows.schema.metadata or {}).get(KEY) != grid.record().encode():
+    if (rows.schema.metadata or {}).get(KEY) != mark:
         found = f"{part} is a part of another sweep"
         raise error(ValueError, found, "remove it and give the same command again")
     return rows
 
 
-def _record_of(part: Path) -> str | None:
-    """The grid that a part was made for; None if it does not say."""
+def _mark_of(part: Path) -> bytes | None:
+    """What a part says about its grid; None if it says nothing."""
     try:
-        found = (pq.read_schema(part).metadata or {}).get(KEY, b"").decode()
+        return (pq.read_schema(part).metadata or {}).get(KEY)
     except (OSError, pa.ArrowInvalid):
         return None
-    return found if _is_record(found) else None
 
 
 def _is_record(text: str) -> bool:
