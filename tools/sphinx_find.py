@@ -150,6 +150,8 @@ def kind_of(tag, classes, id, reader):
         return "Symbol"
     if not id or "descent-explorer" in classes:
         return None
+    if tag == "dt" and "sig-object" in classes:
+        return "Function"
     if id.startswith("figure-"):
         return "Figure"
     if "proof" in classes and len(classes) > 2:
@@ -164,7 +166,7 @@ def kind_of(tag, classes, id, reader):
 def is_title(tag, classes, entry):
     if entry.kind == "Symbol":
         return tag == "td"
-    names = {"admonition-title", "eqno", "descent-claim-id", "descent-figure-number"}
+    names = {"admonition-title", "eqno", "descent-claim-id", "descent-figure-number", "sig-name"}
     return tag in ("h1", "h2", "h3", "h4") or bool(names & set(classes))
 
 
