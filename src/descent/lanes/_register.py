@@ -1,13 +1,14 @@
 """A vector register as a type of Numba: one number of each of several runs as one value.
 
-Nothing here knows of attention, or of descent. `Lanes` has + - * /, `math.exp`, `math.log1p`,
-`max` and `where`; an array whose last axis fills a register becomes an array of lanes by
-`as_lanes`, and is indexed as if that axis were not there. A `Tile` is what a matrix product holds
-in registers: the same column of `ROWS` rows.
+Nothing here knows of attention, or of descent. `Lanes` has + - * /, `max` and `where`, `math.exp`,
+`math.log`, `math.log1p` and `math.expm1`; an array whose last axis fills a register becomes an array
+of lanes by `as_lanes`, and is indexed as if that axis were not there. A `Tile` is what a matrix
+product holds in registers: the same column of `ROWS` rows.
 """
 
 import math
 import operator
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -177,95 +178,166 @@ def _choose(typing, x, yes, no):
     return signature(x, x, yes, no), build
 
 
-def _one_by_one(function):
-    """A function of the mathematical library, lane by lane: for what is called a few times a step."""
-
-    @infer_global(function)
-    class Template(ConcreteTemplate):
-        cases = [signature(kind, kind) for kind in LANES.values()]
-
-    def build(context, builder, sig, args):
-        scalar = signature(sig.return_type.scalar, sig.return_type.scalar)
-        implementation = context.get_function(function, scalar)
-        out = args[0]
-        for k in range(sig.return_type.count):
-            at = ir.IntType(32)(k)
-            one = implementation(builder, [builder.extract_element(args[0], at)])
-            out = builder.insert_element(out, one, at)
-        return out
-
-    for kind in LANES.values():
-        lower_builtin(function, kind)(build)
+# -- functions ------------------------------------------------------------------------------------
 
 
-_one_by_one(math.log1p)
-
-
-class _Exp:
-    """What `exp` needs for one type.
+class _Digits(NamedTuple):
+    """What `exp` and `log` need to know of one type.
 
     mantissa : bits after the point.
     least, most : below the one e^x is less than the smallest normal number, above the other infinite.
     high, low : log 2 in two parts, of which a whole number times the first is exact.
+    exp_terms, log_terms : how many terms their series have.
     """
 
-    def __init__(
-        self, mantissa: int, least: float, most: float, high: float, low: float, terms: int
-    ):
-        self.mantissa, self.least, self.most, self.high, self.low = mantissa, least, most, high, low
-        self.round = 1.5 * 2.0**mantissa  # added, it leaves a whole number in the last bits
-        self.series = [1 / math.factorial(k) for k in range(terms)]
+    mantissa: int
+    least: float
+    most: float
+    high: float
+    low: float
+    exp_terms: int
+    log_terms: int
+
+    @property
+    def round(self) -> float:
+        """Added to a number, it leaves a whole one in the last bits."""
+        return 1.5 * 2.0**self.mantissa
 
 
-_EXP = {
-    "float64": _Exp(
-        52, -708.0, 709.782712893384, 0.693147180369123816490, 1.90821492927058770002e-10, 14
+_DIGITS = {
+    "float64": _Digits(
+        52, -708.0, 709.782712893384, 0.693147180369123816490, 1.90821492927058770002e-10, 14, 9
     ),
-    "float32": _Exp(23, -87.0, 88.72283, 0.693145751953125, 1.42860682030941723212e-6, 8),
+    "float32": _Digits(23, -87.0, 88.72283, 0.693145751953125, 1.42860682030941723212e-6, 8, 4),
 }
+
+
+class _Writer:
+    """Instructions on all lanes at once, for what is made of many of them."""
+
+    def __init__(self, builder, lanes):
+        self.builder, self.of = builder, _DIGITS[lanes.scalar.name]
+        self.count, self.dtype = lanes.count, np.dtype(lanes.scalar.name)
+        self.bits = ir.VectorType(ir.IntType(lanes.scalar.bitwidth), lanes.count)
+        scalar = ir.DoubleType() if lanes.scalar.bitwidth == 64 else ir.FloatType()
+        self.numbers = ir.VectorType(scalar, lanes.count)
+
+    def number(self, value):
+        return ir.Constant(self.numbers, [float(value)] * self.count)
+
+    def whole(self, value):
+        return self.bits([int(value)] * self.count)
+
+    def bits_of(self, value):
+        """The bits of a constant as a whole number."""
+        return self.whole(np.array(value, self.dtype).view(f"i{self.dtype.itemsize}"))
+
+    def add(self, a, b):
+        return self.builder.fadd(a, b, flags=FLAGS)
+
+    def sub(self, a, b):
+        return self.builder.fsub(a, b, flags=FLAGS)
+
+    def mul(self, a, b):
+        return self.builder.fmul(a, b, flags=FLAGS)
+
+    def div(self, a, b):
+        return self.builder.fdiv(a, b, flags=FLAGS)
+
+    def where(self, a, relation, b, yes, no):
+        """yes where a <relation> b, else no."""
+        return self.builder.select(self.builder.fcmp_ordered(relation, a, b), yes, no)
+
+    def series(self, coefficients, x):
+        """c_0 + c_1 x + c_2 x^2 + ..."""
+        *others, total = map(self.number, coefficients)
+        for coefficient in reversed(others):
+            total = self.add(self.mul(total, x), coefficient)
+        return total
 
 
 def _exp(builder, x, lanes):
     """e^x = 2^k e^r with |r| <= log(2) / 2, to within one unit in the last place."""
-    of = _EXP[lanes.scalar.name]
-    bits = ir.VectorType(ir.IntType(lanes.scalar.bitwidth), lanes.count)
-
-    def all_lanes(value):
-        return ir.Constant(x.type, [value] * lanes.count)
-
-    def add(a, b):
-        return builder.fadd(a, b, flags=FLAGS)
-
-    def mul(a, b):
-        return builder.fmul(a, b, flags=FLAGS)
-
-    shifted = add(mul(x, all_lanes(1 / math.log(2))), all_lanes(of.round))
-    k = builder.fsub(shifted, all_lanes(of.round))
-    r = add(mul(k, all_lanes(-of.low)), add(mul(k, all_lanes(-of.high)), x))
-    power = all_lanes(of.series[-1])
-    for coefficient in reversed(of.series[:-1]):
-        power = add(mul(power, r), all_lanes(coefficient))
+    w = _Writer(builder, lanes)
+    of = w.of
+    shifted = w.add(w.mul(x, w.number(1 / math.log(2))), w.number(of.round))
+    k = w.sub(shifted, w.number(of.round))
+    r = w.add(w.mul(k, w.number(-of.low)), w.add(w.mul(k, w.number(-of.high)), x))
+    power = w.series([1 / math.factorial(i) for i in range(of.exp_terms)], r)
     # 2^k goes into the exponent's bits
-    k = builder.shl(builder.bitcast(shifted, bits), bits([of.mantissa] * lanes.count))
-    power = builder.bitcast(builder.add(builder.bitcast(power, bits), k), x.type)
-    inside = builder.select(
-        builder.fcmp_ordered("<", x, all_lanes(of.least)), all_lanes(0.0), power
-    )
-    inside = builder.select(
-        builder.fcmp_ordered(">", x, all_lanes(of.most)), all_lanes(math.inf), inside
-    )
-    return builder.select(builder.fcmp_unordered("uno", x, x), x, inside)
+    k = builder.shl(builder.bitcast(shifted, w.bits), w.whole(of.mantissa))
+    power = builder.bitcast(builder.add(builder.bitcast(power, w.bits), k), x.type)
+    power = w.where(x, "<", w.number(of.least), w.number(0), power)
+    power = w.where(x, ">", w.number(of.most), w.number(math.inf), power)
+    return w.where(x, "ord", x, power, x)
 
 
-@infer_global(math.exp)
-class _ExpOfLanes(ConcreteTemplate):
-    cases = [signature(kind, kind) for kind in LANES.values()]
+def _log(builder, x, lanes):
+    """log x = k log 2 + log(1 + f) with 1 + f = x / 2^k between sqrt(1/2) and sqrt(2).
+
+    With s = f / (2 + f) it is log(1 + f) = 2 artanh s = f - s (f - 2 s^2 / 3 - 2 s^4 / 5 - ...): the
+    first term is exact. Within one unit in the last place; minus infinity where x is below the
+    smallest normal number.
+    """
+    w = _Writer(builder, lanes)
+    of, least = w.of, w.number(np.finfo(w.dtype).tiny)
+    bits, half = builder.bitcast(x, w.bits), w.bits_of(math.sqrt(0.5))
+    k = builder.ashr(builder.sub(bits, half), w.whole(of.mantissa))
+    rest = builder.sub(bits, builder.shl(k, w.whole(of.mantissa)))
+    f = w.sub(builder.bitcast(rest, x.type), w.number(1))
+    shifted = builder.bitcast(builder.add(k, w.bits_of(of.round)), x.type)
+    k = w.sub(shifted, w.number(of.round))
+    s = w.div(f, w.add(w.number(2), f))
+    s2 = w.mul(s, s)
+    tail = w.mul(s2, w.series([2 / (2 * i + 3) for i in range(of.log_terms)], s2))
+    inner = w.sub(w.mul(s, w.sub(f, tail)), w.mul(k, w.number(of.low)))
+    value = w.add(w.mul(k, w.number(of.high)), w.sub(f, inner))
+    value = w.where(x, "<", least, w.number(-math.inf), value)
+    value = w.where(x, "<", w.number(0), w.number(math.nan), value)
+    return w.where(x, "<", w.number(math.inf), value, x)
 
 
-for _kind in LANES.values():
-    lower_builtin(math.exp, _kind)(
-        lambda context, builder, sig, args: _exp(builder, args[0], sig.return_type)
-    )
+def _log1p(builder, x, lanes):
+    """log(1 + x) as x log(u) / (u - 1), u being what is left of 1 + x: what it lost cancels."""
+    w = _Writer(builder, lanes)
+    u = w.add(w.number(1), x)
+    beyond = w.sub(u, w.number(1))
+    value = w.div(w.mul(_log(builder, u, lanes), x), beyond)
+    value = w.where(beyond, "==", w.number(0), x, value)
+    return w.where(u, "<", w.number(math.inf), value, u)
+
+
+def _expm1(builder, x, lanes):
+    """e^x - 1 as x (u - 1) / log(u), u being what is left of e^x."""
+    w = _Writer(builder, lanes)
+    u = _exp(builder, x, lanes)
+    beyond = w.sub(u, w.number(1))
+    value = w.div(w.mul(beyond, x), _log(builder, u, lanes))
+    value = w.where(beyond, "==", w.number(0), x, value)
+    value = w.where(beyond, "==", w.number(-1), w.number(-1), value)
+    return w.where(u, "<", w.number(math.inf), value, u)
+
+
+def _function(symbol, lower):
+    """Let lanes have a function of the module `math`."""
+
+    @infer_global(symbol)
+    class Template(ConcreteTemplate):
+        cases = [signature(kind, kind) for kind in LANES.values()]
+
+    for kind in LANES.values():
+        lower_builtin(symbol, kind)(
+            lambda context, builder, sig, args: lower(builder, args[0], sig.return_type)
+        )
+
+
+for _symbol, _lower in (
+    (math.exp, _exp),
+    (math.log, _log),
+    (math.log1p, _log1p),
+    (math.expm1, _expm1),
+):
+    _function(_symbol, _lower)
 
 
 # -- arrays ---------------------------------------------------------------------------------------

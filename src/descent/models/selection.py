@@ -16,6 +16,7 @@ are taken between scores, before they are weighted, and the weights are kept as 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,12 +27,14 @@ from torch.nn.functional import logsigmoid, softplus
 
 from .. import _validate, draws
 from .._errors import error
+from ..lanes import Read, Step
 from ..problems import Problem
+from ._selection_step import LINEAR, step, step_in_factors
 
 LOSSES = ("logistic", "exponential")
 GOALS = ("loss", "log loss", "log excess")
-#: Below this, the loss is linear in a difference of outputs, to rounding.
-LINEAR = 1e-20
+#: Above this many numbers the tokens' products x z^T, (N n, D^2), are not worth their memory.
+LARGE = 2**22
 
 
 class SelectionWeights(NamedTuple):
@@ -212,6 +215,37 @@ class Selection:
             pulled["Q"] = z.mT @ (keys @ weights.K)
         return pulled
 
+    def on_lanes(self, weights: NamedTuple, problem: Problem, train: str) -> Step | None:
+        """The step for `descent.lanes`; None where W has too many entries to be read whole."""
+        X, N, n, D = problem.tokens, problem.N, problem.n, problem.D
+        whole = self.d is None
+        if (whole and X.numel() * D > LARGE) or ("u" in train and self.goal == "log excess"):
+            return None
+        z = problem.X[:, self.query]
+        if whole:
+            pairs = (problem.X[..., None] * z[:, None, None, :]).flatten(0, 1).flatten(1)
+            W = weights.W.flatten(1)[:, None]
+            reads = {"W": _read(pairs, W, lambda c: c[:, 0].unflatten(1, (D, D)))}
+        else:
+            reads = {
+                "K": _read(X, weights.K.mT, lambda c: c.mT),
+                "Q": _read(z, weights.Q.mT, lambda c: c.mT),
+            }
+        reads["u"] = _read(X, weights.u[:, None], lambda c: c[:, 0])
+        kept = ((N, n), (N, n), (N, n), (N,), (N,))
+        return Step(
+            step if whole else step_in_factors,
+            reads,
+            (
+                problem.y.contiguous().numpy(),
+                n,
+                self.ell == "logistic",
+                GOALS.index(self.goal),
+                self.d or 0,
+            ),
+            kept if whole else ((1, N * n), (1, N * n), *kept),
+        )
+
     def _goal(self, pass_: Forward) -> Float[Tensor, "*r"]:
         if self.goal == "log excess":
             return log_excess(pass_, self.ell).logsumexp(-1) - math.log(pass_.f.shape[-1])
@@ -219,6 +253,11 @@ class Selection:
             each = _log_softplus(-pass_.f) if self.ell == "logistic" else -pass_.f
             return each.logsumexp(-1) - math.log(pass_.f.shape[-1])
         return (softplus(-pass_.f) if self.ell == "logistic" else (-pass_.f).exp()).mean(-1)
+
+
+def _read(through: Tensor, columns: Tensor, write: Callable[[Tensor], Tensor]) -> Read:
+    """A weight that is read by its own columns."""
+    return Read(through, columns, columns.new_ones(columns.shape[:2]), write)
 
 
 def scores(problem: Problem, u: Float[Tensor, "*r D"]) -> Float[Tensor, "*r N n"]:
