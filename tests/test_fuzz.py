@@ -283,6 +283,15 @@ CALLS = {
     "theorems.AttentionStart": lambda: dict(
         zip(("model", "problem", "weights"), instance(), strict=True)
     ),
+    "theorems.FunctionStart": lambda: {
+        "f": elementary.chain(3),
+        "theta": torch.ones(2, 3, dtype=torch.float64),
+        "L": 1.0,
+        "mu": 0.1,
+        "Lambda": 1.0,
+        "minimiser": line(),
+        "infimum": 0.0,
+    },
     "theorems.get": lambda: {"id": "song2024-theorem-1"},
     "claims.get": lambda: {"id": "span-lemma"},
 }

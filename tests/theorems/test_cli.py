@@ -63,4 +63,4 @@ def test_bad_files_are_told_in_a_line(files, capsys, more, message):
 
 def test_an_unknown_theorem_is_answered_with_the_known_ones(files, capsys):
     assert main(files("song2024-theorem-9")) == 2
-    assert "unknown theorem 'song2024-theorem-9': expected one of 'song" in capsys.readouterr().err
+    assert "unknown theorem 'song2024-theorem-9': expected one of 'pl-" in capsys.readouterr().err

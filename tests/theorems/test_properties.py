@@ -79,7 +79,6 @@ SERIES = [
     ("song2024-theorem-1", slowest, {}),
     ("song2024-theorem-1-printed", slowest, ONE),
     ("song2024-plateau", as_drawn, {"wide": lambda N, n: (1, 2, 3)}),
-    ("rank-threshold", as_drawn, {"wide": lambda N, n: (1, 2, 3, 5, 9)}),
     ("song2024-theorem-2", near_outputs, {}),
     ("song2024-theorem-2", loud_and_silent, {}),
     ("song2024-theorem-2-rate", near_outputs, {}),

@@ -3,8 +3,9 @@
 ``theorems.get("song2024-theorem-1")(layer, problem, weights)`` gives a `Report`.
 """
 
-from . import song2024, vasudeva2024, wu2023
+from . import foundations, song2024, vasudeva2024, wu2023
 from ._attention import AttentionStart
+from ._function import FunctionStart
 from ._inequality import Inequality
 from ._meet import loud, meet, near
 from ._record import Standing, Theorem, get, registry, theorem
@@ -13,6 +14,7 @@ from ._selection import SelectionStart
 
 __all__ = [
     "AttentionStart",
+    "FunctionStart",
     "Inequality",
     "Linear",
     "Outcome",
@@ -21,6 +23,7 @@ __all__ = [
     "SelectionStart",
     "Standing",
     "Theorem",
+    "foundations",
     "get",
     "loud",
     "meet",

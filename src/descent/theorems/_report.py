@@ -90,6 +90,7 @@ class Report:
 
     hypotheses : what it asks, each computed.
     promises : what follows.
+    along : what it asks all along a run, such as a slope; hypotheses once there is one.
     constants : the numbers that both are made of, by name.
     train : the matrices that move; empty for a statement about the start alone.
     largest_step : gives the largest step that the theorem allows, or a rule of `descent.steps`;
@@ -101,6 +102,7 @@ class Report:
     constants: dict[str, Tensor] = field(default_factory=dict)
     train: str = ""
     largest_step: Callable[[], Any] | None = None
+    along: tuple[Promise, ...] = ()
     theorem: Any = None  #: set by the theorem that is asked
     start: Any = None  #: of what it is the report
 
@@ -122,7 +124,8 @@ class Report:
     @property
     def watch(self) -> tuple[str, ...]:
         """What `descend` must watch for all promises to be seen."""
-        return tuple(dict.fromkeys(name for p in self.promises for name in p.watches))
+        each = (*self.promises, *self.along)
+        return tuple(dict.fromkeys(name for p in each for name in p.watches))
 
     def bound(self, t, eta: Tensor | None = None) -> Float[Tensor, "t *r"]:
         """The bound on f_t / f_0 at steps ``t``, for the step ``eta`` (the largest if left out).
@@ -159,7 +162,7 @@ class Report:
             raise error(
                 ValueError, f"the run must watch {', '.join(missing)}", "give descend report.watch"
             )
-        hypotheses = self.hypotheses
+        hypotheses = self.hypotheses + tuple(asked.check(run) for asked in self.along)
         if run is not None and isinstance(self.step, Tensor):
             hypotheses += (Inequality("η ≤ the largest step", run.eta, self.step),)
         for linear in (p for p in self.promises if isinstance(p, Linear)):
@@ -180,8 +183,14 @@ class Report:
         if self.watch:
             at = sorted({int(steps * (j / looks) ** 2) for j in range(looks + 1)})
             options = {"watch": self.watch, "at": at} | options
+        return self.against(self._descend(step=step, steps=steps, **options))
+
+    def _descend(self, **options) -> Trajectory:
+        """Train from the start, by the start's own ``descend`` where it has one."""
+        if hasattr(self.start, "descend"):
+            return self.start.descend(train=self.train, **options)
         where = (self.start.model, self.start.problem, self.start.weights)
-        return self.against(descend(*where, train=self.train, step=step, steps=steps, **options))
+        return descend(*where, train=self.train, **options)
 
     def rows(self) -> list[tuple[str, str, str]]:
         """What it shows of itself: a name, numbers, and a word."""
@@ -189,6 +198,7 @@ class Report:
         rows += [(name, span(value), "") for name, value in self.constants.items()]
         if isinstance(self.step, Tensor):
             rows.append(("largest step", span(self.step), ""))
+        rows += [("all along " + asked.name, "", "") for asked in self.along]
         return rows + [("then " + p.name, self._words(p), "") for p in self.promises]
 
     def record(self) -> dict:
@@ -199,6 +209,7 @@ class Report:
             "title": self.theorem.title,
             "standing": str(self.theorem.standing),
             "hypotheses": [_plain(h) for h in self.hypotheses],
+            "along": [asked.name for asked in self.along],
             "constants": {name: value.tolist() for name, value in self.constants.items()},
             "promises": [promise.name for promise in self.promises],
             "train": self.train,
@@ -208,7 +219,8 @@ class Report:
     def _words(self, promise: Linear | Promise) -> str:
         if not isinstance(promise, Linear) or not isinstance(self.step, Tensor):
             return ""
-        return f"a millionth of f_0 after {span(promise.steps_to(1e-6, self.step))} steps"
+        after = promise.steps_to(1e-6, self.step)
+        return f"a millionth of f_0 after {span(after)} steps" if after.isfinite().all() else ""
 
     def __repr__(self) -> str:
         return text(f"{self.theorem.id}: {self.theorem.title}", self.rows())

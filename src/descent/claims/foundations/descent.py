@@ -1,19 +1,13 @@
 """Claims of the chapter on gradient descent and the PL inequality."""
 
-import math
-
 import torch
 from torch import Tensor
 
-from ... import draws, spectra, steps
+from ... import draws, steps, theorems
 from ...models import LeastSquares, elementary
-from ...theorems import Inequality, Outcome, Standing
 from .._record import Evidence, Verdict, claim
 
 PAGE = "foundations/descent"
-
-#: Losses are known to about 1e-16 of the first: bounds are compared only well above that.
-VISIBLE = 1e-12
 
 
 def normal(*shape: int, seed: int) -> Tensor:
@@ -28,19 +22,9 @@ def wavy() -> LeastSquares:
     )
 
 
-def excess(gap: Tensor, factor: Tensor) -> float:
-    """Largest of gap_t / gap_0 (T + 1, runs) over factor^t (factor one or (runs,)), where visible."""
-    t = torch.arange(len(gap), dtype=gap.dtype)[:, None]
-    bound = (factor.clamp_min(0) ** t).expand_as(gap)[1:]  # at t = 0 it holds with equality
-    return float((gap[1:] / gap[0] / bound)[bound > VISIBLE].max())
-
-
 @claim(
     "pl-linear-rate",
-    title="Linear convergence under PL",
-    box="thm-pl",
-    standing=Standing.PROVED,
-    uses=("lem-descent",),
+    theorem="pl-linear-rate",
     paper="Descent",
     number="Theorem",
     statement=r"If $f$ is $L$-smooth and $\|\nabla f\|^2 \ge 2\mu(f-f^*)$, gradient descent with "
@@ -48,9 +32,9 @@ def excess(gap: Tensor, factor: Tensor) -> float:
     r"convexity nor a unique minimiser is needed.",
     verdict=Verdict.HOLDS,
     chapter=PAGE,
-    mutations={"a step above 2/L": {"steps_in_L": (2.05,)}},
+    mutations={"a step above 2/L": {"shares": (1.025,)}},
 )
-def pl_linear_rate(steps_in_L: tuple = (0.05, 0.5, 1.0, 1.5)) -> Evidence:
+def pl_linear_rate(shares: tuple = (0.025, 0.25, 0.5, 0.75)) -> Evidence:
     """Wide least squares, where minimisers fill a plane, and x^2 + 3 sin^2 x from 201 starts."""
     A = normal(6, 10, seed=0)
     values = torch.linalg.svdvals(A).square()
@@ -58,56 +42,37 @@ def pl_linear_rate(steps_in_L: tuple = (0.05, 0.5, 1.0, 1.5)) -> Evidence:
     quadratic = elementary.linear(A, torch.zeros(6, dtype=A.dtype))
     starts = torch.cat([normal(200, 10, seed=1), slowest[None]])
     # where the slope is least against the loss; beyond 10 it is larger
-    loss, slope = wavy().loss_and_gradient(
-        line := torch.linspace(-10, 10, 20_001).double()[:, None]
+    line = torch.linspace(-10, 10, 20_000, dtype=A.dtype)[:, None]
+    loss, slope = wavy().loss_and_gradient(line)
+    ratio = slope[:, 0].square() / (2 * loss)
+    line = torch.cat([line[::100], line[ratio.argmin()][None]])
+    reports = (
+        theorems.foundations.under_pl(quadratic, starts, mu=values[-1], L=values[0]),
+        theorems.foundations.under_pl(wavy(), line, mu=ratio.min(), L=8.0),
     )
-    ratio = slope[:, 0].square() / (2 * loss).clamp_min(1e-300)
-    flattest = ratio[loss > 1e-6].argmin()
-    line = torch.cat([line[::100], line[loss > 1e-6][flattest][None]])
-    cases = {
-        "least squares stays below the bound": (quadratic, starts, values[0], values[-1]),
-        "x² + 3 sin² x stays below the bound": (
-            wavy(), line[line[:, 0] != 0], values.new_tensor(8), ratio[loss > 1e-6].min(),
-        ),
-    }  # fmt: skip
-    found = []
-    for name, (f, theta, L, mu) in cases.items():
-        for step in steps_in_L:
-            losses = f.loss(f.path(theta, step=float(step / L), steps=200))
-            found.append(decay(name, losses, 1 - step * mu / L * (2 - step)))
     bent = float(wavy().hessian(line).min())
     flat = float(torch.linalg.eigvalsh(quadratic.hessian(starts[0]))[0].abs())
     return Evidence.of(
-        [Outcome(None, (), tuple(found))],
+        [report.trial(200, share) for report in reports for share in shares],
         hypotheses={
             "one of the losses is not convex": bent < 0,
             "the other is not strongly convex": flat < 1e-12,
         },
-        mu_of_the_wavy_loss=float(cases["x² + 3 sin² x stays below the bound"][3]),
+        mu_of_the_wavy_loss=float(ratio.min()),
         lowest_curvature=bent,
     )
 
 
-def decay(name: str, gap: Tensor, factor: Tensor) -> Inequality:
-    """The promise that gap_t <= factor^t gap_0, (T + 1, runs): decay promised against measured."""
-    t = torch.arange(1, len(gap))
-    promised = -torch.log(factor) * t[:, None].to(gap)
-    promised = promised.clamp_max(-math.log(VISIBLE)).expand_as(gap[1:])
-    return Inequality(name, promised, -torch.log(gap[1:] / gap[0]), tuple(t.tolist()))
-
-
 @claim(
     "polyak-step",
-    title="Polyak's step",
-    box="thm-polyak",
-    standing=Standing.PROVED,
+    theorem="polyak-step",
     paper="Descent",
     number="Theorem",
     statement=r"If $f$ is convex, $L$-smooth and $f - f^* \ge \frac\mu2\operatorname{dist}^2$, "
     r"Polyak's step $(f_t-f^*)/\|\nabla f_t\|^2$, which knows neither constant, brings the squared distance "
     r"to the minimisers below $(1-\mu/4L)^t$ of its start.",
     verdict=Verdict.HOLDS,
-    chapter=PAGE,
+    chapter="foundations/momentum",
     mutations={
         "an optimum that is guessed too low": {"guess": 0.5},
         "a loss that is not convex": {"convex": False},
@@ -116,34 +81,17 @@ def decay(name: str, gap: Tensor, factor: Tensor) -> Inequality:
 def polyak_step(guess: float = 1.0, convex: bool = True) -> Evidence:
     """Least squares that no parameters fit, 64 starts; or x^2 + 3 sin^2 x, where it can cycle."""
     A, y = normal(8, 5, seed=0), normal(8, seed=1)
-    f = elementary.linear(A, y)
+    f, values = elementary.linear(A, y), torch.linalg.svdvals(A).square()
     target = torch.linalg.lstsq(A, y[:, None]).solution[:, 0]
-    values, start = torch.linalg.svdvals(A).square(), target + normal(64, 5, seed=2)
+    start = target + normal(64, 5, seed=2)
     if not convex:
-        f, target = wavy(), A.new_zeros(1)
-        values, start = A.new_tensor([8.0, 1 / 32]), normal(64, 1, seed=2) * 4
+        f, target, values = wavy(), A.new_zeros(1), A.new_tensor([8, 1 / 32])
+        start = normal(64, 1, seed=2) * 4
     optimum = float(f.loss(target))
-    path = f.path(start, step=steps.polyak(guess * optimum), steps=300)
-    distance = (path - target).square().sum(-1)
-    gap, square = f.loss(path) - optimum, f.loss_and_gradient(path)[1].square().sum(-1)
-    # one step's promise, as long as f - f* can be told from rounding
-    promised = distance[:-1] - (gap**2 / square.clamp_min(1e-300))[:-1]
-    early = gap[:-1] > 1e-9 * gap[0]
-    broken = float((distance[1:] - promised)[early].max() / distance[0].max())
-    factor = 1 - values[-1] / (4 * values[0])
-    far = excess(distance, factor)
-    return Evidence(
-        {
-            "every step keeps its promise": broken < 1e-9,
-            "the distance obeys the rate": far < 1 + 1e-6,
-        },
-        {
-            "largest_breach_of_a_step": broken,
-            "largest_distance_over_bound": far,
-            "optimal_loss": optimum,
-            "runs": 64,
-        },
-    )
+    given = {"mu": values[-1], "L": values[0], "minimiser": target, "infimum": optimum}
+    report = theorems.foundations.polyak(f, start, **given)
+    run = report.start.descend(step=steps.polyak(guess * optimum), steps=300)
+    return Evidence.of([report.against(run)], optimal_loss=optimum)
 
 
 def balanced_network(k: int, scale: float, seed: int) -> tuple[LeastSquares, Tensor, float]:
@@ -161,10 +109,7 @@ def balanced_network(k: int, scale: float, seed: int) -> tuple[LeastSquares, Ten
 
 @claim(
     "factorisation-pl",
-    title="PL for matrix factorisation",
-    box="prop-factorised",
-    standing=Standing.PROVED,
-    uses=("eq-pl-jacobian",),
+    theorem="factorisation-pl",
     paper="Descent",
     number="Proposition",
     statement=r"For $f = \frac12\|UV^\top-M\|_F^2$ the PL constant at $(U, V)$ is "
@@ -172,94 +117,52 @@ def balanced_network(k: int, scale: float, seed: int) -> tuple[LeastSquares, Ten
     verdict=Verdict.HOLDS,
     chapter=PAGE,
     mutations={
-        "the larger of the two eigenvalues twice": {
-            "combine": lambda u, v: 2 * torch.maximum(u, v)
-        },
+        "the larger of the two eigenvalues twice": {"larger": True},
         "fewer columns than either matrix has rows": {"k": 1},
     },
 )
-def factorisation_pl(combine=torch.add, k: int = 4) -> Evidence:
+def factorisation_pl(larger: bool = False, k: int = 4) -> Evidence:
     """200 pairs of a 3 x k and a 2 x k matrix, with a random M and with the M of least slope."""
     theta = normal(200, 5 * k, seed=0)
     U, V = theta[:, : 3 * k].unflatten(-1, (3, k)), theta[:, 3 * k :].unflatten(-1, (2, k))
     (low_u, left), (low_v, right) = (torch.linalg.eigh(W @ W.mT) for W in (U, V))
-    mu = combine(low_u[:, 0], low_v[:, 0])
-    slowest = left[:, :, :1] @ right[:, :, :1].mT
-    ratios = []
-    for M in (normal(3, 2, seed=1), U @ V.mT - slowest):
-        loss, gradient = elementary.factorisation(M, k).loss_and_gradient(theta)
-        ratios.append(gradient.square().sum(-1) / (2 * loss) / mu)
-    f = elementary.factorisation(normal(3, 2, seed=1), k)
-    loss, gradient = f.loss_and_gradient(1e-4 * theta)
+    slowest = U @ V.mT - left[:, :, :1] @ right[:, :, :1].mT
+    M = normal(3, 2, seed=1).expand(200, 3, 2)
+    outcomes = [theorems.foundations.factorised(A, U, V).against() for A in (M, slowest)]
+    mu = outcomes[0].report["μ"]
+    share = 2 * torch.maximum(low_u[:, 0], low_v[:, 0]) / mu if larger else mu / mu
+    attained = float((share * outcomes[1].conclusions[0].sharpness - 1).abs().max())
+    loss, gradient = elementary.factorisation(M, k).loss_and_gradient(1e-4 * theta)
     flat = float((gradient.square().sum(-1) / loss).max())
-    least, attained = float(torch.stack(ratios).min()), float((ratios[1] - 1).abs().max())
-    return Evidence(
+    return Evidence.of(
+        outcomes,
         conclusions={
-            "the gradient is as large as PL asks": least > 1 - 1e-9,
             "the constant is attained": attained < 1e-6,
             "near the origin it is as good as zero": flat < 1e-4,
         },
-        numbers={
-            "smallest_constant": float(mu.min()),
-            "least_ratio_to_pl": least,
-            "largest_ratio_near_origin": flat,
-            "instances": 400,
-        },
         hypotheses={"the constant is positive": float(mu.min()) > 1e-6},
-        sharpness={
-            "the gradient is as large as PL asks": (
-                1 / float(torch.stack(ratios).median()),
-                1 / least,
-            )
-        },
+        smallest_constant=float(mu.min()),
+        largest_ratio_near_origin=flat,
     )
 
 
 @claim(
     "pl-near-start",
-    title="Convergence near the start",
-    box="thm-near",
-    standing=Standing.PROVED,
-    uses=("lem-descent", "thm-pl", "eq-pl-jacobian"),
+    theorem="pl-near-start",
     paper="Descent",
     number="Theorem",
-    statement=r"Let $J$ be $\beta$-Lipschitz within $R = \sigma_0/2\beta$ of the start, "
-    r"$\sigma_0 = \sigma_{\min}(J_0)$, and $8\beta\|r_0\| < \sigma_0^2$. With "
-    r"$\eta \le 1/(4\|J_0\|^2)$ the path is no longer than $4\|r_0\|/\sigma_0 < R$, all the way "
+    statement=r"Let $J$ be $\Lambda$-Lipschitz within $\rho = \sigma_0/2\Lambda$ of the start, "
+    r"$\sigma_0 = \sigma_{\min}(J_0)$, and $8\Lambda\|r_0\| < \sigma_0^2$. With "
+    r"$\eta \le 1/(4\|J_0\|^2)$ the path is no longer than $4\|r_0\|/\sigma_0 < \rho$, all the way "
     r"$\sigma_{\min}(J_t) \ge \sigma_0/2$, and $f_t \le (1-\eta\sigma_0^2/4)^t f_0$.",
     verdict=Verdict.HOLDS,
     chapter=PAGE,
-    mutations={
-        "few units and labels out of their reach": {"k": 4, "scale": 4.0},
-        "a path bound five times shorter": {"path_bound": 0.8},
-    },
+    mutations={"few units and labels out of their reach": {"k": 4, "scale": 4.0}},
 )
-def pl_near_start(k: int = 512, scale: float = 1.0, path_bound: float = 4.0) -> Evidence:
+def pl_near_start(k: int = 512, scale: float = 1.0) -> Evidence:
     """Networks of k hidden units on five labels, eight starts on each of four problems."""
-    near, length, sigma, over = 0.0, 0.0, float("inf"), 0.0
+    outcomes = []
     for seed in (0, 10, 20, 30):
-        f, theta, beta = balanced_network(k, scale, seed)
-        J, r0 = f.jacobian(theta), f.residual(theta).norm(dim=-1)
-        sigma_0, eta = spectra.sigma_min(J), 1 / (4 * torch.linalg.matrix_norm(J, 2) ** 2)
-        path = f.path(theta, step=eta, steps=100)
-        travelled = (path[1:] - path[:-1]).norm(dim=-1).sum(0)
-        along = spectra.sigma_min(f.jacobian(path[::10])) / sigma_0
-        near = max(near, float((8 * beta * r0 / sigma_0**2).max()))
-        length = max(length, float((travelled * sigma_0 / r0 / path_bound).max()))
-        sigma = min(sigma, float(along.min()))
-        over = max(over, excess(f.loss(path), 1 - eta * sigma_0**2 / 4))
-    return Evidence(
-        conclusions={
-            "the path is as short as promised": length <= 1,
-            "sigma_min stays above half": sigma >= 0.5,
-            "the loss stays below the bound": over < 1 + 1e-6,
-        },
-        hypotheses={"the start is near": near < 1},
-        sharpness={"the path is as short as promised": (length, length)},
-        numbers={
-            "largest_8_beta_r_over_sigma_squared": near,
-            "least_sigma_over_its_start": sigma,
-            "largest_loss_over_bound": over,
-            "runs": 32,
-        },
-    )
+        f, theta, Lambda = balanced_network(k, scale, seed)
+        outcomes.append(theorems.foundations.near_start(f, theta, Lambda=Lambda).trial(100))
+    return Evidence.of(outcomes)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ... import draws, kernels, problems, spectra
+from ... import draws, kernels, problems, spectra, theorems
 from ..._descend import descend
 from ...models import Attention, AttentionWeights
 from ...problems import Problem
@@ -13,11 +13,17 @@ from .._record import Evidence, Verdict, claim
 PAGE = "foundations/kernels"
 
 
+def alone(Q: Tensor, K: Tensor) -> tuple[Attention, Problem, AttentionWeights]:
+    """Layers of one head whose queries and keys are these (runs, n, d): the tokens are unit vectors."""
+    runs, n, d = Q.shape
+    problem = Problem(torch.eye(n, dtype=Q.dtype)[None], torch.zeros(1, n, dtype=Q.dtype))
+    V, O = torch.zeros(runs, 1, n, d, dtype=Q.dtype), torch.ones(runs, 1, d, dtype=Q.dtype)  # noqa: E741
+    return Attention(d=d), problem, AttentionWeights(Q[:, None], K[:, None], V, O)
+
+
 @claim(
     "kernel-factorisation",
-    title="Softmax is a rescaled Gaussian",
-    box="prop-factorisation",
-    standing=Standing.PROVED,
+    theorem="kernel-factorisation",
     paper="Descent",
     number="Proposition",
     statement=r"Softmax and Gaussian attention differ by positive diagonal factors, "
@@ -33,24 +39,21 @@ def kernel_factorisation(width: float = 2.0) -> Evidence:
     """
     Q, K = draws.normal(0, "QK", (2, 200, 5, 3))
     K[::2, 1] = K[::2, 0]
-    soft = kernels.softmax.attention(Q, K)
+    outcome = theorems.foundations.factorisation(*alone(Q, K)).against()
     gauss = kernels.gaussian.attention(Q, K) ** (2 / width)
     columns = gauss * torch.exp(K.square().sum(-1) / (2 * 3**0.5))[..., None, :]
-    rescaled = columns / columns.sum(-1, keepdim=True)
-    error = float((soft - rescaled).abs().max())
-    ranks = [spectra.rank(S) for S in (soft, gauss)]
-    return Evidence(
-        {"the factorisation is exact": error < 1e-13, "ranks agree": torch.equal(*ranks)},
-        {"largest_error": error, "instances": len(Q), "smallest_rank": int(ranks[0].min())},
+    error = kernels.softmax.attention(Q, K) - columns / columns.sum(-1, keepdim=True)
+    return Evidence.of(
+        [outcome],
+        conclusions={"so it is written out": float(error.abs().max()) < 1e-13},
+        largest_error=float(error.abs().max()),
+        smallest_rank=float(outcome.report.constants["ranks of the S_i, summed"].min()),
     )
 
 
 @claim(
     "equal-rank",
-    title="Equal ranks",
-    box="cor-rank",
-    standing=Standing.PROVED,
-    uses=("prop-factorisation",),
+    theorem="equal-rank",
     paper="Descent",
     number="Corollary",
     statement=r"One head, all $Nn$ tokens linearly independent: $\operatorname{rank} B_0 = "
@@ -63,31 +66,20 @@ def kernel_factorisation(width: float = 2.0) -> Evidence:
 def equal_rank(independent: bool = True) -> Evidence:
     """Random layers, and layers whose keys coincide in the first sequence, 32 each."""
     problem = problems.gaussian(N=4, n=3, D=14, seed=0)
-    ranks: dict[str, list[Tensor]] = {"softmax": [], "gaussian": []}
     if not independent:
         X = torch.tensor([[[2.0], [-1.5], [-1.0], [0.5]]], dtype=torch.float64)
         problem = Problem(X, torch.zeros(1, 4, dtype=torch.float64))
-    for kernel, found in ranks.items():
+    outcomes = []
+    for kernel in ("softmax", "gaussian"):
         layer = Attention(kernel, d=6)
         weights = layer.init(problem, runs=32, seed=1)
         if not independent:
             weights = weights._replace(Q=0 * weights.Q)  # every row of S alike
         for K in (weights.K, merge_keys(problem, weights.K)):
-            drawn = weights._replace(K=K)
-            S = layer.forward(drawn, problem).S[:, 0]
-            B = spectra.beside(layer.features(drawn, problem))
-            found += [spectra.rank(B), spectra.rank(S).sum(-1)]
-    stacked = {kernel: torch.stack(found) for kernel, found in ranks.items()}
-    same = torch.equal(stacked["softmax"], stacked["gaussian"])
-    additive = all(bool((r[::2] == r[1::2]).all()) for r in stacked.values())
-    return Evidence(
-        {"both kernels have the same ranks": same, "the rank of B_0 is that of the S_i": additive},
-        {
-            "draws": 128,
-            "largest_rank": int(stacked["softmax"].max()),
-            "smallest_rank": int(stacked["softmax"].min()),
-        },
-    )
+            report = theorems.foundations.equal_rank(layer, problem, weights._replace(K=K))
+            outcomes.append(report.against())
+    ranks = torch.stack([outcome.report["rank B_0"] for outcome in outcomes])
+    return Evidence.of(outcomes, largest_rank=float(ranks.max()), smallest_rank=float(ranks.min()))
 
 
 def merge_keys(problem: Problem, K: Tensor) -> Tensor:
@@ -99,10 +91,7 @@ def merge_keys(problem: Problem, K: Tensor) -> Tensor:
 
 @claim(
     "gaussian-gram",
-    title="Tied queries and keys",
-    box="prop-gram",
-    standing=Standing.PROVED,
-    uses=("prop-factorisation",),
+    theorem="gaussian-gram",
     paper="Descent",
     number="Proposition",
     statement=r"If $W_Q = W_K$ and the projected tokens of a sequence are distinct, its Gaussian "
@@ -120,17 +109,14 @@ def gaussian_gram(distinct: bool = True, tied: bool = True) -> Evidence:
     K = Q if tied else K
     if not distinct:
         Q[:, 1] = Q[:, 0]
-    S = kernels.gaussian.attention(Q, K)
-    least = float(torch.linalg.eigvalsh((S + S.mT) / 2)[:, 0].min())
+    outcome = theorems.foundations.tied(*alone(Q, K)).against()
+    least = float(outcome.report["λ_min(S_gauss)"].min())
     full = bool((spectra.rank(kernels.softmax.attention(Q, K)) == 5).all())
     # eigenvalues are known to about 1e-15, and the closest pair of 2560 is not that close
-    return Evidence(
-        {
-            "symmetric": float((S - S.mT).abs().max()) < 1e-14,
-            "positive definite": least > 1e-12,
-            "softmax attention is invertible": full,
-        },
-        {"smallest_eigenvalue": least, "sequences": 256},
+    return Evidence.of(
+        [outcome],
+        conclusions={"positive definite": least > 1e-12, "softmax attention is invertible": full},
+        smallest_eigenvalue=least,
     )
 
 
@@ -252,9 +238,7 @@ def gaussian_bound(use: str = "gaussian", width: float = 1.0) -> Evidence:
 
 @claim(
     "softmax-saturation",
-    title="Saturation",
-    box="prop-saturation",
-    standing=Standing.PROVED,
+    theorem="softmax-saturation",
     paper="Descent",
     number="Proposition",
     statement=r"The derivative of a softmax row $s$ with respect to its scores has norm at most "
@@ -268,21 +252,22 @@ def softmax_saturation(factor: float = 2.0) -> Evidence:
     sizes = torch.logspace(-1, 1, 4000, dtype=torch.float64)[:, None]
     C = sizes * draws.normal(0, "C", (4000, 5))
     C = torch.cat([C, C.new_tensor([[8.0, 0.0, -40.0, -40.0, -40.0]])])
-    s = torch.softmax(C, -1)
-    norm = torch.linalg.matrix_norm(s.diag_embed() - s[..., :, None] * s[..., None, :], 2)
-    top = C.topk(2).values
+    # one query that picks the scores of each run, the other four see nothing
+    Q, K = torch.zeros(2, len(C), 5, 1, dtype=C.dtype)
+    Q[:, 0], K[..., 0] = 1, C
+    outcome = theorems.foundations.saturation(*alone(Q, K)).against()
+    s, top = torch.softmax(C, -1), C.topk(2).values
     rest = 1 - s.amax(-1)
     known = rest > 1e-9  # both are known to 1e-16, so to 1e-7 of themselves
+    norm = torch.linalg.matrix_norm(s.diag_embed() - s[..., :, None] * s[..., None, :], 2)
     ratio = float((norm / (factor * rest))[known].max())
     gap = float((rest / (4 * torch.exp(top[:, 1] - top[:, 0])))[known].max())
-    return Evidence(
-        {
-            "the norm obeys the bound": ratio <= 1 + 1e-6,
+    return Evidence.of(
+        [outcome],
+        conclusions={
+            "the norm of each row obeys it": ratio <= 1 + 1e-6,
             "the largest weight obeys the gap": gap <= 1 + 1e-6,
         },
-        {"rows": 4001},
-        sharpness={
-            "the norm obeys the bound": (float((norm / (factor * rest))[known].median()), ratio),
-            "the largest weight obeys the gap": (gap, gap),
-        },
+        largest_norm_over_bound=ratio,
+        largest_rest_over_bound=gap,
     )

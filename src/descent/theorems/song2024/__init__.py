@@ -14,14 +14,13 @@ from .queries import (
     theorem_3_53,
     theorem_3_tangent,
 )
-from .values import plateau, rank_threshold, theorem_1, theorem_1_printed
+from .values import plateau, theorem_1, theorem_1_printed
 
 __all__ = [
     "conditioning",
     "hull_bound",
     "pl_constant",
     "plateau",
-    "rank_threshold",
     "small",
     "softmax_rests",
     "theorem_1",

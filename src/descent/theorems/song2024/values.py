@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from ... import spectra
 from .._attention import AttentionStart
 from .._record import Standing, theorem
 from .._report import Promise, Report, blurred
@@ -86,37 +85,4 @@ def plateau(at: AttentionStart) -> Report:
         constants={"½‖(I - BB⁺)r_0‖²": floor, "smallest λ(G) > 0": rate},
         train="V",
         largest_step=lambda: 1 / values[..., -1],
-    )
-
-
-@theorem(
-    "rank-threshold",
-    title="The rank of the features",
-    box="thm-rank-heads",
-    standing=Standing.PROVED,
-    start=AttentionStart,
-    uses=("thm-rank-one-head",),
-)
-def rank_threshold(at: AttentionStart) -> Report:
-    """At most min(HD, tokens distinct within their sequence), and that for almost all draws.
-
-    Softmax attention of one token is 1 whatever the weights: all heads then see the same.
-    """
-    X, layer = at.problem.X, at.model
-    same = (X.unsqueeze(-2) == X.unsqueeze(-3)).all(-1)
-    distinct = (~same.tril(-1).any(-1)).sum((-2, -1)).double()
-    heads = 1 if at.problem.n == 1 and layer.kernel.name == "softmax" else layer.H
-    most = distinct.clamp_max(heads * at.problem.D)
-    rank = spectra.rank(at.B).double()
-    return Report(
-        hypotheses=(),
-        promises=(
-            Promise("rank B_0 ≤ min(HD, distinct tokens)", lambda _: (rank, most, ())),
-            Promise("rank B_0 ≥ that, for almost all draws", lambda _: (most, rank, ())),
-        ),
-        constants={
-            "rank B_0": rank,
-            "HD": most.new_tensor(heads * at.problem.D),
-            "distinct": distinct,
-        },
     )

@@ -1,0 +1,92 @@
+"""Theorems of :doc:`/foundations/rank`: ranks and eigenvalues at a start, for any layer."""
+
+import torch
+
+from ... import _validate, spectra
+from .._attention import AttentionStart
+from .._record import Standing, theorem
+from .._report import Promise, Report
+
+
+@theorem(
+    "rank-threshold",
+    title="The rank of the features",
+    box="thm-rank-heads",
+    standing=Standing.PROVED,
+    start=AttentionStart,
+    uses=("thm-rank-one-head",),
+)
+def rank_threshold(at: AttentionStart) -> Report:
+    """At most min(HD, tokens distinct within their sequence), and that for almost all draws.
+
+    Softmax attention of one token is 1 whatever the weights: all heads then see the same.
+    """
+    X, layer = at.problem.X, at.model
+    same = (X.unsqueeze(-2) == X.unsqueeze(-3)).all(-1)
+    distinct = (~same.tril(-1).any(-1)).sum((-2, -1)).double()
+    heads = 1 if at.problem.n == 1 and layer.kernel.name == "softmax" else layer.H
+    most = distinct.clamp_max(heads * at.problem.D)
+    rank = spectra.rank(at.B).double()
+    return Report(
+        hypotheses=(),
+        promises=(
+            Promise("rank B_0 ≤ min(HD, distinct tokens)", lambda _: (rank, most, ())),
+            Promise("rank B_0 ≥ that, for almost all draws", lambda _: (most, rank, ())),
+        ),
+        constants={
+            "rank B_0": rank,
+            "HD": most.new_tensor(heads * at.problem.D),
+            "distinct": distinct,
+        },
+    )
+
+
+def most(kernel: str, N: int, n: int, D: int, d: int) -> int:
+    """The largest rank that the theorem allows, whatever the tokens and weights are."""
+    if kernel == "softmax":
+        return min(N * n * min(n - 1, d), D * min(D, d))
+    return min(N * n * min(n, d), D * d, D * (3 * D + 1) // 2)
+
+
+@theorem(
+    "jacobian-ranks",
+    title="The rank of the derivative of attention",
+    box="thm-jacobian",
+    standing=Standing.PROVED,
+    start=AttentionStart,
+)
+def jacobian_rank(at: AttentionStart) -> Report:
+    """What W_Q can move in the attention matrices of one head; the head of the largest rank."""
+    kernel = _validate.one_of("kernel", at.model.kernel.name, ("softmax", "gaussian"))
+    J = at.model.attention_jacobian(at.weights, at.problem)
+    top = torch.linalg.matrix_norm(J, 2)
+    # a saturated head moves so little that its smallest directions drown in rounding
+    rank = torch.where(top > 0, spectra.rank(J, 1e-9), 0).amax(-1).double()
+    bound = most(kernel, at.problem.N, at.problem.n, at.problem.D, at.model.d)
+    bound = torch.full_like(rank, bound)
+    return Report(
+        hypotheses=(),
+        promises=(Promise("rank ∂S/∂W_Q ≤ its bound", lambda _: (rank, bound, ())),),
+        constants={"rank ∂S/∂W_Q": rank, "bound": bound},
+    )
+
+
+@theorem(
+    "ntk-layer",
+    title="The tangent kernel of the layer",
+    box="prop-ntk",
+    standing=Standing.PROVED,
+    start=AttentionStart,
+)
+def tangent_kernel(at: AttentionStart) -> Report:
+    """All three matrices trained: its smallest eigenvalue is at least that of the values alone."""
+    least = torch.linalg.eigvalsh(at.model.ntk(at.weights, at.problem))
+    blur = 1e-13 * least[..., -1]
+    promised = (at.omega.amin(-1) * at.sigma).square()
+    return Report(
+        hypotheses=(),
+        promises=(
+            Promise("min ‖w_h‖² σ_min²(B) ≤ λ_min(Θ)", lambda _: (promised, least[..., 0] + blur, ())),
+        ),
+        constants={"λ_min(Θ)": least[..., 0], "min ‖w_h‖² σ_min²(B)": promised},
+    )  # fmt: skip

@@ -1,0 +1,81 @@
+"""The lemma of :doc:`/foundations/span`, for a layer, tokens and weights of one's own."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ... import span
+from ..._descend import Trajectory, descend
+from ...problems import Problem
+from .._attention import AttentionStart
+from .._record import Standing, theorem
+from .._report import Promise, Report
+
+#: Sums of some hundred steps in another order differ by this, where training is not chaotic.
+ROUNDING = 1e-10
+
+
+@dataclass(frozen=True)
+class SpanStart(AttentionStart):
+    """A layer that trains in all dimensions, beside what its tokens span.
+
+    basis : an orthonormal basis (D, r) to try in place of the tokens' own.
+    """
+
+    basis: Float[Tensor, "D r"] | None = None
+
+    @cached_property
+    def reduction(self) -> span.Reduction:
+        """The problem in that basis."""
+        if self.basis is None:
+            return span.reduce(self.problem)
+        small = Problem(self.problem.X @ self.basis, self.problem.y, self.problem.ambient)
+        return span.Reduction(small, self.basis, "QKV")
+
+    def descend(self, **options) -> Trajectory:
+        """Train in all D dimensions, which `descent.descend` by itself would not."""
+        return descend(self.model, self.problem, self.weights, reduce=False, **options)
+
+
+@theorem(
+    "span-lemma",
+    title="Descent stays in the span of the tokens",
+    box="lem-span",
+    standing=Standing.PROVED,
+    start=SpanStart,
+)
+def lemma(at: SpanStart) -> Report:
+    """Held against a run in all dimensions: its losses and weights, and those of the small problem."""
+    small = at.reduction
+
+    def inside(run: Trajectory) -> Trajectory:
+        start = small.restrict(at.weights)
+        last = run.every * (len(run.loss) - 1)
+        options = {"step": run.eta, "steps": last, "every": run.every, "reduce": False}
+        return descend(at.model, small.problem, start, **options)
+
+    def losses(run):
+        gap = (run.loss - inside(run).loss).abs()
+        return gap, ROUNDING * run.loss[0], tuple(run.steps.tolist())
+
+    def lifts(run):
+        lifted = small.lift(at.weights, inside(run).weights)
+        pairs = [(getattr(lifted, W), getattr(run.weights, W)) for W in "QKV"]
+        off = torch.stack([(a - b).abs().amax((-3, -2, -1)) for a, b in pairs]).amax(0)
+        size = torch.stack([b.abs().amax((-3, -2, -1)) for _, b in pairs]).amax(0)
+        return off, ROUNDING * size, ()
+
+    return Report(
+        hypotheses=(),
+        promises=(
+            Promise("the losses are those of the small problem", losses),
+            Promise("W_t = W_0 + Q(W̃_t - W̃_0)", lifts),
+        ),
+        constants={
+            "dimensions of the small problem": at.r.new_tensor(small.basis.shape[-1]),
+        },
+        train="QKV",
+    )
