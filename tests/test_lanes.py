@@ -23,6 +23,7 @@ from descent import _layout, descend, lanes, models, problems, steps
 from descent.lanes import _groups, _register, _stretch, _surface
 from descent.models import selection
 from descent.models._attention_step import step as attention_step
+from descent.models._encoder_step import tanh
 
 ROOT = Path(__file__).parent.parent
 TRAIN = st.sampled_from(["Q", "K", "V", "QK", "QV", "KV", "QKV"])
@@ -463,3 +464,63 @@ def test_a_selecting_layer_too_wide_for_all_products_of_two_entries_is_trained_i
 def test_called_from_python_the_selecting_step_is_that_of_one_run(ell, goal, d, train):
     layer, problem, weights = selecting(5, ell, goal, d, runs=1)
     agrees_for_one_run(layer, problem, weights, train)
+
+
+# -- the encoder ------------------------------------------------------------------------------------
+
+ENCODERS = [
+    (activation, initialisation, pooling)
+    for activation in ("relu", "tanh")
+    for initialisation, pooling in (("lecun", "sum"), ("ntk", "mean"))
+]
+SUBSETS = ["QKVO", "O", "V", "QK", "KO"]
+
+
+def encoding(D, activation, initialisation, pooling, runs=9):
+    problem = problems.sequences(N=4, n=3, D=D, seed=0, length=1.0)
+    layer = models.Encoder(5, "d^-1/2", initialisation, activation, pooling)
+    return layer, problem, layer.init(problem, seed=1, runs=runs)
+
+
+@pytest.mark.parametrize("D", [2, 20], ids=["more tokens", "more dimensions"])
+@pytest.mark.parametrize("train", SUBSETS)
+@pytest.mark.parametrize(("activation", "initialisation", "pooling"), ENCODERS)
+def test_the_encoder_takes_the_steps_of_its_closed_form(
+    activation, initialisation, pooling, train, D
+):
+    layer, problem, weights = encoding(D, activation, initialisation, pooling)
+    assert _layout.choose(layer, weights, problem, train, True) is _groups.Groups
+    for rule in (0.02, steps.normalised(0.005)):
+        options = {"train": train, "step": rule, "steps": 40}
+        fast = descend(layer, problem, weights, **options)
+        plain = descend(layer, problem, weights, **options, reduce=False)
+        assert (fast.loss[-1] < fast.loss[0]).all()
+        assert relative_gap(fast.loss, plain.loss) < 1e-11
+        for ours, theirs in zip(fast.weights, plain.weights, strict=True):
+            assert relative_gap(ours, theirs) < 1e-11
+
+
+@pytest.mark.parametrize("train", SUBSETS)
+@pytest.mark.parametrize(("activation", "initialisation", "pooling"), ENCODERS)
+def test_called_from_python_the_encoders_step_is_that_of_one_run(
+    activation, initialisation, pooling, train
+):
+    model = encoding(5, activation, initialisation, pooling, runs=1)
+    agrees_for_one_run(*model, train)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 300.0])
+def test_the_hyperbolic_tangent_of_lanes_keeps_its_digits(scale):
+    _stretch._ready(tanh)
+    x, _ = draw("float64")
+    found = on_all_lanes(lambda x, y: tanh(x), scale * x, x)
+    assert np.abs(found / np.tanh(scale * x) - 1).max() < 1e-14
+
+
+def test_an_encoder_of_few_runs_and_many_columns_is_left_to_matrix_products():
+    problem = problems.sequences(N=10, n=3, D=15, seed=0)
+    for d, runs, lanes_are_used in ((64, 1, True), (256, 1, False), (256, 8, True)):
+        layer = models.Encoder(d)
+        weights = layer.init(problem, seed=0, runs=runs)
+        chosen = _layout.choose(layer, weights, problem, "QKVO", True)
+        assert (chosen is _groups.Groups) == lanes_are_used

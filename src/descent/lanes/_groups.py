@@ -30,6 +30,8 @@ from ._surface import Step
 #: Products that all runs must add up in a stretch of steps before it is worth while to wake a
 #: second thread for it.
 ALONE = 2**20
+#: A model is shown at most as many runs when it is asked whether it states its step for them.
+SHOWN = 8
 #: Products that may be added up in one call, a few hundredths of a second: a progress bar moves
 #: between two of them. And the most steps that a call may take.
 CALL, LONGEST = 2**31, 256
@@ -67,14 +69,14 @@ class Groups:
     @staticmethod
     def knows(model, weights: NamedTuple, problem: Problem, train: str) -> bool:
         """Whether the model states its step for this problem."""
-        return model.on_lanes(_flat(model, weights, 1)[1], problem, train) is not None
+        return model.on_lanes(_flat(model, weights, SHOWN)[1], problem, train) is not None
 
     @staticmethod
     def needs(model, weights: NamedTuple, problem: Problem, train: str) -> Need:
         """Of each run what lasts, as much on the way in or out, and the weights three times."""
-        runs, one = _flat(model, weights, 1)
-        shape = _Shape(model.on_lanes(one, problem, train), train)
-        per_run = shape.bytes_per_lane + 3 * sum(W.nbytes for W in one)
+        runs, some = _flat(model, weights, SHOWN)
+        shape = _Shape(model.on_lanes(some, problem, train), train)
+        per_run = shape.bytes_per_lane + 3 * sum(W[0].nbytes for W in some)
         per_run += LONGEST * shape.dtype.itemsize  # step sizes, where a rule gives them
         spare = (shape.lanes - 1) * shape.bytes_per_lane
         return Need(runs.numel(), per_run, shape.bytes_shared(torch.get_num_threads()) + spare)

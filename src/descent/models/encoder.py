@@ -24,7 +24,9 @@ from torch import Tensor
 
 from .. import _validate, draws, kernels
 from .._errors import error
+from ..lanes import Read, Step
 from ..problems import Problem
+from ._encoder_step import step as encoder_step
 
 
 class Activation(NamedTuple):
@@ -59,6 +61,12 @@ INITIALISATIONS = {
     "he": Initialisation(2.0, True, lambda d: 1.0),
     "ntk": Initialisation(1.0, False, lambda d: d**-0.5),
 }
+
+
+#: Above this many products of a query's and a key's entries, in one sequence, matrix products are
+#: faster than sums that are written out; in all sequences together, where runs are so few that lanes
+#: are idle (measured).
+LARGE, MANY = 16384, 8
 
 
 class EncoderWeights(NamedTuple):
@@ -210,6 +218,30 @@ class Encoder:
     def objective(self, weights: EncoderWeights, problem: Problem, train: str) -> Callable:
         """What `descend` calls at every step: trained weights to loss and gradients."""
         return lambda moving: self._loss_and_gradient(weights._replace(**moving), problem, train)
+
+    def on_lanes(self, weights: EncoderWeights, problem: Problem, train: str) -> Step | None:
+        """The step for `descent.lanes`; None for large matrices, the more so where runs are few."""
+        each, runs = problem.n**2 * self.d, len(weights.O)
+        if each > LARGE or (runs < MANY and problem.N * each > LARGE * runs):
+            return None
+        one = weights.O.new_ones(1, 1)  # O is no matrix that tokens meet: it is read as it is
+        square = torch.ones_like(weights.O)
+        reads = {
+            W: Read(problem.tokens, getattr(weights, W).mT, square, lambda c: c.mT) for W in "QKV"
+        }
+        return Step(
+            encoder_step,
+            reads | {"O": Read(one, weights.O[..., None], square, lambda c: c[..., 0])},
+            data=(
+                problem.y.contiguous().numpy(),
+                problem.n,
+                self.d,
+                self.tau_0,
+                self.tau_1(problem),
+                self.activation == "relu",
+            ),
+            scratch=((problem.n, problem.n), (problem.n, problem.n), (self.d, problem.n)),
+        )
 
     def pullback(
         self,
