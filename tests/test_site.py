@@ -498,3 +498,32 @@ def test_the_dark_switch_turns_the_page_dark(server, visit):
 def test_a_reader_whose_system_is_dark_gets_a_dark_page(server, visit):
     page = visit(server, "intro.html", scheme="dark").page
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+# ---------------------------------------------------------------- what a reference leads to
+
+
+def test_a_reference_shows_what_it_leads_to_by_mouse_and_by_keyboard(visit, server):
+    page = visit(server, "song2024/values.html").page
+    preview = page.locator("#descent-preview")
+    link = page.locator("article a[href='#thm-values']:not(.headerlink):visible").first
+    link.hover()
+    preview.wait_for(state="visible")
+    assert "Training the values of one head" in preview.inner_text()
+    page.keyboard.press("Escape")
+    preview.wait_for(state="hidden")
+    # of another page, and from the keyboard
+    badge = page.locator("article a.descent-claim:visible").first
+    badge.evaluate("e => e.focus({focusVisible: true})")
+    preview.wait_for(state="visible")
+    assert badge.locator(".descent-claim-id").inner_text() in preview.inner_text()
+    assert page.evaluate("document.querySelectorAll('#descent-preview [id]').length") == 0
+    page.context.close()
+
+
+@every_chapter
+def test_a_chapter_says_how_long_it_takes_and_how_to_cite_it(site, name):
+    page = (site / f"{name}.html").read_text("utf8")
+    assert f"@misc{{descent-{name.replace('/', '-')}," in page
+    numbered = re.search(r'<h1><span class="section-number">', page)
+    assert bool(re.search(r"About \d+ minutes to read", page)) == bool(numbered)

@@ -51,6 +51,9 @@ def apt_install(package):
 
 def packages():
     """Bring .venv in step with requirements.txt and pyproject.toml."""
+    if VENV.is_symlink():  # of another checkout, say: what is not ours is not cleared
+        say(".venv is a link and stays as it is")
+        return
     installed = STAMP.read_text() if STAMP.exists() else ""
     reason = why_anew(installed, os.environ.get("PYTHON"))
     if not reason and installed == wanted():

@@ -110,6 +110,29 @@ def cite(app, pagename, templatename, context, doctree):
     tags = [f'<meta name="{name}" content="{escape(text)}" />' for name, text in named.items()]
     tags += [f'<meta property="{name}" content="{escape(t)}" />' for name, t in shared.items()]
     context["metatags"] = context.get("metatags", "") + "\n".join(tags) + "\n"
+    fields = {"title": f"{title} ({app.config.html_title})", "author": f"{{{app.config.author}}}"}
+    fields |= {"year": app.config.copyright, "url": address}
+    lines = "".join(f"  {name} = {{{text}}},\n" for name, text in fields.items())
+    context["descent_bibtex"] = f"@misc{{descent-{pagename.replace('/', '-')},\n{lines}}}"
+
+
+WORDS_PER_MINUTE = 120  # of a text whose sentences are half formulas and all of them meant
+
+
+def time_it_takes(app, pagename, templatename, context, doctree):
+    """Say below a chapter's title how long it takes to read, and how long its cells ran."""
+    if (
+        doctree is None
+        or not app.env.toc_secnumbers.get(pagename)
+        or not is_notebook(app, pagename)
+    ):
+        return
+    words = len(re.findall(r"\w+", doctree.astext()))
+    minutes = 5 * max(1, round(words / WORDS_PER_MINUTE / 5))
+    ran = (app.env.nb_metadata[pagename].get("exec_data") or {}).get("runtime")
+    run = f"; its cells run for {max(1, round(ran))} s" if ran else ""
+    line = f'<div class="descent-time">About {minutes} minutes to read{run}</div>'
+    context["body"] = context.get("body", "").replace("</h1>", f"</h1>{line}", 1)
 
 
 def describe(app, pagename, templatename, context, doctree):
@@ -246,6 +269,7 @@ def setup(app):
     app.connect("html-page-context", notebook_buttons, priority=900)
     app.connect("html-page-context", describe)
     app.connect("html-page-context", cite)
+    app.connect("html-page-context", time_it_takes)
     app.connect("html-page-context", mend_roles)
     app.connect("html-page-context", permalinks)
     app.connect("config-inited", place_online)

@@ -37,9 +37,9 @@ def restructured(lines):
 
 
 def prose(line):
-    """A line whose names stand as code, and in which no star of a shape begins an emphasis."""
+    """A line whose names stand as code, and whose stars and underscores are letters."""
     parts = LITERAL.split(line)
-    parts[::2] = [STAR.sub(r"\\*", part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"(?<=\w)_(?!\w)", r"\\_", STAR.sub(r"\\*", p)) for p in parts[::2]]
     parts[1::2] = [f"`{part}`" if re.fullmatch("`[^`]+`", part) else part for part in parts[1::2]]
     return "".join(parts)
 

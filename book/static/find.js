@@ -6,7 +6,7 @@
 
   const GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho final sigma tau upsilon phi chi psi omega".split(" ");
   const IDLE = new Set("a an and for in is of on the to with".split(" "));
-  const RANK = { Theorem: 6, Proposition: 5, Lemma: 5, Corollary: 5, Definition: 5, Assumption: 5, Symbol: 4, Chapter: 4, Claim: 3, Section: 2, Figure: 1, Exercise: 1, Equation: 1 };
+  const RANK = { Theorem: 6, Proposition: 5, Lemma: 5, Corollary: 5, Definition: 5, Assumption: 5, Symbol: 4, Chapter: 4, Claim: 3, Function: 3, Section: 2, Figure: 1, Exercise: 1, Equation: 1 };
 
   // Words as they are compared: σ_min, \sigma_{\min} and "sigma min" are the same.
   const normal = text => text.normalize("NFKD").toLowerCase()
