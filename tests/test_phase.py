@@ -75,6 +75,15 @@ def test_the_line_is_where_the_heads_have_as_many_columns_as_there_are_labels():
     assert not panels(phase(several))[0].lines
 
 
+def test_other_columns_can_be_the_axes_and_the_panels():
+    runs = table().drop(columns=["H", "n"]).assign(scaling="d^-1/2")
+    wide = pd.concat([runs, runs.assign(scaling="d^-1")])
+    axes = panels(phase(wide, x="N", y="D", rows="steps", columns="scaling"))
+    assert [ax.get_title(loc="left") for ax in axes] == ["$d^{-1/2}$", "$d^{-1}$"]
+    assert axes[0].get_xlabel() == "sequences $N$" and not axes[0].lines
+    assert len(filled(axes[0])) == 6
+
+
 def test_it_becomes_a_figure_whose_colours_follow_the_page():
     html = figure(phase(table()), alt="a", caption="c").html
     for name in ("softmax", "gaussian"):

@@ -18,7 +18,8 @@ from .._errors import error
 if TYPE_CHECKING:
     import pandas
 
-NEEDED = ("N", "n", "D", "H", "kernel", "train", "steps")
+#: What an axis of the figure is called; others bear their column's name.
+LABELS = {"Nn": "labels $Nn$", "D": "dimension $D$", "N": "sequences $N$", "d": "width $d$"}
 FRAME = {"edgecolor": INK, "linewidth": 0.3}
 
 
@@ -27,13 +28,18 @@ def phase(
     *,
     fraction: float = 0.01,
     show: Literal["success", "speed"] = "success",
+    x: str = "Nn",
+    y: str = "D",
+    rows: str = "kernel",
+    columns: str = "train",
 ) -> Figure:
-    """Draw a sweep's runs over Nn and D, a panel for each kernel and set of trained matrices.
+    """Draw a sweep's runs over two of its columns, a panel for each value of two others.
 
-    A cell pools all runs with its Nn, D, kernel and trained matrices; select rows beforehand to
-    keep other axes apart. The fuller a cell's colour the better its runs do; it is the kernel's own
-    and shows through to the ground, which may be light or dark. Where all runs have the same
-    number of heads, a dashed line marks HD = Nn, the rank that training V needs.
+    A cell pools all runs with its x, y and panel, as they come Nn, D, kernel and trained matrices;
+    select rows beforehand to keep other axes apart. The fuller a cell's colour the better its runs
+    do; it is the kernel's own where rows are kernels, and shows through to the ground, which may be
+    light or dark. Over Nn and D, where all runs have the same number of heads, a dashed line marks
+    HD = Nn, the rank that training V needs.
 
     Parameters
     ----------
@@ -41,37 +47,47 @@ def phase(
     fraction : a run has converged when its loss is at most this fraction of its first loss.
     show : ``"success"``, the share of runs that converge; or ``"speed"``, the median number of
         steps that this takes, on a logarithmic scale.
+    x, y : columns of positive numbers; ``"Nn"`` is the product of N and n.
+    rows, columns : columns of the table whose values tell the panels apart.
 
     Raises
     ------
     ValueError : if a column is missing or there is no run.
     """
     column = f"steps_to_{fraction:g}"
-    _check(table, column, show)
-    runs = table.assign(Nn=table["N"] * table["n"], hit=table[column])
-    kernels, trains = runs["kernel"].unique(), runs["train"].unique()
+    _check(table, column, show, (x, y, rows, columns))
+    runs = table.assign(hit=table[column], **({"Nn": table["N"] * table["n"]} if x == "Nn" else {}))
+    down, across = runs[rows].unique(), runs[columns].unique()
     with style():
-        figure = Shown(figsize=(1.2 + 1.35 * max(3, len(trains)), 0.9 + 1.55 * len(kernels)))
+        figure = Shown(figsize=(1.2 + 1.35 * max(3, len(across)), 0.9 + 1.55 * len(down)))
         figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)
-        rows, key = figure.subfigures(2, 1, height_ratios=[1.55 * len(kernels) + 0.4, 0.5])
-        axes = rows.subplots(len(kernels), len(trains), sharex=True, sharey=True, squeeze=False)
-        for (row, kernel), (k, train) in _product(kernels, trains):
-            panel = runs[(runs["kernel"] == kernel) & (runs["train"] == train)]
-            _panel(axes[row, k], panel, COLOURS.get(kernel, COLOURS["second"]), show)
-            axes[row, k].set_title(f"{kernel}, ${train}$" if k == 0 else f"${train}$")
-        _frame(axes, runs)
+        panels, key = figure.subfigures(2, 1, height_ratios=[1.55 * len(down) + 0.4, 0.5])
+        axes = panels.subplots(len(down), len(across), sharex=True, sharey=True, squeeze=False)
+        for (row, one), (k, other) in _product(down, across):
+            panel = runs[(runs[rows] == one) & (runs[columns] == other)]
+            _panel(axes[row, k], panel, (x, y), COLOURS.get(one, COLOURS["second"]), show)
+            named = k == 0 and (rows == "kernel" or len(down) > 1)
+            axes[row, k].set_title(f"{one}, {_formula(other)}" if named else _formula(other))
+        _frame(axes, runs, (x, y))
         _key(key.subplots(), fraction, int(runs["steps"].max()), show)
     return figure
 
 
-def _check(table: pandas.DataFrame, column: str, show: str) -> None:
+def _formula(value: str) -> str:
+    """QKV as letters of a formula, d^-1/2 with all of its exponent raised."""
+    base, _, exponent = str(value).partition("^")
+    return f"${base}^{{{exponent}}}$" if exponent else f"${base}$"
+
+
+def _check(table: pandas.DataFrame, column: str, show: str, named: tuple[str, ...]) -> None:
     if show not in ("success", "speed"):
         raise error(
             ValueError,
             f"show must be one of 'success', 'speed', got {show!r}",
             "be one of 'success', 'speed'",
         )
-    missing = [name for name in (*NEEDED, column) if name not in table]
+    needed = [part for name in named for part in (("N", "n") if name == "Nn" else (name,))]
+    missing = [name for name in (*needed, "steps", column) if name not in table]
     if missing:
         counted = [name.removeprefix("steps_to_") for name in table if "steps_to_" in str(name)]
         found, remedy = f"table has no column {', '.join(missing)}", "give what a sweep wrote"
@@ -82,15 +98,15 @@ def _check(table: pandas.DataFrame, column: str, show: str) -> None:
         raise error(ValueError, "table holds no run", "select other rows")
 
 
-def _product(kernels, trains):
-    return [(a, b) for a in enumerate(kernels) for b in enumerate(trains)]
+def _product(down, across):
+    return [(a, b) for a in enumerate(down) for b in enumerate(across)]
 
 
-def _panel(ax: Axes, panel: pandas.DataFrame, colour: str, show: str) -> None:
-    x, y = (np.sort(panel[name].unique()) for name in ("Nn", "D"))
+def _panel(ax: Axes, panel: pandas.DataFrame, over: tuple, colour: str, show: str) -> None:
+    x, y = (np.sort(panel[name].unique()) for name in over)
     left, low = (dict(zip(v, zip(*edges(v), strict=True), strict=True)) for v in (x, y))
-    for (Nn, D), cell in panel.groupby(["Nn", "D"]):
-        (x0, x1), (y0, y1) = left[Nn], low[D]
+    for (at_x, at_y), cell in panel.groupby(list(over)):
+        (x0, x1), (y0, y1) = left[at_x], low[at_y]
         _square(ax, (x0, y0), x1 - x0, y1 - y0, colour, strength(cell, show))
 
 
@@ -119,8 +135,8 @@ def edges(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return every[:-1], every[1:]
 
 
-def _frame(axes: np.ndarray, runs: pandas.DataFrame) -> None:
-    x, y = (np.sort(runs[name].unique()) for name in ("Nn", "D"))
+def _frame(axes: np.ndarray, runs: pandas.DataFrame, over: tuple) -> None:
+    x, y = (np.sort(runs[name].unique()) for name in over)
     for ax in axes.flat:
         ax.set(xscale="log", yscale="log")
         ax.set(xlim=(edges(x)[0][0], edges(x)[1][-1]), ylim=(edges(y)[0][0], edges(y)[1][-1]))
@@ -131,13 +147,13 @@ def _frame(axes: np.ndarray, runs: pandas.DataFrame) -> None:
             axis.set_major_locator(FixedLocator(_sparse(values)))
             axis.set_minor_locator(NullLocator())
             axis.set_major_formatter(lambda value, _: number(value))
-        if runs["H"].nunique() == 1:
+        if over == ("Nn", "D") and "H" in runs and runs["H"].nunique() == 1:
             edge = x[[0, -1]] * np.array([0.5, 2])
             ax.plot(edge, edge / runs["H"].iloc[0], color=INK, linestyle=DASHES, linewidth=1.3)
     for ax in axes[-1]:
-        ax.set_xlabel("labels $Nn$")
+        ax.set_xlabel(LABELS.get(over[0], over[0]))
     for ax in axes[:, 0]:
-        ax.set_ylabel("dimension $D$")
+        ax.set_ylabel(LABELS.get(over[1], over[1]))
 
 
 def _sparse(values: np.ndarray, apart: float = 1.9) -> list[float]:

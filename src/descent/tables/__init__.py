@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas
 
 #: name -> the page that shows it; ``<name>.yaml`` is its grid, ``<name>.parquet`` the table.
-TABLES = {"converge": "intro"}
+TABLES = {"converge": "intro", "encoder": "wu2023/width"}
 
 
 def read(name: str) -> pandas.DataFrame:
