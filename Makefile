@@ -9,7 +9,7 @@ PY := .venv/bin/python
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help environment book test notebooks bench zip pdf serve clean
+.PHONY: help environment book test notebooks assignments grade bench zip pdf serve clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -29,10 +29,17 @@ test: book  ## everything that must hold: library, claims, notebooks, pages in a
 	@$(PY) tools/environment.py browser
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests notebooks
 
-notebooks: environment  ## regenerate notebooks/ from book/
+notebooks: environment  ## regenerate notebooks/ from book/, assignments/student/ from assignments/
 	@$(PY) tools/notebooks
+	@$(PY) tools/course publish
 
-# JAX is one of those compared with. It goes to a folder of its own, so that .venv stays what is tested.
+# COURSE holds a secret, and marks: so it has no default, and none below _build, which `make clean` empties.
+assignments: environment  ## write the problem sets of a course into COURSE=folder
+	@$(PY) tools/course release "$(or $(COURSE),$(error say where: make assignments COURSE=../my-course))"
+
+grade: environment  ## grade a folder of notebooks: COURSE=folder SET=foundations SUBMISSIONS=folder
+	@$(PY) tools/course grade "$(COURSE)" "$(SET)" "$(SUBMISSIONS)"
+
 bench: environment  ## time the engine against other ways, write src/descent/bench.json (minutes)
 	@test -d _build/bench/jax || $(PY) -m pip install -q --target _build/bench -c requirements.txt -r bench/requirements.txt
 	@PYTHONPATH=_build/bench $(PY) bench/bench.py

@@ -1,0 +1,175 @@
+"""Grade a folder of submissions: STUDENT.ipynb, or STUDENT/ with a notebook somewhere in it.
+
+Writes into COURSE/marks/SET: marks.csv, canvas.csv, written.csv and written.html for the answers
+that people mark, and feedback/STUDENT.html. A second run grades what is new or changed, takes the
+points that were entered into written.csv, and writes all of it again.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from . import feedback, jail
+from .judge import BY_HAND, LARGEST_NOTEBOOK, LIMITS
+
+TOOLS = Path(__file__).resolve().parents[1]
+
+
+def submissions(folder: Path) -> Iterator[tuple[str, Path | None]]:
+    """Students and their notebooks: the newest of a folder with several."""
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir() and not entry.is_symlink():
+            books = [b for b in entry.rglob("*.ipynb") if ".ipynb_checkpoints" not in b.parts]
+            yield entry.name, max(books, key=lambda book: book.lstat().st_mtime, default=None)
+        elif entry.suffix == ".ipynb":
+            yield entry.stem, entry
+
+
+def judged(judge: Path, notebook: Path, seed: str, limits: dict) -> dict:
+    """The findings of a judge of its own; one that fails is said to have failed, never a zero."""
+    command = [sys.executable, "-P", "-m", "course.judge", str(judge), str(notebook)]
+    path = os.pathsep.join(filter(None, [str(TOOLS), jail.library(), os.environ.get("PYTHONPATH")]))
+    run = partial(subprocess.run, input=seed, capture_output=True, text=True, cwd="/")
+    patience = (LIMITS | limits)["total"] + 120
+    try:
+        done = run(
+            [*command, json.dumps(limits)], env=os.environ | {"PYTHONPATH": path}, timeout=patience
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": "the judge did not come to an end"}
+    if done.returncode:
+        return {"failed": done.stderr[-2000:] or f"the judge ended with {done.returncode}"}
+    return json.loads(done.stdout)
+
+
+def answers(notebook: Path | None, names: list[str]) -> dict[str, str | None]:
+    """Written answers by question; None for one whose cell is not there any more."""
+    try:
+        cells = json.loads(notebook.read_bytes())["cells"]
+        texts = [(c.get("id"), "".join(c["source"])) for c in cells if c["cell_type"] == "markdown"]
+    except (AttributeError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return dict.fromkeys(names)
+    return {name: _answer(name, texts) for name in names}
+
+
+def _answer(name: str, texts: list[tuple]) -> str | None:
+    """By the label in the text, or by the cell's id where the label was deleted."""
+    label = re.compile(rf"\*\*Answer {name}\.\*\*( \*Write below this line\.\*)?")
+    found = [label.sub("", text).strip() for _, text in texts if label.search(text)]
+    ids = {f"written-{name.replace('_', '-')}"}
+    found = found or [text.strip() for id_, text in texts if id_ in ids]
+    return "\n\n".join(filter(None, found)) if found else None
+
+
+def digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def content(notebook: Path | None) -> bytes:
+    """What a second run compares."""
+    if notebook is None or notebook.is_symlink() or not notebook.is_file():
+        return b""
+    size = notebook.stat().st_size
+    return notebook.read_bytes() if size <= LARGEST_NOTEBOOK else str(size).encode()
+
+
+def one(course: Path, name: str, limits: dict, entry: tuple[str, Path | None]) -> dict:
+    """Grade one submission, or find it graded already."""
+    student, notebook = entry
+    judge, seed = course / f"judge/{name}.py", (course / "seed").read_text().strip()
+    mark = digest(judge.read_bytes(), seed.encode(), content(notebook))
+    file = course / f"marks/{name}/found/{student}.json"
+    if file.exists() and (old := json.loads(file.read_text()))["of"] == mark:
+        if "failed" not in old:
+            return old
+    missing = {"failed": "there is no notebook in the folder"}
+    found = judged(judge, notebook, seed, limits) if notebook else missing
+    found |= {"of": mark, "student": student}
+    file.with_suffix(".new").write_text(json.dumps(found, indent=1))
+    file.with_suffix(".new").rename(file)  # so that an interrupted run leaves no half a file
+    return found
+
+
+def whole(found: dict, about: dict, notebook: Path | None, entered: dict) -> dict:
+    """Marks of the judge, written answers, points entered by hand, and where it all stands."""
+    marks, names = found.get("marks", []), [question["name"] for question in about["written"]]
+    texts = answers(notebook, names)
+    # An empty answer is worth nothing; one that was not found waits for a person.
+    written = {name: entered.get(name, 0.0 if texts[name] == "" else None) for name in names}
+    total = sum(m["points"] for m in marks) + sum(filter(None, written.values()))
+    notes = [*found.get("notes", [])]
+    notes += [f"The answer {name} was not found." for name in names if texts[name] is None]
+    result = {"student": found["student"], "marks": marks, "answers": texts, "written": written}
+    return result | {"total": round(total, 2), "notes": notes, "state": state(found, written)}
+
+
+def state(found: dict, written: dict) -> str:
+    if "failed" in found:
+        return "NOT GRADED: " + found["failed"].strip().split("\n")[-1][:200]
+    if found["unreadable"]:
+        return found["unreadable"]
+    if by_hand := sorted({m["problem"] for m in found["marks"] if BY_HAND in m["why"]}):
+        return "Look at these by hand: " + ", ".join(by_hand)
+    waiting = [name for name, points in written.items() if points is None]
+    return "Written answers to mark: " + ", ".join(waiting) if waiting else "Complete."
+
+
+def entered(file: Path, about: dict) -> dict[str, dict[str, float]]:
+    """The points in written.csv, by student and question."""
+    if not file.exists():
+        return {}
+    most, found = {q["name"]: q["points"] for q in about["written"]}, {}
+    with open(file, newline="", encoding="utf-8-sig") as source:
+        for line in csv.DictReader(source):
+            student = line.pop("student").removeprefix("'")
+            for name, text in line.items():
+                if name in most and (text or "").strip():
+                    found.setdefault(student, {})[name] = _points(student, name, text, most[name])
+    return found
+
+
+def _points(student: str, name: str, text: str, most: float) -> float:
+    try:
+        points = float(text.replace(",", "."))
+    except ValueError:
+        points = -1.0
+    if not 0 <= points <= most:
+        raise ValueError(f"written.csv: {student} has {text!r} for {name}, give 0 to {most:g}")
+    return points
+
+
+def grade(course: Path, name: str, folder: Path, workers: int = 2, limits: dict | None = None):
+    """Grade them all; returns what is known of each, in the order of their names."""
+    about_file, out = course / f"judge/{name}.json", course / "marks" / name
+    if not about_file.exists():
+        raise ValueError(f"{course} has no set {name}: run `python tools/course release {course}`")
+    about, entries = json.loads(about_file.read_text("utf-8")), list(submissions(folder))
+    for below in ("found", "feedback"):
+        (out / below).mkdir(parents=True, exist_ok=True)
+    by_hand = entered(out / "written.csv", about)
+    print(jail.PROMISES[jail.mode()], file=sys.stderr)
+    work = partial(one, course, name, limits or {})
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(tqdm(pool.map(work, entries), total=len(entries), disable=None))
+    results = [
+        whole(f, about, notebook, by_hand.get(student, {}))
+        for f, (student, notebook) in zip(found, entries, strict=True)
+    ]
+    for result in results:
+        file = out / f"feedback/{result['student']}.html"
+        file.write_text(feedback.for_student(about, result), "utf-8")
+    (out / "written.html").write_text(feedback.for_reader(about, results), "utf-8")
+    feedback.tables(out, about, results, by_hand)
+    return results

@@ -1,0 +1,181 @@
+"""Write a course's folder: what students get, what teachers get, what the judge needs.
+
+COURSE/seed                        the secret from which constants and hidden inputs are drawn
+COURSE/student/NAME.ipynb          to hand out
+COURSE/teacher/NAME.ipynb          with model answers, rubric and notes
+COURSE/teacher/NAME.html           the rubric alone
+COURSE/judge/NAME.py, NAME.json    the hidden tests; the questions that people mark
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from pathlib import Path
+
+import nbformat
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from notebooks.number import Book
+from notebooks.write import give_ids
+
+from . import source
+from .feedback import page
+from .source import FOR_ALL, SOLUTION, Cell, Set
+
+PUBLIC = "public"  # the seed of the notebooks that anybody can open
+
+
+class Leak(ValueError):
+    """A student's notebook shows something that it must not."""
+
+
+def notebook(cells: list, ids: dict[int, str]) -> str:
+    """The text of the file, the same to the byte each time."""
+    give_ids(cells)
+    for place, name in ids.items():
+        cells[place].id = name
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    book = new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    nbformat.validate(book)
+    return nbformat.writes(book) + "\n"
+
+
+def student(set_: Set, setup: str) -> str:
+    """The notebook to hand out: text, stubs, and the checks that may be seen."""
+    cells = [new_markdown_cell(set_.cells[0].text), new_code_cell(setup)]
+    ids = {}
+    for cell in set_.of(*FOR_ALL)[1:]:
+        if cell.role in ("answer", "check", "written"):
+            ids[len(cells)] = f"{cell.role}-{cell.name.replace('_', '-')}"
+        cells.append(_cell(cell, cell.stub))
+    return notebook(cells, ids)
+
+
+def teacher(set_: Set, setup: str) -> str:
+    """The same with model answers, the rubric of each problem, and notes."""
+    cells = [new_markdown_cell(set_.cells[0].text), new_code_cell(setup)]
+    for cell in set_.cells[1:]:
+        if cell.role in (*FOR_ALL, "teacher"):
+            cells.append(_cell(cell, cell.text))
+        elif cell.role == "judge":
+            cells.append(new_markdown_cell(rubric(set_, cell.name)))
+    return notebook(cells, {})
+
+
+def _cell(cell: Cell, text: str):
+    if cell.role == "written":
+        return new_markdown_cell(f"**Answer {cell.name}.** {text}")
+    if cell.role in ("text", "teacher"):
+        return new_markdown_cell(text)
+    # A check that fails must not stop "run all" before the next problem.
+    tags = {"tags": ["raises-exception"]} if cell.role == "check" else {}
+    return new_code_cell(text, metadata=tags)
+
+
+def rubric(set_: Set, problem: str) -> str:
+    """A table of the parts of one problem."""
+    rows = [f"| {p.title} | {p.points:g} | {p.hint} |" for p in set_.parts if p.problem == problem]
+    head = ["| what `" + problem + "` must do | points | hint if it fails |", "|---|---|---|"]
+    return "\n".join([*head, *rows])
+
+
+def sheet(set_: Set) -> str:
+    """The rubric of the whole set, as HTML."""
+    pieces = [f"# {set_.title}: rubric"]
+    for cell in set_.of("text", "judge", "written", "teacher"):
+        if cell.role == "text":
+            pieces += re.findall(r"^## .*", cell.text, re.M)
+        elif cell.role == "judge":
+            pieces.append(rubric(set_, cell.name))
+        elif cell.role == "written":
+            pieces.append(f"**{cell.name}**, {cell.points:g} points. {cell.text}")
+        else:
+            pieces.append(cell.text)
+    return page(set_.title, "\n\n".join(pieces))
+
+
+def hidden(set_: Set) -> list[str]:
+    """Lines that must stand in nothing that students get."""
+    lines = []
+    for cell in set_.cells:
+        if cell.role in ("judge", "variant", "wrong", "written", "teacher"):
+            lines += cell.text.splitlines()
+        for _, block in SOLUTION.findall(cell.text):
+            lines += block.splitlines()
+    public = "\n".join(cell.stub for cell in set_.of(*FOR_ALL))
+    stripped = (line.strip() for line in lines)
+    return sorted({line for line in stripped if len(line) > 14 and line not in public})
+
+
+def refuse_leaks(set_: Set, text: str) -> None:
+    """Search a student's file, as it is and as JSON writes it, for each hidden line."""
+    for line in hidden(set_):
+        if line in text or json.dumps(line)[1:-1] in text:
+            raise Leak(f"{set_.name}: what students get shows {line!r}")
+
+
+def seed_of(course: Path) -> str:
+    """The course's secret. It is drawn here: one that a person thinks of can be guessed."""
+    file = course / "seed"
+    if not file.exists():
+        seed = os.environ.get("SEED") or secrets.token_hex(16)
+        if len(seed) < 16:
+            raise ValueError("SEED must have at least 16 characters that nobody can guess")
+        course.mkdir(parents=True, exist_ok=True)
+        file.touch(0o600)
+        file.write_text(seed)
+    return file.read_text().strip()
+
+
+def release(course: Path, names: list[str], folder: Path = source.FOLDER) -> None:
+    """Write the folder of a course."""
+    seed, book = seed_of(course), Book(source.ROOT)
+    for name in names or source.names():
+        set_ = source.read(name, seed, book, folder)
+        handed = student(set_, book.links.setup())
+        refuse_leaks(set_, handed)
+        written = [
+            {"name": c.name, "points": c.points, "answer": c.text} for c in set_.of("written")
+        ]
+        about = {"title": set_.title, "points": set_.points, "written": written}
+        for file, text in {
+            f"student/{name}.ipynb": handed,
+            f"teacher/{name}.ipynb": teacher(set_, book.links.setup()),
+            f"teacher/{name}.html": sheet(set_),
+            f"judge/{name}.py": set_.judge,
+            f"judge/{name}.json": json.dumps(about, indent=1),
+        }.items():
+            (course / file).parent.mkdir(parents=True, exist_ok=True)
+            (course / file).write_text(text, "utf-8")
+        print(f"{course}/student/{name}.ipynb: {sum(set_.points.values()):g} points")
+
+
+def public() -> dict[str, str]:
+    """The students' notebooks with the public constants, by name."""
+    book, texts = Book(source.ROOT), {}
+    for name in source.names():
+        set_ = source.read(name, PUBLIC, book)
+        texts[name] = student(set_, book.links.setup())
+        refuse_leaks(set_, texts[name])
+    return texts
+
+
+def publish(check: bool = False) -> int:
+    """Write ``assignments/student/``, or only say what there is out of step."""
+    folder = source.FOLDER / "student"
+    texts = {folder / f"{name}.ipynb": text for name, text in public().items()}
+    old = {file: file.read_text("utf-8") for file in folder.glob("*.ipynb")}
+    changed = [file for file, text in texts.items() if old.get(file) != text]
+    gone = [file for file in old if file not in texts]
+    for file in changed + gone:
+        print(f"assignments/student/{file.name} {'is out of step' if check else 'written'}")
+    if check:
+        return int(bool(changed or gone))
+    folder.mkdir(exist_ok=True)
+    for file in changed:
+        file.write_text(texts[file], "utf-8")
+    for file in gone:
+        file.unlink()
+    return 0
