@@ -19,7 +19,7 @@ import torch
 
 import descent
 from descent.__main__ import main
-from descent._sweep import _run, _table
+from descent._sweep import _cli, _run, _table
 from descent._sweep._cli import AXES as OPTIONS
 from descent._sweep._cli import parse
 from descent._sweep._grid import Grid, batch_size
@@ -480,6 +480,33 @@ def test_a_damaged_part_is_named_with_the_way_out(tmp_path):
 
 def test_spans_and_single_values_mix_on_the_command_line():
     assert parse("seed", "0..3,7, 9..10") == [0, 1, 2, 3, 7, 9, 10]
+
+
+def test_the_help_says_of_each_axis_what_it_takes(capsys):
+    with pytest.raises(SystemExit):
+        main(["sweep", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert set(_cli.TAKES) == {*_cli.FAMILY, *_cli.AXES, *_cli.SETTINGS}
+    for axis, takes in _cli.TAKES.items():
+        assert f"--{axis} {'NAME' if axis in _cli.FAMILY else 'VALUES'} {takes}" in said
+        example = takes.partition("such as ")[2]
+        if example and axis in _cli.AXES:  # and it can be given so
+            Grid.of({"N": 2, "n": 2, "D": 3, axis: parse(axis, example)})
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    ["N 99999999999", "n 9999999999", "H 99999999999", "d 9999999999999", "N 200 --n 20000"]
+    + ["steps 9999999999999", "seed 0..999999999999", "D 99999999999999999999"],
+)
+def test_what_is_too_large_for_a_machine_is_told_in_one_line(tmp_path, capsys, sizes, monkeypatch):
+    monkeypatch.setenv("DESCENT_BOOK", "1")  # no bar
+    out = str(tmp_path / "t.parquet")
+    command = f"sweep --N 2 --n 2 --D 3 --steps 2 --out {out} --{sizes}"
+    assert main(command.split()) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and told.startswith("descent: ")
+    assert "need" in told and "free" in told or "must be below 2^63" in told
 
 
 def test_thresholds_that_print_alike_are_refused():

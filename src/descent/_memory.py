@@ -11,6 +11,9 @@ from ._errors import error
 #: Memory that this process may still take, in the order asked: a container's limit, the machine's.
 CONTAINER, MACHINE = Path("/sys/fs/cgroup"), Path("/proc/meminfo")
 
+#: Bytes that any machine has: a step of descent does not ask for these, since asking takes time.
+SMALL = 2**24
+
 
 def free(device: torch.device) -> int | None:
     """Bytes that can still be had on a device; None where that can't be known."""
@@ -44,7 +47,10 @@ def room(what: str, *sizes: int) -> None:
     To ask beforehand is the way to a line that says so: torch and numpy each have a word of their
     own for a size that they cannot allocate, and another for one that they cannot count.
     """
-    limit, needed = free(torch.device("cpu")), 8 * math.prod(sizes)
+    needed = 8 * math.prod(sizes)
+    if needed < SMALL:
+        return
+    limit = free(torch.device("cpu"))
     if needed > (2**60 if limit is None else limit):
         of = " x ".join(map(str, sizes))
         found = f"{what} ({of} numbers) need {_size(needed)}, but {_size(limit or 2**60)} are free"

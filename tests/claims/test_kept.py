@@ -3,12 +3,14 @@
 import json
 import multiprocessing
 import shutil
+import signal
+import threading
 import time
 
 import pytest
 
 from descent import claims
-from descent.claims import Claim, Evidence, Verdict, _kept
+from descent.claims import Claim, Evidence, Verdict, _kept, _ledger
 
 
 @pytest.fixture(autouse=True)
@@ -131,3 +133,20 @@ def test_the_key_follows_the_sources(tmp_path, monkeypatch):
     assert after[0] != before[0] and after[1] == before[1]
     monkeypatch.undo()
     key("claims.song2024.values")
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_ctrl_c_keeps_what_is_done_ends_the_rest_and_says_so(monkeypatch, jobs):
+    """It comes when the first of two claims is done; the other one would take longer."""
+    quick, slow = (claims.get(id) for id in ("span-lemma", "song2024-theorem-1"))
+
+    class Interrupted(_ledger.tqdm):
+        def update(self, n=1):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    monkeypatch.setattr(_ledger, "tqdm", Interrupted)
+    with pytest.raises(
+        KeyboardInterrupt, match="1 of the 2 claims that were to be run are kept; g"
+    ):
+        claims.run([quick, slow], jobs)
+    assert _kept.read(quick) and _kept.read(slow) is None

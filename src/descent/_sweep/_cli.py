@@ -15,6 +15,26 @@ SETTINGS = ("thresholds", "until")
 #: What runs come from; their own axes stand in the file, those of the usual ones are options too.
 FAMILY = ("problem", "model", "optimiser")
 AXES = (*Family.of().axes, *TRAINING)
+#: What each takes, several of them as 2,4,8 or 0..15 unless it says otherwise.
+TAKES = {
+    "problem": "where data comes from: a name of descent.problems, a .npz file, or module:name",
+    "model": "what is trained: a name of descent.models, or module:name",
+    "optimiser": "what trains it: descent, a name of torch.optim, or module:name",
+    "N": "sequences, whole numbers from 1 on, such as 2,4,8",
+    "n": "tokens in a sequence, whole numbers from 1 on, such as 2,4",
+    "D": "embedding dimension, whole numbers from 1 on, such as 8,1000000",
+    "H": "heads, whole numbers from 1 on, such as 1,2,4",
+    "d": "dimension of a head, whole numbers from 1 on, such as 8",
+    "kernel": "softmax, gaussian, or both as softmax,gaussian",
+    "train": "letters of the trained matrices, such as V,QK,QKV",
+    "steps": "steps of descent, whole numbers from 1 on, such as 1000",
+    "scale": "standard deviation of the first weights over the usual one, such as 0.5,1,2",
+    "step": "step sizes above 0, 1/L or polyak, such as 1/L,0.01",
+    "seed": "whole numbers from 0 on, each its tokens, labels and weights, such as 0..15",
+    "start": "whole numbers from 0 on, each other weights for the same data, such as 0..3",
+    "thresholds": "parts of the first loss between 0 and 1, a column each, such as 0.1,0.01",
+    "until": "one part of the first loss between 0 and 1 at which a run stops, such as 0.001",
+}
 PICTURES = (".svg", ".png", ".pdf")
 EXAMPLE = """\
 A FILE holds the axes as YAML, one value or a list each; options add to it and win over it:
@@ -44,12 +64,9 @@ def add_commands(commands) -> None:
     sweep.add_argument("file", nargs="?", type=Path, help="YAML with the axes of the grid")
     sweep.add_argument("--out", required=True, type=Path, help="the table, a .parquet file")
     sweep.add_argument("--cluster", metavar="ADDRESS", help="a Dask scheduler's address, or local")
-    for name in FAMILY:
-        sweep.add_argument(
-            f"--{name}", metavar="NAME", help="such as digits, own.npz or module:name"
-        )
-    for name in (*AXES, *SETTINGS):
-        sweep.add_argument(f"--{name}", metavar="VALUES", help="such as 8 or 2,4,8 or 0..15")
+    for name in (*FAMILY, *AXES, *SETTINGS):
+        kind = "NAME" if name in FAMILY else "VALUES"
+        sweep.add_argument(f"--{name}", metavar=kind, help=TAKES[name])
     sweep.set_defaults(command=_sweep)
 
     plot = commands.add_parser("plot", help="draw a sweep's table as a phase diagram")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from tqdm.auto import tqdm
 
-from .. import _validate, models, problems, steps
+from .. import _memory, _validate, models, problems, steps
 from .._descend import descend
 from .._errors import error
 from .._optimise import optimise
@@ -77,6 +77,7 @@ def sweep(
     for name, given in family.items():
         _family_of(name, given)
     grid = Grid.of(axes, thresholds, until, **family)
+    _memory.room("the rows of all runs", grid.size, len(grid.axes) + len(grid.thresholds))
     store = Memory(grid) if out is None else Store(out, grid)
     with store.alone():
         missing = store.missing()

@@ -115,25 +115,53 @@ def _work(missing: list[Claim], jobs: int | None) -> dict[str, dict[str, Evidenc
     jobs = min(jobs or os.cpu_count() or 1, len(ours))
     silent = "DESCENT_BOOK" in os.environ
     with tqdm(total=len(missing), desc="ledger", leave=False, delay=2, disable=silent) as bar:
-        if jobs > 1:
-            with ThreadPoolExecutor(jobs) as pool:  # each waits for a process of its own
-                parts = [ours[k::jobs] for k in range(jobs)]
-                list(pool.map(_elsewhere, parts, [bar.update] * jobs))
-        found = {}
-        for claim in missing:
-            found[claim.id] = _kept.read(claim)
-            if found[claim.id] is None:
-                found[claim.id] = _kept.work(claim)
-                bar.update()
+        try:
+            if jobs > 1:
+                _side_by_side([ours[k::jobs] for k in range(jobs)], bar.update)
+            found = {}
+            for claim in missing:
+                found[claim.id] = _kept.read(claim)
+                if found[claim.id] is None:
+                    found[claim.id] = _kept.work(claim)
+                    bar.update()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_interrupted(missing)) from None
     return found
 
 
-def _elsewhere(claims: list[Claim], done: Callable[[], object]) -> None:
+def _interrupted(missing: list[Claim]) -> str:
+    kept = sum(_kept.is_ours(claim) and _kept.read(claim) is not None for claim in missing)
+    return (
+        f"interrupted: {kept} of the {len(missing)} claims that were to be run are kept; "
+        "give the same command again to go on"
+    )
+
+
+def _side_by_side(parts: list[list[Claim]], done: Callable[[], object]) -> None:
+    """Run each part in a process of its own; Ctrl-C ends them all."""
+    running: list[subprocess.Popen] = []
+    with ThreadPoolExecutor(len(parts)) as pool:  # a thread waits for each process
+        try:
+            list(pool.map(lambda part: _elsewhere(part, done, running), parts))
+        except KeyboardInterrupt:
+            for process in running:
+                process.terminate()
+            raise
+
+
+def _elsewhere(claims: list[Claim], done: Callable[[], object], running: list) -> None:
     """Run claims in another process, which keeps their evidence; RuntimeError where it fails."""
     command = [sys.executable, "-m", "descent.claims", *(claim.id for claim in claims)]
     path = os.pathsep.join(filter(None, (str(_kept.PACKAGE.parent), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"PYTHONPATH": path, "DESCENT_BOOK": "1", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,  # a terminal's Ctrl-C is for this process, which ends that one
+    )
+    running.append(process)
     with process:
         for _ in process.stdout:
             done()

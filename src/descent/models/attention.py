@@ -175,6 +175,7 @@ class Attention:
 
         Q, K = project(weights.Q), project(weights.K)
         u = project(weights.V @ weights.O[..., None]).squeeze(-1)
+        _memory.room("the attention matrices", *Q.shape[:-1], problem.n)
         C = self.kernel.scores(Q, K)
         S = self.kernel.value(C)
         return Forward(Q, K, u, C, S, (S @ u[..., None]).squeeze(-1).sum(-3))
