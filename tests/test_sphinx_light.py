@@ -12,6 +12,7 @@ from fontTools.ttLib import TTFont
 ROOT = Path(__file__).parent.parent
 PAGE = """<main id="top" class="wide box" data-theme="dark"><p>Łx</p>
 <span class="katex-html"><span class="mathnormal">f<span>g</span></span><span>h</span></span></main>
+<script type="application/json">{"lines":[{"tone":"from-data","y":[1,2]}]}</script>
 """
 
 
@@ -31,6 +32,7 @@ def pruned(css, words):
         "main#top > p::before",
         ".box.wide:hover p",
         ".from-script",
+        ".from-data",
         "[data-theme] p",
         "[data-whatever] p",
         ".box:not(.gone)",

@@ -87,6 +87,8 @@ class Words(HTMLParser):
             self.families.pop()
 
     def handle_data(self, data):
+        if self.cdata_elem == "script":  # what an explorer draws with, names of colours among it
+            self.names.update(re.findall(r'"([A-Za-z][\w-]*)"', data))
         place = self.formulas[self.families[-1]] if self.families else self.characters
         place.update(data)
 
