@@ -278,6 +278,7 @@ CALLS = {
         "seed": [0, 1],
         "start": 0,
     },
+    "tables.caseless": lambda: {"table": descent.tables.read("converge")},
     "tables.grid": lambda: {"name": "converge"},
     "tables.read": lambda: {"name": "converge"},
     "theorems.AttentionStart": lambda: dict(

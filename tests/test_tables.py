@@ -1,5 +1,7 @@
 """The tables that the pages read are what their grids give."""
 
+import sqlite3
+from contextlib import closing
 from importlib import resources
 
 import pandas as pd
@@ -54,3 +56,17 @@ def test_a_few_cells_run_again_give_the_committed_numbers(name, train):
 def test_an_unknown_table_is_refused():
     with pytest.raises(ValueError, match="unknown table 'nothing': expected one of 'converge'"):
         descent.tables.read("nothing")
+
+
+def test_a_table_goes_into_sqlite_and_comes_back():
+    """There N and n are one name, and so are D and d."""
+    table = descent.tables.read("converge").head(20)
+    with closing(sqlite3.connect(":memory:")) as connection:
+        with pytest.raises(sqlite3.OperationalError, match="duplicate column name"):
+            table.to_sql("runs", connection, index=False)
+        descent.tables.caseless(table).to_sql("runs", connection, index=False)
+        found = pd.read_sql("select N, n_2, D, d_2, last_loss from runs", connection)
+    expected = table[["N", "n", "D", "d", "last_loss"]].set_axis(found.columns, axis=1)
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False)
+    with pytest.raises(TypeError, match="table must be a table of pandas, got .*: give what desc"):
+        descent.tables.caseless([1, 2])

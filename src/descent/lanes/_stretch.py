@@ -209,7 +209,9 @@ def call(function: Callable, *arguments) -> None:
         function(*arguments)
 
 
+@cache
 def warn_of_no_cache(why: str = "no folder can be written") -> None:
+    """Say it, once in a process for each reason, however many functions are compiled."""
     warnings.warn(
         f"compiled code cannot be kept ({why}), so each process compiles again, for some seconds: "
         "set NUMBA_CACHE_DIR to a folder with room",

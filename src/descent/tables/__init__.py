@@ -9,6 +9,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from .. import _validate
+from .._errors import error
 
 if TYPE_CHECKING:
     import pandas
@@ -28,6 +29,25 @@ def read(name: str) -> pandas.DataFrame:
 def grid(name: str) -> str:
     """The grid that made the table, as text for ``python -m descent sweep``."""
     return _file(name, "yaml").read_text("utf-8")
+
+
+def caseless(table: pandas.DataFrame) -> pandas.DataFrame:
+    """A sweep's table for a place that takes N and n for one name, as SQLite does.
+
+    Of columns whose names differ in their case alone, the second gets a 2: N and n_2, D and d_2.
+    ``caseless(table).to_sql("runs", connection)`` then works. Introduced in :doc:`/sweeps`.
+
+    Raises
+    ------
+    TypeError : if it is given no table.
+    """
+    if not hasattr(table, "columns"):
+        found = f"table must be a table of pandas, got {_validate.shown(table)}"
+        raise error(TypeError, found, "give what descent.sweep returned")
+    lower = [str(name).lower() for name in table.columns]
+    before = [lower[:place].count(name) for place, name in enumerate(lower)]
+    names = zip(table.columns, before, strict=True)
+    return table.set_axis([f"{name}_{k + 1}" if k else name for name, k in names], axis=1)
 
 
 def _file(name: str, suffix: str):
