@@ -4,11 +4,13 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+import descent
 from descent.plots import Box, Curve, Picture, diagram, draw, figure, number, style
 from descent.plots._draw import COLOURS, spread
 from descent.plots._picture import describe
@@ -35,8 +37,18 @@ def test_measured_is_solid_and_bound_is_dashed_in_the_kernels_colour():
 
 
 def test_curves_without_a_kernel_are_told_apart_by_colour():
-    curves = [Curve(name, t, t + k) for k, name in enumerate(("one", "two", "three"))]
-    assert len({line.get_color() for line in lines(draw(Picture(curves, "x", "y")))}) == 3
+    curves = [Curve(name, t, t + k) for k, name in enumerate("abcdef")]
+    assert len({line.get_color() for line in lines(draw(Picture(curves, "x", "y")))}) == 6
+
+
+def test_every_colour_of_a_curve_is_in_the_style_of_figures_and_of_explorers():
+    figures, explorers = (
+        (Path(descent.__file__).parent / sheet).read_text("utf8")
+        for sheet in ("plots/figure.css", "_explore/explorer.css")
+    )
+    for name in set(COLOURS) - {"ink"}:
+        assert figures.count(f"--descent-{name}:") == 3  # light, dark, and dark by the system
+        assert f".descent-plot .{name} {{ --d-tone: var(--descent-{name}); }}" in explorers
 
 
 def test_tensors_may_be_drawn():
@@ -56,6 +68,10 @@ def test_tensors_may_be_drawn():
             "role must be one of 'measured', 'bound', got 'guess'",
         ),
         (lambda: Curve("f", [1], [1], kernel="relu"), "kernel must be one of .*, got 'relu'"),
+        (
+            lambda: Picture([Curve(name, [1], [1]) for name in "abcdefg"], "x", "y"),
+            "7 measured curves want a colour each, and there are 6: draw fewer, or give one label",
+        ),
         (lambda: Picture([], "x", "y"), "curves is empty: give at least one Curve"),
         (lambda: Picture([LOSS], "x", "y", yscale="sqrt"), "yscale must be one of 'linear', 'log'"),
         (
@@ -132,7 +148,8 @@ def test_labels_stand_at_the_curves_ends_where_there_is_room():
 
 
 def test_labels_go_into_a_legend_where_curves_end_together():
-    curves = [Curve(f"run {k}", t, 0.9**t + 1e-3 * k) for k in range(8)]
+    roles = ("measured", "bound") * 4
+    curves = [Curve(f"run {k}", t, 0.9**t + 1e-3 * k, role) for k, role in enumerate(roles)]
     ax = draw(Picture(curves, "t", "f"))
     assert not ax.texts and len(ax.get_legend().get_texts()) == 8
 

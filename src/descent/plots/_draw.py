@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from descent.plots._picture import Picture, breaks, drawable, gaps, tones
+from descent.plots._picture import TONES, Picture, breaks, drawable, gaps, tones
 from descent.plots._text import number
 
 INK = "#222832"
@@ -23,6 +23,9 @@ COLOURS = {
     "ink": INK,
     "second": "#1f7a5c",
     "third": "#8a4fb0",
+    "fourth": "#a8285a",
+    "fifth": "#6f6a00",
+    "sixth": "#5c6b7a",
 }
 DASHES = (0, (4.5, 2.5))
 SIZE = (5.2, 3.3)  # inches: at 10 pt its text can be read at the width of a phone
@@ -54,7 +57,7 @@ _STYLE = {
     "lines.solid_capstyle": "round",
     "legend.frameon": False,
     "legend.fontsize": 9,
-    "axes.prop_cycle": matplotlib.cycler(color=[COLOURS[k] for k in ("ink", "second", "third")]),
+    "axes.prop_cycle": matplotlib.cycler(color=[COLOURS[k] for k in TONES]),
     "text.color": INK,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,

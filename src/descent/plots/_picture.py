@@ -14,6 +14,8 @@ from .._errors import error
 
 ROLES = ("measured", "bound")
 KERNELS = ("softmax", "gaussian", None)
+#: Colours of curves without a kernel, in the order in which they are given out.
+TONES = ("ink", "second", "third", "fourth", "fifth", "sixth")
 SCALES = ("linear", "log")
 
 
@@ -96,6 +98,7 @@ class Picture:
                     f"curve {curve.label!r} has no point that its axes can show",
                     "give finite numbers, and positive ones where an axis is log",
                 )
+        _check_colours(self.curves)
 
 
 def drawable(picture: Picture, curve: Curve) -> np.ndarray:
@@ -137,7 +140,7 @@ def describe(picture: Picture) -> str:
 
 
 def tones(picture: Picture) -> list[str]:
-    """The colour of each curve by name: its kernel's, or ink, then two more as they are needed.
+    """The colour of each curve by name: its kernel's, or one of `TONES` for each label in turn.
 
     The first bound without a kernel takes the ink of the first measurement without one: the dash
     already tells them apart, and equal colour says that they belong together.
@@ -148,8 +151,20 @@ def tones(picture: Picture) -> list[str]:
         labels = seen[curve.role]
         if curve.kernel is None and curve.label not in labels:
             labels.append(curve.label)
-        names.append(curve.kernel or ("ink", "second", "third")[labels.index(curve.label) % 3])
+        names.append(curve.kernel or TONES[labels.index(curve.label)])
     return names
+
+
+def _check_colours(curves: Sequence[Curve]) -> None:
+    """No two labels of one role may have to share a colour."""
+    for role in ROLES:
+        labels = {c.label for c in curves if c.role == role and c.kernel is None}
+        if len(labels) > len(TONES):
+            raise error(
+                ValueError,
+                f"{len(labels)} {role} curves want a colour each, and there are {len(TONES)}",
+                "draw fewer, or give one label to those that belong together",
+            )
 
 
 def _numbers(what: str, values) -> np.ndarray:
