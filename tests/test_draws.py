@@ -1,5 +1,8 @@
 """Draws that stay: the published vectors of the generator, distributions, and what stays."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,8 @@ from scipy import special, stats
 
 from descent import draws, models, problems
 from descent._threefry import threefry
+
+ROOT = Path(__file__).parent.parent
 
 # "kat_vectors" of the Random123 library, threefry4x32 with 20 rounds: counter, key, result
 VECTORS = [
@@ -121,3 +126,12 @@ def test_the_logarithm_is_right_to_a_unit_or_two_in_the_last_place():
 def test_what_does_not_fit_is_said(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_whatever_is_random_in_library_and_pages_is_drawn_here():
+    """Or more runs would move the first ones, and another machine would have other numbers."""
+    other = re.compile(r"Generator\(|manual_seed|default_rng|torch\.rand|np\.random")
+    assert other.search("torch.randn(3)")
+    files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "book").rglob("*.md")]
+    found = [str(file) for file in files if other.search(file.read_text("utf8"))]
+    assert len(files) > 100 and found == []

@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.integrate import solve_ivp
+from scipy.optimize import linprog
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ... import margin, problems
+from ... import draws, margin, problems
 from ...models import FactoredWeights, Selection, SelectionWeights
 from ...problems import Problem
 from ...theorems import Standing
@@ -129,8 +131,7 @@ def in_factors(problem: Problem, u: Tensor, scale: float, steps: int = 2000) -> 
     The factors start as normal matrices of entries ``scale``.
     """
     layer, D = Selection(d=problem.D, goal="log excess"), problem.D
-    generator = torch.Generator().manual_seed(0)
-    K, Q = scale * torch.randn(2, 8, D, D, generator=generator, dtype=torch.float64)
+    K, Q = (scale * draws.normal(0, name, (D, D), runs=8) for name in "KQ")
     for _ in range(steps):
         at = FactoredWeights(K, Q, u.expand(8, D))
         G = layer.loss_and_gradient(at, problem, "KQ")[1]
@@ -182,25 +183,31 @@ def factors(scale: float = 0.01) -> Evidence:
     )
 
 
-def mirror(A: Tensor, p: float, length: float = 150.0, steps: int = 3000) -> Tensor:
+def mirror(A: Tensor, p: float, length: float = 150.0) -> Tensor:
     r"""Mirror flow with the potential :math:`\frac1p\|w\|_p^p` on pairs of tokens with gaps A w.
 
-    The path does not depend on the speed: each step changes w (k) by about the same length. Logistic
-    loss, scores 0 and 1.
+    Logistic loss, scores 0 and 1, from zero until w (k) has this length. The path does not depend
+    on the speed, which here makes the mirror image of w grow exponentially. For p > 2 the flow is
+    stiff where an entry of w is near zero, so LSODA takes the steps.
     """
-    theta = torch.full_like(A[0], 1e-3)
-    for _ in range(steps):
-        g = A @ _primal(theta, p)
+
+    def velocity(_: float, image: np.ndarray) -> np.ndarray:
+        g = A @ _primal(torch.from_numpy(image), p)
         heard = logsigmoid(-torch.sigmoid(g)) + logsigmoid(g) + logsigmoid(-g)
-        pull = torch.softmax(heard, 0) @ A
-        moved = theta.abs() ** (1 / (p - 1) - 1) * pull / (p - 1)
-        step = length / steps / torch.linalg.vector_norm(moved)
-        theta = theta + pull * step.clamp_max(0.1 + 0.1 * torch.linalg.vector_norm(theta))
-    return _primal(theta, p)
+        return (torch.softmax(heard, 0) @ A).numpy() * (0.1 + np.linalg.norm(image))
+
+    def left(_: float, image: np.ndarray) -> float:
+        return float(torch.linalg.vector_norm(_primal(torch.from_numpy(image), p))) - length
+
+    left.terminal = True
+    start = np.zeros(A.shape[1])
+    path = solve_ivp(velocity, (0, np.inf), start, "LSODA", events=left, rtol=1e-6, atol=1e-9)
+    return _primal(torch.from_numpy(path.y[:, -1]), p)
 
 
-def _primal(theta: Tensor, p: float) -> Tensor:
-    return theta.sign() * theta.abs() ** (1 / (p - 1))
+def _primal(image: Tensor, p: float) -> Tensor:
+    """The w whose mirror image, the gradient of the potential, this is."""
+    return image.sign() * image.abs() ** (1 / (p - 1))
 
 
 def p_margin(A: Tensor, p: float) -> Tensor:
@@ -230,7 +237,7 @@ def mirrored(potential: float | None = None) -> Evidence:
     """Three pairs in six dimensions, eight draws, p = 1.25, 1.5 and 3, to length 150."""
     shares = {}
     for seed in range(8):
-        A = torch.randn(3, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        A = draws.normal(seed, "A", (3, 6))
         for p in (1.25, 1.5, 3.0):
             w, best = mirror(A, potential or p), p_margin(A, p)
             per_norm = (A @ w).min() / torch.linalg.vector_norm(w, p)
@@ -266,6 +273,11 @@ class Entrywise(NamedTuple):
         least = torch.where((a != 0).any(-1), gaps, torch.inf).amin((-2, -1))
         return self.s * least / W.abs().amax((-2, -1))
 
+    def near_zero(self) -> Tensor:
+        """A start for each data set, (sets, 1, D, D), with normal entries of size 0.01."""
+        D = self.problem.D
+        return 0.01 * draws.normal(1, "W", (D, D), runs=len(self.s))[:, None]
+
 
 def entrywise(sets: int, seed: int) -> Entrywise:
     """Draws of n = 4, T = 4, d = 8, and what `Entrywise` holds of them."""
@@ -278,8 +290,6 @@ def entrywise(sets: int, seed: int) -> Entrywise:
 
 def largest_entry(problem: Problem, found: margin.Margin) -> float:
     r"""The least :math:`\max|W_{ab}|` with all gaps at least one: a linear programme."""
-    from scipy.optimize import linprog
-
     a, z = margin.differences(problem, found.selected), problem.X[:, 0]
     A = torch.einsum("ita,ib->itab", a, z)[found.constrained].flatten(1).numpy()
     m, k = A.shape
@@ -298,8 +308,7 @@ def adam(data: Entrywise, memory: float, ratio: float, gap: float) -> Tensor:
     """
     forget = -math.log(memory) / 2
     eta = ratio * forget * data.s[..., None, None]
-    generator, layer = torch.Generator().manual_seed(1), Selection()
-    W = 0.01 * torch.randn(*data.u.shape, data.problem.D, generator=generator).double()
+    W, layer = data.near_zero(), Selection()
     m, v = torch.zeros_like(W), torch.zeros_like(W)
     for t in range(1, int(gap / forget / min(ratio, 1)) + 1):
         G = layer.loss_and_gradient(SelectionWeights(W, data.u), data.problem)[1]["W"]
@@ -311,8 +320,7 @@ def adam(data: Entrywise, memory: float, ratio: float, gap: float) -> Tensor:
 
 def signs(data: Entrywise, eta: float = 0.02, steps: int = 1500) -> Tensor:
     """Sign descent from near zero."""
-    generator, layer = torch.Generator().manual_seed(1), Selection(goal="log excess")
-    W = 0.01 * torch.randn(*data.u.shape, data.problem.D, generator=generator).double()
+    W, layer = data.near_zero(), Selection(goal="log excess")
     for _ in range(steps):
         G = layer.loss_and_gradient(SelectionWeights(W, data.u), data.problem)[1]["W"]
         W = W - eta * G.sign()

