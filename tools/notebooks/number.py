@@ -28,6 +28,10 @@ class Target:
     words: str
 
 
+#: Sphinx makes the library's reference of docstrings; in a notebook `help` shows them.
+ON_THE_SITE_ALONE = "reference/"
+
+
 class Book:
     """Every page of the table of contents, in its order, numbered as the built book numbers it."""
 
@@ -56,6 +60,8 @@ class Book:
         sections = self.number(page)
         for tree in self.toc[name].subtrees:
             for child in map(str, tree.items):
+                if child.startswith(ON_THE_SITE_ALONE):
+                    continue
                 if chapter:
                     sections += 1
                     self.add(child, (*chapter, sections))
