@@ -8,6 +8,7 @@ library's own, which has a remedy. A public function that is in neither table fa
 import importlib
 import inspect
 import pkgutil
+import tempfile
 import warnings
 from functools import cache, partial
 
@@ -298,6 +299,82 @@ CALLS = {
 }
 
 
+@cache
+def encoded(runs=2):
+    """An encoder, sequences with a label each, and weights."""
+    problem = problems.sequences(N=2, n=2, D=3, seed=0)
+    layer = models.Encoder(2)
+    return layer, problem, layer.init(problem, seed=1, runs=runs)
+
+
+def of_encoder(**more):
+    layer, problem, weights = encoded()
+    return {"layer": layer, "weights": weights, "problem": problem, **more}
+
+
+@cache
+def trajectory():
+    return descent.descend(**training(step=0.1, steps=2))
+
+
+@cache
+def folder():
+    """With a trajectory, for as long as the tests run."""
+    place = tempfile.TemporaryDirectory(prefix="descent-fuzz-")
+    trajectory().save(f"{place.name}/run.npz")
+    return place
+
+
+@cache
+def row():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return descent.sweep(N=2, n=2, D=3, d=2, step=0.1, steps=2).iloc[0]
+
+
+CALLS |= {f"models.encoder.Encoder.{name}": of_encoder for name in ["predict", "loss", "features"]}
+CALLS |= {
+    f"models.encoder.Encoder.{name}": partial(of_encoder, train="QO")
+    for name in ["loss_and_gradient", "objective", "ntk", "ntk_parts"]
+}
+CALLS |= {
+    "models.encoder.Encoder": lambda: {
+        "d": 2,
+        "scaling": "d^-1",
+        "initialisation": "he",
+        "activation": "tanh",
+        "pooling": "mean",
+    },
+    "models.encoder.Encoder.init": lambda: {
+        "layer": encoded()[0],
+        "problem": encoded()[1],
+        "seed": 0,
+        "runs": 2,
+        "scale": 1.0,
+    },
+    "models.encoder.Encoder.pullback": lambda: of_encoder(c=line().expand(2, 3)[:, :2], train="QO"),
+    "models.encoder.arc_cosine": lambda: {"A": square(), "B": square()[:2]},
+    "models.encoder.limit_ntk": lambda: {"problem": encoded()[1]},
+    "models.encoder.pooled_kernel": lambda: {"attended": square(3, 2)},
+    "theorems.SelectionStart": lambda: {
+        "model": models.Selection(),
+        "problem": planted()[0],
+        "weights": models.Selection().init(planted()[0], seed=0, u=planted()[1]),
+        "eta": 0.5,
+    },
+    "rerun": lambda: {
+        "row": row(),
+        "model": models.Attention,
+        "problem": problems.gaussian_in_span,
+        "optimiser": None,
+    },
+    "Trajectory.load": lambda: {"layer": descent.Trajectory, "path": f"{folder().name}/run.npz"},
+    "Trajectory.save": lambda: {"layer": trajectory(), "path": f"{folder().name}/other.npz"},
+    "Trajectory.steps_to": lambda: {"layer": trajectory(), "fraction": 0.5},
+    "Trajectory.plot": lambda: {"layer": trajectory(), "most": 1},
+}
+
+
 #: Methods of models, called like functions.
 METHODS = ["predict", "loss", "features", "gram", "forward", "attention_jacobian"]
 TRAINED = ["loss_and_gradient", "jacobian", "ntk", "objective", "smoothness"]
@@ -319,6 +396,8 @@ EXEMPT = {
         ["landscape.TwoStages", "margin.Margin"]
         + ["models.attention.AttentionWeights", "models.attention.Forward", "queries.PL"]
         + ["models.selection.SelectionWeights", "models.selection.FactoredWeights"]
+        + ["models.encoder.EncoderWeights", "models.encoder.Pass", "models.encoder.Activation"]
+        + ["models.encoder.Initialisation"]
         + ["models.selection.Forward", "span.Reduction", "data.Reviews", "claims.Evidence"]
         + ["claims.Claim", "claims.Entry", "claims.Ledger", "claims.Verdict"]
         + ["theorems.Standing", "theorems.Theorem", "theorems.Inequality", "theorems.Linear"]
@@ -341,11 +420,8 @@ EXEMPT = {
     "claims.run": "runs the whole ledger, for minutes",
     "data.words": "cuts a text into words, and is called with texts alone",
     "lanes.": "compiles what an author of a model writes; tested in its own file",
-    "theorems.SelectionStart": "is given to `Selection.check`, tested in its own file",
-    "models.encoder.": "checks what it is given by tests in its own file",
     "models.Model": "says what a model has",
     "Trajectory": RECORD,
-    "rerun": "takes a row of a table that a sweep wrote; tested in its own file",
     "data.movie_reviews": "takes no argument, and asks the network",
 }
 #: What lies in the folders of the papers: checks and theorems, called by the ledger alone.

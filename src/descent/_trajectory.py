@@ -188,6 +188,7 @@ class Trajectory:
         """The losses as shares of the first, up to ``most`` runs; the middle and the ends of more."""
         from .plots import Curve, Picture, figure
 
+        _validate.count("most", most)
         shares = (self.loss / self.loss[0]).detach().cpu().reshape(len(self.loss), -1)
         runs = shares.shape[1]
         if runs <= most:

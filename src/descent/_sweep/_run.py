@@ -74,8 +74,7 @@ def sweep(
     from ._table import Memory, Store
 
     family = {"problem": problem, "model": model, "optimiser": optimiser}
-    for name, given in family.items():
-        _family_of(name, given)
+    _require_family(**family)
     grid = Grid.of(axes, thresholds, until, **family)
     _memory.room("the rows of all runs", grid.size, len(grid.axes) + len(grid.thresholds))
     store = Memory(grid) if out is None else Store(out, grid)
@@ -86,8 +85,13 @@ def sweep(
         return store.finish().to_pandas()
 
 
-def _family_of(name: str, given) -> None:
+def _require_family(**family) -> None:
     """Raise TypeError for what can make no problem, no model or no optimiser."""
+    for name, given in family.items():
+        _family_of(name, given)
+
+
+def _family_of(name: str, given) -> None:
     made = callable(given) or isinstance(given, (str, Mapping))
     made = made or (name == "optimiser" and given is None)
     if not (
@@ -127,8 +131,13 @@ def rerun(
     Raises
     ------
     ValueError : if the row lacks an axis of the sweep.
+    TypeError : if it is no row.
     """
+    _require_family(problem=problem, model=model, optimiser=optimiser)
     family = Family.of(model, problem, optimiser)
+    if not hasattr(row, "keys"):
+        found = f"row must be a row of the table, got {_validate.shown(row)}"
+        raise error(TypeError, found, "give table.iloc[0] or another")
     needed = [*family.named, *family.axes, "train", "steps", "scale", "step", "seed", "start"]
     missing = [axis for axis in needed if axis not in row]
     if missing:

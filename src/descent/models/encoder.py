@@ -143,6 +143,7 @@ class Encoder:
     ) -> EncoderWeights:
         """Draw independent normal weights with the variances of Table 1, times ``scale**2``."""
         _validate.positive("scale", scale)
+        _validate.problem(problem)
         table = INITIALISATIONS[self.initialisation]
 
         def normal(W: str, *shape: int) -> Tensor:
@@ -251,7 +252,12 @@ class Encoder:
         train: str = "QKVO",
     ) -> dict[str, Tensor]:
         r"""The gradient of :math:`\sum_j c_j f(X_j)`: the residual's transposed Jacobian times c."""
-        return self._pull_back(weights, problem, self.forward(weights, problem), c, train)
+        run = self.forward(weights, problem)
+        _validate.letters("train", train, self.trainable)
+        c = _validate.beside("c", _validate.tensor("c", c), problem.X)
+        _validate.shape("c", c, run.output.shape, "there is one for each output")
+        weights = _validate.weights(weights)
+        return self._pull_back(weights, problem, run, c, train)
 
     def _pull_back(self, weights, problem: Problem, run: Pass, c: Tensor, train: str) -> dict:
         X = problem.X
@@ -299,6 +305,8 @@ class Encoder:
     ) -> dict[str, Float[Tensor, "*r N N"]]:
         """The share of each weight of ``train`` in `ntk`."""
         run = self.forward(weights, problem)
+        _validate.letters("train", train, self.trainable)
+        weights = _validate.weights(weights)
         A = self._sensitivity(weights, problem, run)
         parts = {}
         if "O" in train:
@@ -325,6 +333,9 @@ def arc_cosine(
     :math:`\theta` the angle between the rows a of A and b of B (Cho and Saul 2009). Rows of zeros
     have angle pi/2 with everything. Introduced in :doc:`/wu2023/tangent`.
     """
+    A, B = _validate.matrix("A", A), _validate.matrix("B", B)
+    _validate.beside("B", B, A)
+    _validate.shape("B", B, (*A.shape[:-2], B.shape[-2], A.shape[-1]), "its rows meet those of A")
     a, b = (torch.linalg.vector_norm(M, dim=-1) for M in (A, B))
     lengths = a[..., :, None] * b[..., None, :]
     cosine = (A @ B.mT / torch.where(lengths > 0, lengths, 1)).clamp(-1, 1)
@@ -340,7 +351,7 @@ def limit_ntk(problem: Problem) -> Float[Tensor, "*b N N"]:
     kernel is a function of the mean tokens of the sequences alone.
     Introduced in :doc:`/wu2023/tangent`.
     """
-    mean = problem.X.mean(-2)
+    mean = _validate.problem(problem).X.mean(-2)
     value, slope = arc_cosine(mean, mean)
     return problem.n**2 * (value + slope * (mean @ mean.mT))
 
@@ -352,6 +363,7 @@ def pooled_kernel(attended: Float[Tensor, "*b N n D"]) -> Float[Tensor, "*b N N"
     eigenvalue is the number that decides whether a wide encoder can fit all labels.
     Introduced in :doc:`/wu2023/apart`.
     """
+    attended = _validate.matrix("attended", attended, 3)
     N, n = attended.shape[-3:-1]
     rows = attended.flatten(-3, -2)
     return _pooled(arc_cosine(rows, rows)[0], N, n)

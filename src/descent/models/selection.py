@@ -134,6 +134,9 @@ class Selection:
     def check(self, weights: NamedTuple, problem: Problem) -> None:
         """Raise ValueError where weights or data are not what the layer is made for."""
         check_data(problem, self.query)
+        if not isinstance(weights, self._container):
+            found = f"weights must be {self._container.__name__}, got {_validate.shown(weights)}"
+            raise error(TypeError, found, "draw some with layer.init(problem, seed=0)")
         shapes = {"u": (problem.D,)}
         for name, W in zip(weights._fields, weights, strict=True):
             columns = problem.D if name == "W" else self.d

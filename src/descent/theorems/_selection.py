@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .. import margin
+from .. import _validate, margin
 from .._errors import error
 from ..margin import Margin
 from ..models import Selection, SelectionWeights
@@ -35,8 +35,15 @@ class SelectionStart:
 
     def __post_init__(self) -> None:
         if not isinstance(self.problem, Problem):
-            object.__setattr__(self, "problem", Problem(*map(torch.as_tensor, self.problem)))
-        weights = SelectionWeights(*map(torch.as_tensor, self.weights))
+            object.__setattr__(
+                self, "problem", Problem(*_validate.several("problem", self.problem, 2))
+            )
+        weights = SelectionWeights(*_validate.several("weights", self.weights, 2))
+        weights = _validate.weights(weights)
+        _validate.positive("eta", self.eta)
+        if not isinstance(self.model, Selection):
+            found = f"model must be a Selection, got {_validate.shown(self.model)}"
+            raise error(TypeError, found, "take Selection()")
         if self.model.d is not None:
             found = (
                 f"these theorems are on W itself, but the layer has factors of d = {self.model.d}"
