@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from . import _validate
 from ._errors import error
 
 PACKAGE, VERSION = "vaderSentiment", "3.3.2"
@@ -73,6 +74,8 @@ def movie_reviews() -> Reviews:
 
 def words(text: str) -> list[str]:
     """The words of a sentence in lower case, without punctuation: "it's" is one word."""
+    if not isinstance(text, str):
+        raise error(TypeError, f"text must be a text, got {_validate.shown(text)}", "be a text")
     return re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())
 
 

@@ -177,6 +177,12 @@ def _distinct(asked: Bool[Tensor, "N n"], selected: Int[Tensor, " N"]) -> None:
 
 def differences(problem: Problem, selected: Int[Tensor, "*b N"]) -> Float[Tensor, "*b N n D"]:
     """The selected token minus each token: zero at itself."""
+    _validate.problem(problem)
+    selected = _validate.tensor("selected", selected).to(torch.int64)
+    _validate.shape("selected", selected, problem.X.shape[:-2], "each sequence has one")
+    if not bool(((selected >= 0) & (selected < problem.n)).all()):
+        found = f"selected holds {selected.tolist()}, but a sequence has {problem.n} tokens"
+        raise error(ValueError, found, f"number them 0 to {problem.n - 1}")
     index = selected[..., None, None].expand(*selected.shape, 1, problem.D)
     return problem.X.gather(-2, index) - problem.X
 
@@ -216,7 +222,13 @@ def hard_margin(G: Float[Tensor, "m m"]) -> tuple[Float[Tensor, " m"], bool]:
     Raises
     ------
     ArithmeticError : where the margin is so small that float64 cannot tell it from zero.
+    ValueError : if G is no square matrix of finite numbers, with something on its diagonal.
     """
+    G = _validate.finite("G", _validate.matrix("G", G), "scale the tokens down")
+    _validate.shape("G", G, (len(G), len(G)), "it holds the products of all pairs")
+    if G.ndim != 2 or not bool((G.diagonal() >= 0).all() and (G.diagonal() > 0).any()):
+        found = f"G of shape {tuple(G.shape)} is no Gram matrix of vectors that are not all zero"
+        raise error(ValueError, found, "give A @ A.T of the constraints' rows A")
     scale = G.diagonal().amax()
     alpha = _least_norm_weights(G / scale)
     margins = (G / scale) @ alpha
