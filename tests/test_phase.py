@@ -84,6 +84,12 @@ def test_other_columns_can_be_the_axes_and_the_panels():
     assert len(filled(axes[0])) == 6
 
 
+def test_a_panel_without_runs_stays_empty():
+    runs = table()
+    axes = panels(phase(runs[(runs["kernel"] == "softmax") | (runs["train"] == "V")]))
+    assert [len(filled(ax)) > 0 for ax in axes] == [True, True, True, False]
+
+
 def test_it_becomes_a_figure_whose_colours_follow_the_page():
     html = figure(phase(table()), alt="a", caption="c").html
     for name in ("softmax", "gaussian"):
@@ -100,9 +106,13 @@ def test_it_becomes_a_figure_whose_colours_follow_the_page():
         ),
         (lambda: phase(table(), fraction=0.5), "no column steps_to_0.5: fraction may be 0.01"),
         (lambda: phase(table().iloc[:0]), "table holds no run: select other rows"),
+        (
+            lambda: phase(table(), rows="train"),
+            "rows and columns are both 'train': give one of them",
+        ),
         (lambda: phase(table(), show="rate"), "show must be one of 'success', 'speed', got 'rate'"),
     ],
-    ids=["column", "fraction", "empty", "show"],
+    ids=["column", "fraction", "empty", "twice", "show"],
 )
 def test_a_table_that_cannot_be_drawn_is_refused(make, message):
     with pytest.raises(ValueError, match=message):

@@ -52,7 +52,9 @@ def phase(
 
     Raises
     ------
-    ValueError : if a column is missing or there is no run.
+    ValueError : if a column is missing, if rows and columns are the same, or there is no run.
+
+    Introduced in :doc:`/sweeps`.
     """
     column = f"steps_to_{fraction:g}"
     _check(table, column, show, (x, y, rows, columns))
@@ -96,6 +98,9 @@ def _check(table: pandas.DataFrame, column: str, show: str, named: tuple[str, ..
         raise error(ValueError, found, remedy)
     if table.empty:
         raise error(ValueError, "table holds no run", "select other rows")
+    if named[2] == named[3]:
+        found = f"rows and columns are both {named[2]!r}"
+        raise error(ValueError, found, "give one of them another column, such as 'train'")
 
 
 def _product(down, across):
@@ -103,6 +108,8 @@ def _product(down, across):
 
 
 def _panel(ax: Axes, panel: pandas.DataFrame, over: tuple, colour: str, show: str) -> None:
+    if panel.empty:
+        return
     x, y = (np.sort(panel[name].unique()) for name in over)
     left, low = (dict(zip(v, zip(*edges(v), strict=True), strict=True)) for v in (x, y))
     for (at_x, at_y), cell in panel.groupby(list(over)):
