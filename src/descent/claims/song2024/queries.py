@@ -178,26 +178,28 @@ def one_token(label: float = -1.0) -> tuple[Attention, Problem, AttentionWeights
     paper=PAPER,
     number="Theorem 3(1), condition (53)",
     statement=r"With condition (53) of the appendix, which has $\delta^2$ more in the denominator, "
-    r"Theorem 3(1) holds as printed, $\gamma = \frac12\delta^2\kappa^2\min|u|^2$, unless "
-    r"$n = d = 1$, where a quarter is proved.",
+    r"Theorem 3(1) holds as printed, with $\gamma = \frac12\delta^2\kappa^2\min|u|^2$.",
     verdict=Verdict.HOLDS,
     chapter=GAUSSIAN,
     mutations={"labels a thousand times too far": {"share": 1e3}},
 )
 def theorem_3_53(share: float = 1.0) -> Evidence:
-    """One token with orthogonal query and key, four sizes of them, 16 labels each."""
+    """One token, in one dimension and in two, four sizes of query and key, 16 labels each."""
     return near_trial("song2024-theorem-3-53", single_tokens(), share)
 
 
 def single_tokens() -> Iterator[tuple[Attention, Problem, AttentionWeights]]:
-    """N = n = 1, D = d = 2: a unit token, query and key at right angles, read-out 1."""
-    unit = torch.eye(2, dtype=torch.float64)
+    """N = n = 1, a unit token with read-out 1; query and key opposite (D = d = 1) or at right angles."""
     for k, s in enumerate((0.05, 0.1, 0.2, 0.4)):
-        y = draws.normal(k, "y", (1, 1), runs=16)
-        query, key = ((s / 2) ** 0.5 * torch.outer(unit[0], unit[j]) for j in (0, 1))
-        value = torch.outer(unit[0], unit[0])
-        weights = AttentionWeights(query[None], key[None], value[None], unit[:1])
-        yield Attention("gaussian", H=1, d=2), Problem(unit[0].expand(16, 1, 1, 2), y), weights
+        for d in (1, 2):
+            unit = torch.eye(d, dtype=torch.float64)
+            y = draws.normal(k, "y", (1, 1), runs=16)
+            query, key = torch.outer(unit[0], unit[0]), torch.outer(unit[0], unit[-1])
+            key = (-1 if d == 1 else 1) * key
+            size, value = (s / 2) ** 0.5, torch.outer(unit[0], unit[0])
+            weights = ((size * query)[None], (size * key)[None], value[None], unit[:1])
+            problem = Problem(unit[0].expand(16, 1, 1, d), y)
+            yield Attention("gaussian", H=1, d=d), problem, AttentionWeights(*weights)
 
 
 @claim(
