@@ -88,6 +88,23 @@ def test_local_symbols_are_used_on_their_page_and_say_what_they_are(name):
     assert all(len(str(meaning).split()) > 1 for meaning in LOCAL[name].values())
 
 
+def rows():
+    """(symbols, page that introduces them) for each row of the notation page."""
+    for line in page("notation").splitlines():
+        if line.startswith("| $"):
+            entries = re.findall(r"\$[^$]+\$", line.split(" | ")[0].replace("\\|", "!"))
+            plain = [e for e in entries if not re.match(r"\$\\(bar|widetilde)", e)]
+            yield used(" ".join(plain)), re.search(r"\{doc\}`([^`]+)`", line)[1]
+
+
+@pytest.mark.parametrize("name", [n for n in LOCAL if n.startswith(("foundations", "song2024"))])
+def test_a_letter_of_a_part_means_nothing_else_on_any_of_its_pages(name):
+    """What a page defines for itself, in a proof or an exercise, is no letter of its part's table."""
+    part = name.split("/")[0]
+    taken = set().union(*(found for found, place in rows() if place.startswith(part)))
+    assert not set(LOCAL[name]) & taken
+
+
 def test_rows_of_the_notation_page_lead_to_a_chapter():
     rows = [line for line in page("notation").splitlines() if line.startswith("| $")]
     assert rows

@@ -426,7 +426,7 @@ def gaussian_fails_too(gap: float = 0.7, constant: float = 1.0) -> Evidence:
 
 @claim(
     "song2024-generic-separation",
-    title="Near its first outputs the Gaussian is faster",
+    title="Near its first outputs the Gaussian is faster, at first",
     standing=Standing.OBSERVED,
     paper="Descent",
     number="Observation",
