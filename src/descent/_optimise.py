@@ -38,8 +38,12 @@ def optimise(
 
     Parameters
     ----------
+    model, problem, weights : as for `descend`: weights with a dimension (*r) of runs in front.
     optimiser : a class of `torch.optim`, or what makes one from a list of tensors.
+    train : which weights move, some of the letters of ``model.trainable``; by default all.
+    steps : number of steps, at least 1.
     batches : lists of sequences to take the gradient on, one a step, in turn; all if left out.
+    **options : for the optimiser, such as ``lr=0.01``.
 
     Returns
     -------

@@ -73,7 +73,12 @@ def movie_reviews() -> Reviews:
 
 
 def words(text: str) -> list[str]:
-    """The words of a sentence in lower case, without punctuation: "it's" is one word."""
+    """The words of a sentence in lower case, without punctuation: "it's" is one word.
+
+    Raises
+    ------
+    TypeError : for what is no text.
+    """
     if not isinstance(text, str):
         raise error(TypeError, f"text must be a text, got {_validate.shown(text)}", "be a text")
     return re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())

@@ -60,7 +60,12 @@ def normal(seed: int, name: str, shape: tuple[int, ...], runs: Runs = None) -> F
 def uniform(
     seed: int, name: str, shape: tuple[int, ...], runs: Runs = None
 ) -> Float[Tensor, "..."]:
-    """Independent uniform numbers strictly between 0 and 1: odd multiples of 2^-53."""
+    """Independent uniform numbers strictly between 0 and 1: odd multiples of 2^-53.
+
+    Raises
+    ------
+    ValueError, TypeError : for a seed or a count that does not fit.
+    """
     return _fill(lambda u: u, seed, name, shape, runs)
 
 
@@ -96,7 +101,12 @@ def chi_square(
 
 
 def permutation(seed: int, name: str, count: int) -> Int[Tensor, "count"]:
-    """The numbers from 0 to ``count - 1`` in random order: the order of uniform numbers."""
+    """The numbers from 0 to ``count - 1`` in random order: the order of uniform numbers.
+
+    Raises
+    ------
+    ValueError, TypeError : for a seed or a count that does not fit.
+    """
     return torch.argsort(uniform(seed, name, (_validate.count("count", count),)), stable=True)
 
 

@@ -19,7 +19,12 @@ DIGITS = 50
 
 
 def pullback(kernel: str, C: Float[Tensor, "n"], dS: Float[Tensor, "n"]) -> list[mpmath.mpf]:
-    """One row of dC from one row of scores and of dS, as ``mpf`` of fifty digits."""
+    """One row of dC from one row of scores and of dS, as ``mpf`` of fifty digits.
+
+    Raises
+    ------
+    ValueError : for another kernel, or rows that are not finite or of different lengths.
+    """
     _validate.one_of("kernel", kernel, ("softmax", "gaussian"))
     C, dS = (_validate.tensor(name, row) for name, row in (("C", C), ("dS", dS)))
     if C.ndim != 1 or C.shape != dS.shape or not len(C):
@@ -34,7 +39,12 @@ def pullback(kernel: str, C: Float[Tensor, "n"], dS: Float[Tensor, "n"]) -> list
 def gradient(
     layer: Attention, weights: AttentionWeights, problem: Problem
 ) -> dict[str, mpmath.matrix]:
-    """The gradient by W_Q, W_K and W_V (D, d) of a layer with one head, for one run."""
+    """The gradient by W_Q, W_K and W_V (D, d) of a layer with one head, for one run.
+
+    Raises
+    ------
+    ValueError : for several heads or several runs: one is worked out at a time.
+    """
     weights = _validate.weights(weights)
     _validate.model(layer, "check", "kernel", "H", "d").check(weights, problem)
     if layer.H != 1:
@@ -54,7 +64,12 @@ def gradient(
 
 
 def relative_error(found: Tensor, exact: mpmath.matrix | list) -> float:
-    """Largest error of any entry, in units of the largest entry; 1 if nothing is left of it."""
+    """Largest error of any entry, in units of the largest entry; 1 if nothing is left of it.
+
+    Raises
+    ------
+    ValueError : unless both have as many numbers, and one of them is not zero.
+    """
     found, truth = _validate.tensor("found", found), _validate.several("exact", exact)
     numbers = all(isinstance(b, (int, float, mpmath.mpf)) for b in truth)
     if not numbers or len(truth) != found.numel() or not any(truth):

@@ -177,7 +177,12 @@ class _ByAutograd:
 
 
 def get(kernel: str | Kernel) -> Kernel:
-    """The kernel of that name (a `Kernel` is returned as it is)."""
+    """The kernel of that name (a `Kernel` is returned as it is).
+
+    Raises
+    ------
+    ValueError : if no kernel has that name; the message lists those there are.
+    """
     if isinstance(kernel, Kernel):
         return kernel
     if not isinstance(kernel, str):
@@ -190,6 +195,11 @@ def require(kernel: Kernel, *known: Kernel) -> Kernel:
     """Return ``kernel`` if it is one of ``known``, else raise ValueError.
 
     What is true of a kernel of the book need not be of another one that bears its name.
+
+    Raises
+    ------
+    ValueError : if it is another kernel.
+    TypeError : if it is none.
     """
     if not isinstance(kernel, Kernel):
         found = f"kernel must be a Kernel, got {_validate.shown(kernel)}"

@@ -61,7 +61,12 @@ def directions(
 
 
 def offsets(radius: float, points: int) -> Float[Tensor, "points"]:
-    """Evenly spaced from -radius to radius; an odd number, so that 0 is the middle one."""
+    """Evenly spaced from -radius to radius; an odd number, so that 0 is the middle one.
+
+    Raises
+    ------
+    ValueError, TypeError : unless the radius is positive and the points are a whole number.
+    """
     radius = _validate.positive("radius", radius)
     if _validate.count("points", points, least=3) % 2 == 0:
         found = f"points must be odd, got {points}: the weights are the middle point"
@@ -151,6 +156,10 @@ def curvature(f: Float[Tensor, "*r a b"], spacing: float) -> Float[Tensor, "*r"]
     """The larger eigenvalue of the Hessian of the slice at its middle, by central differences.
 
     The slice has an odd number of points each way, ``spacing`` apart.
+
+    Raises
+    ------
+    ValueError, TypeError : for a spacing that is not positive, or an even number of points.
     """
     f, spacing = _slice(f), _validate.positive("spacing", spacing)
     if not all(size % 2 for size in f.shape[-2:]):
@@ -209,6 +218,10 @@ def two_stages(
 
     ``first`` is where stage one ends; ``softmax`` and ``gaussian`` where stage two does; ``alone``
     was trained with the Gaussian from the same start for as many steps as both stages together.
+
+    Raises
+    ------
+    ValueError, TypeError : for steps that are not two whole numbers, and for what `descend` refuses.
     """
     first, second = (_validate.count("steps", k) for k in _validate.several("steps", steps, 2))
     layers = {kernel: Attention(kernel, H=H, d=d) for kernel in ("softmax", "gaussian")}

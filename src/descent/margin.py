@@ -144,7 +144,13 @@ def tokens_to_select(
     selected: Int[Tensor, " N"] | None,
     query: int = 0,
 ) -> Int[Tensor, " N"]:
-    """What `svm` is to select: ``selected`` if given, else the optimal tokens of u."""
+    """What `svm` is to select: ``selected`` if given, else the optimal tokens of u.
+
+    Raises
+    ------
+    ValueError, TypeError : for several problems, for both of u and selected or neither, and for
+        tokens that the problem does not have.
+    """
     if _validate.problem(problem).X.ndim != 3:
         found = f"X has shape {tuple(problem.X.shape)}, more than one problem"
         raise error(ValueError, found, "give one problem, (N, n, D)")
@@ -176,7 +182,12 @@ def _distinct(asked: Bool[Tensor, "N n"], selected: Int[Tensor, " N"]) -> None:
 
 
 def differences(problem: Problem, selected: Int[Tensor, "*b N"]) -> Float[Tensor, "*b N n D"]:
-    """The selected token minus each token: zero at itself."""
+    """The selected token minus each token: zero at itself.
+
+    Raises
+    ------
+    ValueError, TypeError : for tokens to select that the problem does not have.
+    """
     _validate.problem(problem)
     selected = _validate.tensor("selected", selected).to(torch.int64)
     _validate.shape("selected", selected, problem.X.shape[:-2], "each sequence has one")

@@ -95,6 +95,10 @@ def gaussian(
 
     A seed means the same problem on every device, and more sequences (N) leave the first ones as
     they are (see `descent.draws`).
+
+    Raises
+    ------
+    ValueError, TypeError : for a size or a seed that is no whole number in its range.
     """
     for name, value in (("N", N), ("n", n), ("D", D)):
         _validate.count(name, value)
@@ -120,6 +124,10 @@ def gaussian_in_span(
     degrees of freedom; and L is independent of Q. A normal weight W is normal in every basis, so
     Q^T W is drawn like W, with the variance that D asks for: `ambient` keeps D. Losses are then
     distributed as those of `gaussian`, exactly. With D < N n it is `gaussian`.
+
+    Raises
+    ------
+    ValueError, TypeError : for a size or a seed that is no whole number in its range.
 
     See :doc:`/foundations/span`.
     """
@@ -151,6 +159,10 @@ def digits(
     ``D = patch**2``. Every token of an image bears the image's label: +1 for an odd digit, -1 for
     an even one. With ``positions=True`` a one-hot code of the patch's place is appended
     (``D`` grows by ``n``), so that blank patches of one image stop being the same token.
+
+    Raises
+    ------
+    ValueError, TypeError : for more sequences than there are images, or a patch that does not divide them.
     """
     from sklearn.datasets import load_digits  # takes a second to import: only who asks for it pays
 
@@ -182,6 +194,11 @@ def planted(N: int, n: int, D: int, seed: int) -> tuple[Problem, Float[Tensor, "
     Tokens are N(0, I / D) with first coordinate 0, labels +1 or -1 at random. One token of each
     sequence, at a random place, gets the label as its first coordinate, which u reads: its score
     is 1, that of all others 0. After Vasudeva et al. 2024, whose generator we have not seen.
+
+    Raises
+    ------
+    ValueError, TypeError : for a size or a seed that is no whole number in its range.
+
     See :doc:`/vasudeva2024/logistic`.
     """
     for name, value, least in (("N", N, 1), ("n", n, 2), ("D", D, 2)):
@@ -228,6 +245,11 @@ def trap(s: float = 3.0, alpha: float = 45.0) -> tuple[Problem, Tensor]:
 
     `pairs` with a_1 = (1, 0) and a_2 = s (-cos alpha, sin alpha), alpha in degrees. Both can be
     selected; but where s cos alpha > 1 and W starts far along a_1, the second sequence has no say.
+
+    Raises
+    ------
+    ValueError, TypeError : for numbers out of range.
+
     See :doc:`/vasudeva2024/traps`.
     """
     s, alpha = _validate.positive("s", s), _validate.real("alpha", alpha)
@@ -246,6 +268,10 @@ def orthonormal_tokens(N: int, n: int, D: int, seed: int) -> tuple[Problem, Tens
     """All N n tokens orthonormal, the second of each optimal; and a decoder u with scores 1 and 0.
 
     The attention SVM has a closed form here (`descent.margin.orthonormal`).
+
+    Raises
+    ------
+    ValueError, TypeError : for a size or a seed that does not fit, or fewer dimensions than tokens.
     """
     m = _validate.count("N", N) * _validate.count("n", n, least=2)
     _memory.room("the tokens", m, _validate.count("D", D, least=m))
@@ -255,7 +281,12 @@ def orthonormal_tokens(N: int, n: int, D: int, seed: int) -> tuple[Problem, Tens
 
 
 def unit_tokens(N: int, n: int, D: int, seed: int) -> tuple[Problem, Tensor]:
-    """Uniform tokens on the sphere, random labels, and a random unit decoder: unequal scores."""
+    """Uniform tokens on the sphere, random labels, and a random unit decoder: unequal scores.
+
+    Raises
+    ------
+    ValueError, TypeError : for a size or a seed that is no whole number in its range.
+    """
     for name, value, least in (("N", N, 1), ("n", n, 2), ("D", D, 1)):
         _validate.count(name, value, least)
     _memory.room("the tokens", N, n, D)
@@ -272,6 +303,10 @@ def sequences(N: int, n: int, D: int, seed: int, *, length: float | None = None)
     """Standard normal tokens, and one standard normal label a sequence (Wu et al. 2023, section 5).
 
     With ``length`` every token is scaled to that length. Introduced in :doc:`/wu2023/scaling`.
+
+    Raises
+    ------
+    ValueError, TypeError : for a size or a seed that is no whole number in its range.
     """
     for name, value in (("N", N), ("n", n), ("D", D)):
         _validate.count(name, value)
@@ -287,6 +322,10 @@ def equal_means(N: int, D: int, seed: int) -> Problem:
 
     c, the v_j and one label a sequence are standard normal. Uniform attention cannot tell these
     sequences apart. Introduced in :doc:`/wu2023/scaling`.
+
+    Raises
+    ------
+    ValueError, TypeError : for a size or a seed that is no whole number in its range.
     """
     for name, value in (("N", N), ("D", D)):
         _validate.count(name, value)

@@ -24,6 +24,10 @@ def scores_jacobian(
 
     The row of (i, k, j) is :math:`x_{ik} \otimes k_{ij} / \sqrt d` for a dot product, and
     :math:`x_{ik} \otimes (k_{ij} - q_{ik}) / \sqrt d` for a distance.
+
+    Raises
+    ------
+    ValueError, TypeError : for weights that do not suit the layer or the problem.
     """
     pass_ = _validate.model(layer, "forward").forward(weights, problem)
     moved = pass_.K.unsqueeze(-3)  # (*r, H, N, 1, n keys, d)
@@ -50,7 +54,12 @@ class PL(NamedTuple):
 
 
 def pl(layer: Attention, weights: AttentionWeights, problem: Problem) -> PL:
-    """The three constants at ``weights``; ValueError unless the kernel is the Gaussian."""
+    """The three constants at ``weights``, (*r) each.
+
+    Raises
+    ------
+    ValueError, TypeError : unless the kernel is the Gaussian, and layer, weights and problem fit.
+    """
     kernels.require(_validate.model(layer, "kernel").kernel, kernels.gaussian)
     pass_, jacobian = layer.forward(weights, problem), scores_jacobian(layer, weights, problem)
     delta = spectra.sigma_min(jacobian)
@@ -103,6 +112,10 @@ def softmax_smoothness(
     that the hull allows,
     :math:`L = \frac1d \sum_i \max_k(\sum_h \rho_{ih}^2/4 + \frac54 \max_h \rho_{ih}\bar r_{ik})
     \|X_i\|^2 \max_h \|K_{ih}\|^2`.
+
+    Raises
+    ------
+    ValueError, TypeError : unless the kernel is softmax, and layer and problem fit.
     """
     kernels.require(_validate.model(layer, "kernel").kernel, kernels.softmax)
     low, high = interval(layer, weights, problem)
@@ -122,6 +135,10 @@ def two_by_two(
 
     One sequence of two tokens, X = I, one head, d = 2, w_O = (1, 1); W_V = ((2, 1), (1, 2)) where
     u = (3, 3) as in the paper (its a, which cancels, is 1). W_Q and W_K are drawn.
+
+    Raises
+    ------
+    ValueError, TypeError : unless the layer has one head with d = 2, and what is given are pairs.
     """
     _validate.model(layer, "kernel", "H", "d")
     if (layer.H, layer.d) != (1, 2):
@@ -161,6 +178,10 @@ def random_instances(
 
     The labels (levels, count, N, n) are the layer's own first outputs plus ``noise`` times one
     standard normal draw: how far there is to go is the only thing that a level changes.
+
+    Raises
+    ------
+    ValueError, TypeError : for a size or a seed that is no whole number in its range.
     """
     _validate.model(layer, "kernel", "H", "d")
     shape = _validate.several("shape", shape, 3)

@@ -65,6 +65,10 @@ def reduce(problem: Problem, names: str = "QKV", own: Mapping[str, int] | None =
     Returns
     -------
     Reduction whose problem has tokens (..., N, n, r), ``r = min(N n, D)``.
+
+    Raises
+    ------
+    ValueError, TypeError : for what is no problem, or for letters that name no weights.
     """
     _validate.problem(problem)
     basis, R = torch.linalg.qr(problem.tokens.mT)

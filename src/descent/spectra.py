@@ -17,13 +17,22 @@ def resolution(A: Float[Tensor, "*b p q"]) -> float:
     """Below this part of the largest singular value another one may be zero: max(p, q) epsilon.
 
     So much do the roundings move that went into the entries, in the precision that they have.
+
+    Raises
+    ------
+    ValueError, TypeError : for what is no array of finite numbers with two dimensions at least.
     """
     A = _validate.matrix("A", A)
     return max(A.shape[-2:]) * torch.finfo(A.dtype).eps
 
 
 def rank(A: Float[Tensor, "*b p q"], tolerance: float | None = None) -> Int[Tensor, "*b"]:
-    """Number of singular values above ``tolerance`` times the largest one; else `resolution`."""
+    """Number of singular values above ``tolerance`` times the largest one; else `resolution`.
+
+    Raises
+    ------
+    ValueError, TypeError : for what is no array of finite numbers with two dimensions at least.
+    """
     A = _matrix(A, "rank needs finite entries")
     values = torch.linalg.svdvals(A)
     least = resolution(A) if tolerance is None else _validate.fraction("tolerance", tolerance)
@@ -49,12 +58,22 @@ def _matrix(A: Tensor, remedy: str) -> Tensor:
 
 
 def beside(blocks: Float[Tensor, "*b H m D"]) -> Float[Tensor, "*b m HD"]:
-    """Put the heads' blocks side by side: (B_1, ..., B_H) as one matrix."""
+    """Put the heads' blocks side by side: (B_1, ..., B_H) as one matrix.
+
+    Raises
+    ------
+    ValueError, TypeError : for what is no array of numbers with three dimensions at least.
+    """
     return _validate.matrix("blocks", blocks, least=3).movedim(-3, -2).flatten(-2)
 
 
 def eigenvalues(A: Float[Tensor, "*b p p"]) -> Float[Tensor, "*b p"]:
-    """Those of symmetric matrices, in rising order; NaN where an entry is NaN or infinite."""
+    """Those of symmetric matrices, in rising order; NaN where an entry is NaN or infinite.
+
+    Raises
+    ------
+    ValueError, TypeError : for what is no array of finite numbers whose last two dimensions are equal.
+    """
     A = _validate.matrix("A", A)
     if A.shape[-1] != A.shape[-2]:
         found = f"A has shape {tuple(A.shape)}, and is no square"
@@ -72,6 +91,10 @@ def top_hessian_eigenvalue(
     dimensions; every run gets its own value, NaN if anything is. The iteration is that of Lanczos:
     in the basis that comes of v, Hv, H(Hv), ... the Hessian H is tridiagonal, and no more than the
     last two vectors of it are kept. For the layers of the book 20 iterations are right to 1e-12.
+
+    Raises
+    ------
+    TypeError : if the objective is no function, or the point no dict of arrays.
     """
 
     _validate.function("objective", objective)

@@ -13,6 +13,10 @@ from ._errors import error
 def log_slopes(x: Sequence[float], y: Float[Tensor, "x *r"]) -> Float[Tensor, "*r"]:
     """Slopes of the lines of least squares through log y against log x, one a run.
 
+    Raises
+    ------
+    ValueError, TypeError : for lengths that differ, or numbers that have no logarithm.
+
     Introduced in :doc:`/wu2023/scaling`.
     """
     y, x = _validate.matrix("y", y, least=1), _validate.tensor("x", x)
@@ -42,6 +46,10 @@ def mcnemar(one: Tensor, other: Tensor) -> float:
 
     Only the pairs that differ count: of b where ``one`` alone succeeded and c where ``other`` did,
     (b - c) / sqrt(b + c) is nearly standard normal if neither is better. 0 where none differ.
+
+    Raises
+    ------
+    ValueError, TypeError : for what are no two lists of truths of one length.
     """
     one, other = _validate.truths("one", one), _validate.truths("other", other)
     if one.shape != other.shape:
@@ -55,6 +63,10 @@ def wilson(successes: int, runs: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's interval for a success rate, at 95 % unless ``z`` says otherwise.
 
     Unlike the rate plus or minus z standard errors it is right near 0 and 1 too.
+
+    Raises
+    ------
+    ValueError, TypeError : for more successes than runs, or what are no whole numbers.
     """
     runs, z = _validate.count("runs", runs, below=2**53), _validate.positive("z", z)
     successes = _validate.count("successes", successes, least=0)

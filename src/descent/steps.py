@@ -73,7 +73,12 @@ class _Constant:
 
 
 def constant(eta: float | Tensor) -> Rule:
-    """The same step always; a tensor (...,) gives every run its own."""
+    """The same step always; a tensor (...,) gives every run its own.
+
+    Raises
+    ------
+    ValueError, TypeError : for a step that is not positive, or no number.
+    """
     if not isinstance(eta, (Tensor, list, tuple)):
         eta = _validate.real("step", eta)
     eta = _validate.tensor("step", eta).detach().to(torch.float64)
@@ -104,6 +109,10 @@ def schedule(eta: Callable[[int], float | Tensor]) -> Rule:
     """The step ``eta(t)`` at step t = 0, 1, 2, ...: a number, or one for every run (...,).
 
     Every `descend` starts again at t = 0.
+
+    Raises
+    ------
+    TypeError : for what is no function of the step.
     """
     if not callable(eta):
         raise error(
@@ -124,6 +133,10 @@ def normalised(eta: float | Callable[[int], float]) -> Rule:
     A function of the step number t = 0, 1, 2, ... makes the distances change, as in
     ``normalised(lambda t: (t + 1) ** -0.5)``. Where the square of the length underflows, the run
     stands still and a `PrecisionWarning` says so.
+
+    Raises
+    ------
+    ValueError, TypeError : for a step that is not positive, or no number.
     """
     if callable(eta):
         return _NormalisedSchedule(eta)
@@ -153,7 +166,12 @@ class _NormalisedSchedule(_Schedule):
 
 
 def polyak(optimum: float = 0.0, factor: float = 1.0) -> Rule:
-    r"""Polyak's step :math:`\lambda (f - f^*) / \|\nabla f\|^2`, for a known optimal value."""
+    r"""Polyak's step :math:`\lambda (f - f^*) / \|\nabla f\|^2`, for a known optimal value.
+
+    Raises
+    ------
+    ValueError, TypeError : for an optimum that is not finite, or a factor that is not positive.
+    """
     optimum = _validate.real("optimum", optimum)
     if not math.isfinite(optimum):
         raise error(ValueError, f"optimum must be finite, got {optimum}", "be finite")
@@ -183,6 +201,10 @@ def polyak_of_logarithm(factor: float = 1.0) -> Rule:
 
     Since :math:`\nabla F = \nabla f / (f - f^*)`, it moves the weights exactly as `polyak` moves
     them on f, however small :math:`f - f^*` has become. See :doc:`/vasudeva2024/convergence`.
+
+    Raises
+    ------
+    ValueError, TypeError : for a factor that is not positive.
     """
     return _PolyakOfLogarithm(_validate.positive("factor", factor))
 
@@ -225,7 +247,12 @@ def _the_same(scale: float, count: int, loss: Tensor) -> Tensor:
 
 
 def check(eta: Tensor, loss: Tensor) -> None:
-    """Raise TypeError unless what a rule gave is a step for each run."""
+    """Refuse what a rule gave unless it is a step for each run.
+
+    Raises
+    ------
+    TypeError : if it is no tensor of real numbers with a number for each run.
+    """
     if not isinstance(eta, Tensor) or eta.shape != loss.shape:
         found = tuple(eta.shape) if isinstance(eta, Tensor) else repr(eta)
         remedy = f"return a tensor with one step for each run, of shape {tuple(loss.shape)}"
@@ -233,7 +260,12 @@ def check(eta: Tensor, loss: Tensor) -> None:
 
 
 def resolve(step: float | str | Tensor | Rule, smoothness: Callable[[], Tensor]) -> Rule:
-    """Turn what a user wrote into a rule; ``smoothness`` is asked only if the step needs it."""
+    """Turn what a user wrote into a rule; ``smoothness`` is asked only if the step needs it.
+
+    Raises
+    ------
+    ValueError, TypeError : for what names no rule.
+    """
     if isinstance(step, str):
         if step != "1/L":
             raise error(

@@ -44,7 +44,7 @@ def explore(
     labels : what to call a control on the page, ``{name: "embedding dimension $D$"}``.
     drag : controls whose value is a place in the picture, ``{name: "x"}`` or ``{name: "y"}``: in
         the built book the reader can take hold of it there.
-    controls : the values of each argument: numbers become a slider, strings a menu.
+    **controls : the values of each argument: numbers become a slider, strings a menu.
 
     Returns
     -------

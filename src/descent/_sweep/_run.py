@@ -50,7 +50,7 @@ def sweep(
         several of these, which is an axis itself.
     model : likewise a model or a class of models, whose arguments are axes (d, H and kernel).
     optimiser : a class of `torch.optim`, or several by name; None or ``"descent"`` is `descend`.
-    axes : one value or several of each: the arguments of problem and model, and train, steps,
+    **axes : one value or several of each: the arguments of problem and model, and train, steps,
         scale, step (numbers, ``"1/L"`` or ``"polyak"``), seed (draws tokens, labels and weights)
         and start (another draw of the weights for the same tokens and labels).
 
@@ -126,7 +126,7 @@ def rerun(
     ----------
     row : of the table that `sweep` returned, such as ``table.iloc[3]``.
     problem, model, optimiser : what the sweep was given.
-    options : for `descend`, such as ``watch`` and ``at``; not with an optimiser.
+    **options : for `descend`, such as ``watch`` and ``at``; not with an optimiser.
 
     Raises
     ------

@@ -225,5 +225,10 @@ def claim(
 
 
 def get(id: str) -> Claim:
-    """The claim of that id; ValueError with the list of ids if there is none."""
+    """The claim of that id; ValueError with the list of ids if there is none.
+
+    Raises
+    ------
+    ValueError : if there is none, with the list of ids.
+    """
     return registry[_validate.one_of("claim", id, registry)]

@@ -16,7 +16,12 @@ Family = Callable[[Tensor], tuple]
 
 
 def near(layer: Attention, problem: Problem, weights: AttentionWeights) -> Family:
-    """Labels at e^s times the problem's own from the first outputs."""
+    """Labels at e^s times the problem's own from the first outputs.
+
+    Raises
+    ------
+    ValueError, TypeError : for what does not suit the layer or the problem.
+    """
     output = _validate.model(layer, "predict").predict(weights, problem)
     X = problem.X.expand(*output.shape, problem.D)
 
@@ -27,7 +32,12 @@ def near(layer: Attention, problem: Problem, weights: AttentionWeights) -> Famil
 
 
 def loud(layer: Attention, problem: Problem, weights: AttentionWeights) -> Family:
-    """W_O times e^-s; where W_V = 0 the first residual does not change."""
+    """W_O times e^-s; where W_V = 0 the first residual does not change.
+
+    Raises
+    ------
+    ValueError, TypeError : for what does not suit the layer or the problem.
+    """
     weights = _validate.weights(weights)
     _validate.model(layer, "check").check(weights, problem)
     return lambda s: (
@@ -42,6 +52,10 @@ def meet(theorem: Theorem, family: Family, runs: int, share: float | Tensor = 1.
 
     Found by bisection between e^-80 and e^20. Strict hypotheses (a rank) do not count: no member
     of a family changes them. ``share`` above 1 gives starts that miss the hypotheses by as much.
+
+    Raises
+    ------
+    ValueError, TypeError : for what does not suit the layer or the problem.
     """
     _validate.function("theorem", theorem)
     _validate.function("family", family)

@@ -63,7 +63,12 @@ def theorem(
     start: Callable[..., Any],
     uses: tuple[str, ...] = (),
 ) -> Callable:
-    """Enter the decorated statement into the registry; its name then is the theorem itself."""
+    """Enter the decorated statement into the registry; its name then is the theorem itself.
+
+    Raises
+    ------
+    ValueError : if there is a theorem of that id.
+    """
     if id in registry:
         raise error(ValueError, f"theorem {id!r} exists already", "choose another id")
 
@@ -75,5 +80,10 @@ def theorem(
 
 
 def get(id: str) -> Theorem:
-    """The theorem of that id; ValueError with the list of ids if there is none."""
+    """The theorem of that id; ValueError with the list of ids if there is none.
+
+    Raises
+    ------
+    ValueError : if there is none, with the list of ids.
+    """
     return registry[_validate.one_of("theorem", id, registry)]
