@@ -15,7 +15,7 @@ from sympy import HadamardProduct, MatrixSymbol, OneMatrix, Trace
 from descent import exact, kernels, problems, symbolic
 from descent.claims.foundations.gradients import rounding_bound
 from descent.kernels import Kernel
-from descent.models import Attention, Selection, attention
+from descent.models import Attention, Encoder, Selection, attention
 
 SHAPES = [(1, 2, 1, 1, 1), (2, 2, 1, 2, 1), (1, 2, 2, 1, 1), (1, 3, 1, 1, 2)]
 
@@ -314,3 +314,27 @@ def test_the_closed_form_of_selection_is_the_derived_one(ell, n, D):
     mean = {name: sum(one[name] for one in each) / 3 for name in "Wu"}
     assert relative_gap(gradient["W"], mean["W"]) < 1e-13
     assert relative_gap(gradient["u"], mean["u"][:, 0]) < 1e-13
+
+
+# ---------------------------------------------------------------- the encoder
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize(("n", "D", "d"), [(2, 1, 2), (2, 2, 1), (3, 1, 1)])
+def test_the_encoders_gradient_derived_by_entries_is_its_closed_form(activation, n, D, d):
+    derived = symbolic.encoder(activation, n, D, d).compile()
+    for seed in range(8):
+        problem = problems.sequences(N=1, n=n, D=D, seed=seed)
+        scaling = ("d^-1/2", "d^-1")[seed % 2]
+        encoder = Encoder(d, scaling, "ntk", activation, "mean")
+        weights = encoder.init(problem, seed=seed)
+        factors = encoder.tau_0, encoder.tau_1(problem)
+        found = derived(problem.X[0], problem.y[0], *factors, *weights)
+        closed = encoder.loss_and_gradient(weights, problem)[1]
+        for W in "QKVO":
+            assert (found[W] - closed[W]).abs().max() < 1e-12 * (1 + closed[W].abs().max())
+
+
+def test_an_encoder_of_an_unknown_activation_is_not_derived():
+    with pytest.raises(ValueError, match="unknown activation 'gelu': expected one of 'relu'"):
+        symbolic.encoder("gelu", 1, 1, 1)

@@ -428,3 +428,59 @@ def selected_pull(n: int, a: int) -> sp.Matrix:
     gamma = sp.Matrix(sp.symbols(f"gamma_1:{n + 1}", real=True))
     q = sp.Matrix([phi[t] * (gamma[a] - gamma[t]) for t in range(n)])
     return (J.T * gamma - (phi * sum(q) - q)).applyfunc(sp.simplify)
+
+
+# -- the encoder -----------------------------------------------------------------------------------
+
+#: The activations of `models.encoder`, as SymPy differentiates them.
+ACTIVATIONS = {"relu": lambda z: sp.Max(z, 0), "tanh": sp.tanh}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One sequence's loss in the entries of an encoder's weights, and its derivative by each.
+
+    ``weights`` has the symbols of "Q", "K", "V" (D, d) and "O" (d, 1), ``gradient`` expressions of
+    the same shapes; ``X`` (n, D) holds symbols, ``y``, ``tau_0`` and ``tau_1`` are one each.
+    """
+
+    X: sp.Matrix
+    y: sp.Symbol
+    tau_0: sp.Symbol
+    tau_1: sp.Symbol
+    weights: dict[str, sp.Matrix]
+    loss: sp.Expr
+    gradient: dict[str, sp.Matrix]
+
+    def compile(self) -> Callable[..., dict[str, torch.Tensor]]:
+        """The gradients as functions of numbers X (n, D), y, tau_0, tau_1 and the four weights."""
+        symbols = [list(self.X), self.y, self.tau_0, self.tau_1, *map(list, self.weights.values())]
+        run = sp.lambdify(symbols, [list(g) for g in self.gradient.values()], "numpy", cse=True)
+
+        def gradient(X: torch.Tensor, y: float, tau_0: float, tau_1: float, *weights) -> dict:
+            flat = (W.flatten().tolist() for W in weights)
+            found = run(X.flatten().tolist(), float(y), float(tau_0), float(tau_1), *flat)
+            shaped = zip(self.gradient, found, weights, strict=True)
+            return {name: torch.tensor(g).to(W).view_as(W) for name, g, W in shaped}
+
+        return gradient
+
+
+def encoder(activation: str, n: int, D: int, d: int) -> Encoded:
+    r"""Half the squared residual of an encoder for one sequence, differentiated entry by entry.
+
+    :math:`f = \tau_1\sum_i w_O^\top\sigma(W_V^\top X^\top\beta_i)` with
+    :math:`\beta_i = \mathrm{softmax}(\tau_0XW_KW_Q^\top x_i)`. Knows no rule but the chain rule for
+    numbers; keep n, D and d below four. See :doc:`/wu2023/width`.
+    """
+    _validate.one_of("activation", activation, ACTIVATIONS)
+    X = sp.Matrix(_entries("x", 1, n, D)[0])
+    y, tau_0, tau_1 = sp.symbols("y tau_0 tau_1", real=True)
+    weights = {name: sp.Matrix(_entries(name.lower(), 1, D, d)[0]) for name in "QKV"}
+    weights["O"] = sp.Matrix(sp.symbols(f"o:{d}", real=True))
+    C = tau_0 * X * weights["Q"] * (X * weights["K"]).T
+    S = sp.Matrix.vstack(*(row("softmax", C[i, :].T).T for i in range(n)))
+    hidden = (S * X * weights["V"]).applyfunc(ACTIVATIONS[activation])
+    loss = (tau_1 * sum(hidden * weights["O"]) - y) ** 2 / 2
+    gradient = {name: M.applyfunc(loss.diff) for name, M in weights.items()}
+    return Encoded(X, y, tau_0, tau_1, weights, loss, gradient)
