@@ -27,6 +27,38 @@ def complaints(source: str) -> list[str]:
     return found
 
 
+PARTS = ("foundations/", "song2024/")
+
+
+def shortcomings(source: str, opens: bool) -> list[str]:
+    """What a page of a part lacks; the one that ``opens`` a part states results and explores none."""
+    found = []
+    if (drills := len(re.findall(r"^Drill\.", source, re.MULTILINE))) < 4:
+        found.append(f"{drills} drills: four at least")
+    if not opens and not re.search(r"^explore\(", source, re.MULTILINE):
+        found.append("no explorer")
+    for cell in CELL.findall(source):
+        if re.search(r"^figure\(", cell, re.MULTILINE):
+            break
+        options, lines = _split(cell)
+        if "hide-input" not in options:
+            found.append(f"{lines[0]!r} comes before the first figure")
+    return found
+
+
+@pytest.mark.parametrize("name", [n for n in CHAPTERS if n.startswith(PARTS)])
+def test_a_chapter_draws_first_and_lets_its_reader_play_and_drill(name):
+    assert shortcomings(CHAPTERS[name], opens=name.endswith("index.md")) == []
+
+
+def test_a_page_without_drills_figure_or_explorer_is_noticed():
+    page = cell("x = 1") + cell("figure(", ")", options=":tags: [hide-input]")
+    assert shortcomings(page, opens=False) == [
+        "0 drills: four at least", "no explorer", "'x = 1' comes before the first figure"
+    ]  # fmt: skip
+    assert shortcomings("Drill. One.\n" * 4, opens=True) == []
+
+
 def _split(cell: str) -> tuple[str, list[str]]:
     lines = cell.strip("\n").split("\n")
     options = [line for line in lines if line.startswith(":")]
