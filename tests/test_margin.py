@@ -23,7 +23,8 @@ def by_nnls(A):
     stacked = np.vstack([A.T, np.ones((1, len(A)))])
     alpha, _ = nnls(stacked, np.eye(len(stacked))[-1], maxiter=10_000)
     w = alpha @ A
-    return torch.from_numpy(w / (A @ w).min()), (A @ w).min()
+    least = (A @ w).min()
+    return torch.from_numpy(w / least if least else w), least  # exactly zero where no W selects
 
 
 shapes = st.tuples(st.integers(1, 5), st.integers(2, 5), st.integers(2, 8), st.integers(0, 10_000))
