@@ -160,6 +160,29 @@ class TestProblem:
             problems.gaussian(1, 1, 1, seed=2**64)
 
 
+@pytest.mark.parametrize("reduce", [True, False])
+@pytest.mark.parametrize("D", [4, 40])
+def test_data_that_ask_for_a_gradient_are_trained_on_as_they_are(D, reduce):
+    problem = problems.gaussian(N=2, n=3, D=D, seed=0)
+    leaves = problems.Problem(problem.X.clone().requires_grad_(), problem.y)
+    layer = models.Attention(H=1, d=3)
+    weights = layer.init(problem, seed=1, runs=2)
+    given = {"step": 0.01, "steps": 3, "reduce": reduce}
+    found, expected = (descend(layer, x, weights, **given).loss for x in (leaves, problem))
+    assert torch.equal(found, expected) and not found.requires_grad
+    loss, _ = optimise(layer, leaves, weights, torch.optim.SGD, steps=2, lr=0.01)
+    assert not loss.requires_grad
+
+
+def test_steps_for_each_run_may_be_an_array_or_a_list():
+    given, steps = setting(), torch.tensor([0.01, 0.02], dtype=torch.float64)
+    expected = descend(*given, step=steps, steps=3).loss
+    for step in (steps.tolist(), tuple(steps.tolist()), steps.numpy()):
+        assert torch.equal(descend(*given, step=step, steps=3).loss, expected)
+    with pytest.raises(ValueError, match=r"step has shape \(3,\), but there are runs of shape"):
+        descend(*given, step=[0.1, 0.2, 0.3], steps=3)
+
+
 class TestOptimise:
     def test_a_name_is_no_optimiser(self):
         with pytest.raises(TypeError, match="optimiser must be a function, got 'adam'"):

@@ -127,7 +127,7 @@ def _checked(model, problem: Problem, weights: NamedTuple, device) -> tuple[Prob
     weights = type(weights)(*(W.detach() for W in _protocol.spread(model, weights, problem)))
     if not all(W.numel() for W in weights):
         raise error(ValueError, "weights hold no run", "draw some with model.init(..., runs=...)")
-    return problem, weights
+    return _protocol.detached(problem), weights
 
 
 def _unchanged(weights: NamedTuple) -> NamedTuple:

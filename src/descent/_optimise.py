@@ -65,6 +65,7 @@ def optimise(
     _protocol.require_weights(model, weights)
     _protocol.check(model, weights, problem)
     weights = type(weights)(*(W.detach() for W in _protocol.spread(model, weights, problem)))
+    problem = _protocol.detached(problem)
     whole = _protocol.objective(model, weights, problem, train)
     parts = [_protocol.objective(model, weights, x, train) for x in _parts(problem, batches)]
     moving = {W: getattr(weights, W).clone() for W in train}

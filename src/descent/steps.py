@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,10 @@ from . import _validate
 from ._errors import error
 
 Rule = Callable[[Tensor, Tensor], Tensor]
+
+
+#: What a step for each run may come in.
+SEVERAL = (Tensor, np.ndarray, list, tuple)
 
 
 def uses_gradient(rule: Rule) -> bool:
@@ -79,7 +84,7 @@ def constant(eta: float | Tensor) -> Rule:
     ------
     ValueError, TypeError : for a step that is not positive, or no number.
     """
-    if not isinstance(eta, (Tensor, list, tuple)):
+    if not isinstance(eta, SEVERAL):
         eta = _validate.real("step", eta)
     eta = _validate.tensor("step", eta).detach().to(torch.float64)
     if not bool((torch.isfinite(eta) & (eta > 0)).all()):
@@ -274,7 +279,8 @@ def resolve(step: float | str | Tensor | Rule, smoothness: Callable[[], Tensor])
                 "expected '1/L', a positive number or a rule of descent.steps",
             )
         return _Constant(_inverse(smoothness()))
-    if isinstance(step, bool) or not (callable(step) or isinstance(step, (numbers.Real, Tensor))):
+    known = callable(step) or isinstance(step, (numbers.Real, *SEVERAL))
+    if isinstance(step, bool) or not known:
         raise error(
             TypeError,
             f"step must be a positive number, '1/L' or a rule, got {step!r}",

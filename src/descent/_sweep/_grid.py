@@ -236,8 +236,10 @@ def _values(axis: str, given) -> Sequence:
 def _row(given) -> range | None:
     """Whole numbers of which each is one more than the last, as a range; None for anything else."""
     if isinstance(given, np.ndarray) and given.ndim == 1 and given.dtype.kind in "iu":
-        in_a_row = len(given) > 1 and bool((given[1:] == given[:-1] + 1).all())
-        return range(int(given[0]), int(given[-1]) + 1) if in_a_row else None
+        if len(given) < 2 or not bool((given[1:] == given[:-1] + 1).all()):
+            return None
+        row = range(int(given[0]), int(given[-1]) + 1)
+        return row if len(row) == len(given) else None  # 255 and one more may be 0 there
     if not isinstance(given, (range, list, tuple)) or len(given) < 2 or type(given[0]) is not int:
         return None
     row = range(given[0], given[0] + len(given))

@@ -72,6 +72,13 @@ def require(model) -> None:
         raise error(TypeError, found, "X @ W needs (D, columns)")
 
 
+def detached(problem: Problem) -> Problem:
+    """The problem, for a loop that asks for no gradient with respect to its data."""
+    if not (problem.X.requires_grad or problem.y.requires_grad):
+        return problem
+    return Problem(problem.X.detach(), problem.y.detach(), problem.ambient)
+
+
 def require_weights(model, weights: NamedTuple) -> None:
     """Raise TypeError unless the model knows each of these weights."""
     unknown = (set(weights._fields) - set(model.own)) | (
