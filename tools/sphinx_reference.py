@@ -28,7 +28,7 @@ def restructured(lines):
             found += [f".. rubric:: {line}", ""]
         elif field:
             found += [] if item else [""]
-            found += [prose(field["names"]), "    " + prose(field["text"])]
+            found += [field["names"].replace("*", r"\*"), "    " + prose(field["text"])]
         elif not re.fullmatch("-{3,}", line):
             found += [""] if item and line and not line.startswith(" ") else []
             found.append(prose(line))

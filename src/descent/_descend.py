@@ -26,7 +26,7 @@ LOOK = 256
 
 
 class DivergenceWarning(UserWarning):
-    """Some runs of a `descend` diverged; see `Trajectory.diverged_at`."""
+    """Some runs of a `descend` diverged; see `Trajectory.diverged_at` and :doc:`/song2024/values`."""
 
 
 def descend(
@@ -82,6 +82,18 @@ def descend(
     watched, about five times the weights, and 256 step sizes where a rule changes them, whatever
     the number of steps.
     See :doc:`/song2024/values`.
+
+    Examples
+    --------
+    >>> from descent import descend, models, problems
+    >>> problem = problems.gaussian(N=2, n=2, D=8, seed=0)
+    >>> layer = models.Attention(kernel="softmax", H=2, d=4)
+    >>> weights = layer.init(problem, seed=1, runs=3)
+    >>> run = descend(layer, problem, weights, steps=200)
+    >>> run.loss.shape
+    torch.Size([201, 3])
+    >>> bool((run.loss[-1] < run.loss[0] / 10).all())
+    True
     """
     # What is asked for, and whether it can be meant.
     _protocol.require(model)

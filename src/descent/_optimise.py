@@ -57,6 +57,17 @@ def optimise(
     Warns
     -----
     DivergenceWarning : if a run's loss is no number any more.
+
+    Examples
+    --------
+    >>> from descent import optimise, models, problems
+    >>> problem = problems.gaussian(N=2, n=2, D=8, seed=0)
+    >>> layer = models.Attention(kernel="softmax", H=2, d=4)
+    >>> weights = layer.init(problem, seed=1, runs=3)
+    >>> import torch
+    >>> losses, last = optimise(layer, problem, weights, torch.optim.Adam, steps=100, lr=0.01)
+    >>> bool((losses[-1] < losses[0]).all())
+    True
     """
     _protocol.require(model)
     train = _protocol.trained(model, train)

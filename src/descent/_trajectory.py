@@ -42,6 +42,22 @@ class Trajectory:
     watched : name -> (len(at), ...), what was watched, at the steps ``at``.
     at : those steps, in order.
     every : how many steps lie between two entries of ``loss``.
+
+    Introduced in :doc:`/song2024/values`; what can be done with it is shown in :doc:`/own`.
+
+    Examples
+    --------
+    >>> from descent import descend, models, problems
+    >>> problem = problems.gaussian(N=2, n=2, D=8, seed=0)
+    >>> layer = models.Attention(kernel="softmax", H=2, d=4)
+    >>> weights = layer.init(problem, seed=1, runs=3)
+    >>> run = descend(layer, problem, weights, steps=50)
+    >>> run
+    Trajectory of 3 runs over 50 steps
+    median loss ... at first, ... at last
+    3 went to the end, 0 stopped early, 0 diverged
+    >>> run.to_pandas().shape
+    (51, 3)
     """
 
     loss: Float[Tensor, records * r]

@@ -78,6 +78,11 @@ def words(text: str) -> list[str]:
     Raises
     ------
     TypeError : for what is no text.
+
+    Examples
+    --------
+    >>> words("It's a film, not a play.")
+    ["it's", 'a', 'film', 'not', 'a', 'play']
     """
     if not isinstance(text, str):
         raise error(TypeError, f"text must be a text, got {_validate.shown(text)}", "be a text")

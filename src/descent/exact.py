@@ -24,6 +24,12 @@ def pullback(kernel: str, C: Float[Tensor, "n"], dS: Float[Tensor, "n"]) -> list
     Raises
     ------
     ValueError : for another kernel, or rows that are not finite or of different lengths.
+
+    Examples
+    --------
+    >>> import torch
+    >>> len(pullback("softmax", torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0])))
+    2
     """
     _validate.one_of("kernel", kernel, ("softmax", "gaussian"))
     C, dS = (_validate.tensor(name, row) for name, row in (("C", C), ("dS", dS)))

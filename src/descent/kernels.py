@@ -122,6 +122,15 @@ def register(
     ValueError : if the name is taken, the score unknown, if ``value`` changes the shape or gives no
         finite number, or if ``pullback`` is not the derivative of ``value``. All of it is tried on
         a few scores.
+
+    Examples
+    --------
+    >>> from descent import kernels, models
+    >>> cauchy = kernels.register(
+    ...     "cauchy", lambda C: 1 / (1 - C), score="distance", overwrite=True
+    ... )
+    >>> models.Attention(kernel="cauchy", H=2, d=4).kernel == cauchy
+    True
     """
     if not isinstance(name, str) or not name:
         found = f"name must be a text that models can ask for, got {_validate.shown(name)}"

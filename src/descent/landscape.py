@@ -86,8 +86,22 @@ def surface(
     """The loss of every run at every point: alpha moves the first weight of ``along``, beta the other.
 
     A model's own ``loss`` is asked once for all points, so that the attention layer computes
-    queries for each alpha and keys for each beta, not for each pair. Raises ValueError where
-    weights, directions or offsets do not fit.
+    queries for each alpha and keys for each beta, not for each pair.
+
+    Raises
+    ------
+    ValueError, TypeError : where weights, directions or offsets do not fit.
+
+    Examples
+    --------
+    >>> from descent import landscape, models, problems
+    >>> problem = problems.gaussian(N=2, n=2, D=8, seed=0)
+    >>> layer = models.Attention(kernel="softmax", H=2, d=4)
+    >>> weights = layer.init(problem, seed=1, runs=3)
+    >>> along = landscape.directions(layer, weights, seed=2)
+    >>> steps = landscape.offsets(radius=1.0, points=5)
+    >>> landscape.surface(layer, problem, weights, along, steps, steps).shape
+    torch.Size([3, 5, 5])
     """
     weights = _validate.weights(weights)
     _protocol.check(_validate.model(model, "own"), weights, problem)

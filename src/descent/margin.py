@@ -123,6 +123,17 @@ def svm(
     ValueError : for a zero query, labels that are no signs, scores that leave no token optimal.
 
     See :doc:`/vasudeva2024/logistic`.
+
+    Examples
+    --------
+    >>> from descent import margin, problems
+    >>> problem, u = problems.planted(N=3, n=4, D=20, seed=0)
+    >>> found = margin.svm(problem, u)
+    >>> gaps = margin.products(
+    ...     found.W, margin.differences(problem, found.selected), problem.X[:, 0]
+    ... )
+    >>> bool((gaps[found.constrained] > 1 - 1e-9).all())
+    True
     """
     selected = tokens_to_select(problem, u, selected, query)
     a, z = differences(problem, selected), problem.X[..., query, :]

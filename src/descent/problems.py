@@ -32,6 +32,17 @@ class Problem:
     ValueError : if a shape does not fit, a dimension is empty or an entry is not finite.
     TypeError : for what is no array of real numbers. Lists, arrays of numpy and whole numbers
         become float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from descent.problems import Problem
+    >>> problem = Problem(np.ones((5, 3, 8)), np.zeros((5, 3)))
+    >>> problem.N, problem.n, problem.D
+    (5, 3, 8)
+    >>> Problem(np.ones((5, 3, 8)), np.zeros(3))
+    Traceback (most recent call last):
+    ValueError: y has shape (3,), but X has shape (5, 3, 8): expected one label per token, (5, 3), ...
     """
 
     X: Float[Tensor, "*b N n D"]
@@ -99,6 +110,12 @@ def gaussian(
     Raises
     ------
     ValueError, TypeError : for a size or a seed that is no whole number in its range.
+
+    Examples
+    --------
+    >>> few, more = gaussian(2, 3, 4, seed=0), gaussian(9, 3, 4, seed=0)
+    >>> bool((more.X[:2] == few.X).all())
+    True
     """
     for name, value in (("N", N), ("n", n), ("D", D)):
         _validate.count(name, value)

@@ -97,7 +97,17 @@ def interval(
 
 
 def floor(layer: Attention, weights: AttentionWeights, problem: Problem) -> Float[Tensor, "*r"]:
-    """The loss below which no queries and no keys can bring it, from `interval`."""
+    """The loss below which no queries and no keys can bring it, from `interval`.
+
+    Examples
+    --------
+    >>> from descent import queries, models, problems
+    >>> problem = problems.gaussian(N=2, n=2, D=8, seed=0)
+    >>> layer = models.Attention(kernel="softmax", H=2, d=4)
+    >>> weights = layer.init(problem, seed=1, runs=3)
+    >>> bool((queries.floor(layer, weights, problem) >= 0).all())
+    True
+    """
     low, high = interval(layer, weights, problem)
     outside = (low - problem.y).clamp_min(0) + (problem.y - high).clamp_min(0)
     return outside.square().sum((-2, -1)) / 2

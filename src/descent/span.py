@@ -69,6 +69,13 @@ def reduce(problem: Problem, names: str = "QKV", own: Mapping[str, int] | None =
     Raises
     ------
     ValueError, TypeError : for what is no problem, or for letters that name no weights.
+
+    Examples
+    --------
+    >>> from descent import problems, span
+    >>> reduction = span.reduce(problems.gaussian(N=2, n=3, D=1000, seed=0))
+    >>> reduction.problem.X.shape
+    torch.Size([2, 3, 6])
     """
     _validate.problem(problem)
     basis, R = torch.linalg.qr(problem.tokens.mT)

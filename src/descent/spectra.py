@@ -32,6 +32,12 @@ def rank(A: Float[Tensor, "*b p q"], tolerance: float | None = None) -> Int[Tens
     Raises
     ------
     ValueError, TypeError : for what is no array of finite numbers with two dimensions at least.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rank(torch.tensor([[1.0, 2.0], [2.0, 4.0]]))
+    tensor(1)
     """
     A = _matrix(A, "rank needs finite entries")
     values = torch.linalg.svdvals(A)

@@ -31,7 +31,11 @@ def log_slopes(x: Sequence[float], y: Float[Tensor, "x *r"]) -> Float[Tensor, "*
 def interval(samples: Float[Tensor, " count"]) -> tuple[float, float]:
     """The mean of independent samples, and half the width of its 95 % interval (Student's t).
 
-    Raises ValueError for fewer than two samples. Introduced in :doc:`/wu2023/scaling`.
+    Introduced in :doc:`/wu2023/scaling`.
+
+    Raises
+    ------
+    ValueError : for fewer than two samples.
     """
     samples = _validate.matrix("samples", samples, least=1)
     from scipy.stats import t as student  # a second to import: only who asks for it pays
@@ -67,6 +71,12 @@ def wilson(successes: int, runs: int, z: float = 1.96) -> tuple[float, float]:
     Raises
     ------
     ValueError, TypeError : for more successes than runs, or what are no whole numbers.
+
+    Examples
+    --------
+    >>> low, high = wilson(9, 10)
+    >>> f"{low:.2f} to {high:.2f}"
+    '0.60 to 0.98'
     """
     runs, z = _validate.count("runs", runs, below=2**53), _validate.positive("z", z)
     successes = _validate.count("successes", successes, least=0)

@@ -176,6 +176,16 @@ def polyak(optimum: float = 0.0, factor: float = 1.0) -> Rule:
     Raises
     ------
     ValueError, TypeError : for an optimum that is not finite, or a factor that is not positive.
+
+    Examples
+    --------
+    >>> from descent import descend, models, problems, steps
+    >>> problem = problems.gaussian(N=2, n=2, D=8, seed=0)
+    >>> layer = models.Attention(kernel="softmax", H=2, d=4)
+    >>> weights = layer.init(problem, seed=1, runs=3)
+    >>> run = descend(layer, problem, weights, step=steps.polyak(), steps=100)
+    >>> bool((run.loss[-1] < run.loss[0]).all())
+    True
     """
     optimum = _validate.real("optimum", optimum)
     if not math.isfinite(optimum):

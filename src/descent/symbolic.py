@@ -47,14 +47,31 @@ P_row, P_col = (MatrixSymbol(name, n, n) for name in ("P_row", "P_col"))
 
 
 def row(kernel: str, scores: sp.Matrix) -> sp.Matrix:
-    """One row of the attention matrix, (n, 1), from its scores (n, 1)."""
+    """One row of the attention matrix, (n, 1), from its scores (n, 1).
+
+    Raises
+    ------
+    ValueError : for another kernel.
+    """
     _validate.one_of("kernel", kernel, KERNELS)
     E = sp.Matrix(scores).applyfunc(sp.exp)
     return E / sum(E) if kernel == "softmax" else E
 
 
 def jacobian(kernel: str, size: int) -> tuple[sp.Matrix, sp.Matrix]:
-    """The row s (size, 1) for scores c_1, c_2, ... and its Jacobian ds_k / dc_j."""
+    """The row s (size, 1) for scores c_1, c_2, ... and its Jacobian ds_k / dc_j.
+
+    Raises
+    ------
+    ValueError, TypeError : for another kernel, or a size that is no whole number from 1 on.
+
+    Examples
+    --------
+    >>> jacobian("gaussian", 2)[1]
+    Matrix([
+    [exp(c_1),        0],
+    [       0, exp(c_2)]])
+    """
     c = sp.Matrix(sp.symbols(f"c_1:{_validate.count('size', size) + 1}", real=True))
     s = row(kernel, c)
     return s, s.jacobian(c)
@@ -407,6 +424,10 @@ def selection(ell: str, n: int, D: int) -> Selected:
     r"""The loss :math:`\ell(y\,u^\top X^\top\mathrm{softmax}(XWz))` of one sequence, differentiated.
 
     Knows no rule but the chain rule for numbers. See :doc:`/vasudeva2024/sparsity`.
+
+    Raises
+    ------
+    ValueError : for a loss other than the two.
     """
     _validate.one_of("ell", ell, ("logistic", "exponential"))
     X, W = (sp.Matrix(_entries(name, 1, rows, D)[0]) for name, rows in (("X", n), ("W", D)))

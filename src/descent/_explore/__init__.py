@@ -4,10 +4,13 @@ With a kernel (Jupyter, Binder, Colab) :func:`explore` shows ipywidgets, and eac
 slider really calls ``run``. In the built book it runs the whole grid once and leaves a block of
 HTML, JavaScript and SVG that answers at once, with no kernel and no network.
 
+>>> import numpy as np
+>>> from descent import explore
+>>> from descent.plots import Curve, Picture
 >>> def run(eta, steps):
 ...     t = np.arange(steps + 1)
 ...     return Picture([Curve("loss", t, (1 - eta) ** t)], "step $t$", "loss $f_t$", yscale="log")
->>> explore(run, eta=[0.1, 0.2, 0.5], steps=[10, 20], start={"eta": 0.2},
+>>> shown = explore(run, eta=[0.1, 0.2, 0.5], steps=[10, 20], start={"eta": 0.2},
 ...         alt="A straight line, steeper for a larger step size.", caption="Loss of one run.")
 """
 
@@ -54,6 +57,8 @@ def explore(
     ------
     ValueError : for a bad argument, naming it and what would do.
     RuntimeError : if ``run`` fails at a point of the grid, naming the point.
+
+    See :doc:`/song2024/values` for one.
     """
     require_words(alt, caption)
     knobs = controls_from(controls, start or {}, labels or {}, drag or {})

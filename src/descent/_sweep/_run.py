@@ -70,6 +70,15 @@ def sweep(
     One run is the same whatever else is in the grid, up to rounding; one grid gives the same table
     to the last bit, here or on a cluster of the same machines, interrupted or not.
     Introduced in :doc:`/sweeps`.
+
+    Examples
+    --------
+    >>> from descent import sweep
+    >>> table = sweep(N=2, n=2, D=[4, 10**9], d=2, seed=range(3), steps=50)
+    >>> table.groupby("D").size().to_dict()
+    {4: 3, 1000000000: 3}
+    >>> bool((table["last_loss"] < table["first_loss"]).all())
+    True
     """
     from ._table import Memory, Store
 
@@ -132,6 +141,18 @@ def rerun(
     ------
     ValueError : if the row lacks an axis of the sweep.
     TypeError : if it is no row.
+
+    Introduced in :doc:`/own`.
+
+    Examples
+    --------
+    >>> from descent import rerun, sweep
+    >>> table = sweep(N=2, n=2, D=4, d=2, seed=range(3), steps=50)
+    >>> again = rerun(table.iloc[2], watch=("attention",), at=[0, 50])
+    >>> bool(abs(again.run.loss[-1] - table["last_loss"][2]) < 1e-9)
+    True
+    >>> again.run.watched["attention"].shape
+    torch.Size([2, 1, 2, 2, 2])
     """
     _require_family(problem=problem, model=model, optimiser=optimiser)
     family = Family.of(model, problem, optimiser)

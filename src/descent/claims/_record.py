@@ -230,5 +230,11 @@ def get(id: str) -> Claim:
     Raises
     ------
     ValueError : if there is none, with the list of ids.
+
+    Examples
+    --------
+    >>> from descent import claims
+    >>> claims.get("song2024-theorem-1").verdict
+    <Verdict.HOLDS: 'holds'>
     """
     return registry[_validate.one_of("claim", id, registry)]

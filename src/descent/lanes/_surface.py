@@ -19,7 +19,13 @@ def on_lanes(function: Callable) -> Callable:
 
 
 def where(x, yes, no):
-    """``yes`` where x > 0, else ``no``: a choice that each run makes for itself."""
+    """``yes`` where x > 0, else ``no``: a choice that each run makes for itself.
+
+    Examples
+    --------
+    >>> where(True, 1.0, 2.0)
+    1.0
+    """
     return yes if x > 0 else no
 
 

@@ -63,6 +63,16 @@ class Attention:
     Raises
     ------
     ValueError : for an unknown kernel, or H or d below 1.
+
+    Examples
+    --------
+    >>> from descent import models, problems
+    >>> problem = problems.gaussian(N=2, n=2, D=8, seed=0)
+    >>> layer = models.Attention(kernel="softmax", H=2, d=4)
+    >>> weights = layer.init(problem, seed=1, runs=3)
+    >>> loss, gradient = layer.loss_and_gradient(weights, problem, "QK")
+    >>> loss.shape, gradient["Q"].shape
+    (torch.Size([3]), torch.Size([3, 2, 8, 4]))
     """
 
     kernel: str | kernels.Kernel = "softmax"

@@ -167,6 +167,14 @@ def factorisation(M: Float[Tensor, "*r a b"], k: int) -> LeastSquares:
     ``theta`` (..., (a + b) k) holds U (a, k) and then V (b, k), row by row. The squared singular
     values of the Jacobian are the sums of an eigenvalue of :math:`UU^\top` and one of
     :math:`VV^\top`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from descent import models
+    >>> model = models.elementary.factorisation(torch.eye(3), k=2)
+    >>> model.residual(torch.zeros(12)).shape
+    torch.Size([9])
     """
     M = _validate.matrix("M", M)
     return LeastSquares(partial(_factorised, M, _validate.count("k", k)))

@@ -106,6 +106,14 @@ class Encoder:
     Raises
     ------
     ValueError : for an unknown name, or d below 1.
+
+    Examples
+    --------
+    >>> from descent import models, problems
+    >>> problem = problems.sequences(N=3, n=2, D=4, seed=0)
+    >>> encoder = models.Encoder(16, "d^-1", "lecun")
+    >>> encoder.predict(encoder.init(problem, seed=1, runs=5), problem).shape
+    torch.Size([5, 3])
     """
 
     d: int

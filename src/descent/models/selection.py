@@ -77,6 +77,15 @@ class Selection:
     Raises
     ------
     ValueError : for an unknown loss or goal, or a d or query that is no count.
+
+    Examples
+    --------
+    >>> from descent import models, problems
+    >>> problem, u = problems.planted(N=4, n=3, D=20, seed=0)
+    >>> layer = models.Selection("logistic")
+    >>> weights = layer.init(problem, seed=1, runs=2, u=u)
+    >>> layer.attention(weights, problem).shape
+    torch.Size([2, 4, 3])
     """
 
     ell: str = "logistic"

@@ -5,11 +5,19 @@ theorem's bound is dashed; softmax attention and Gaussian attention keep the sam
 on every page. The same ``Picture`` feeds the printed figures (:func:`figure`) and the ones
 that a reader moves (:func:`descent.explore`).
 
->>> loss = Curve("loss", t, f, kernel="softmax")
+>>> import numpy as np
+>>> from descent.plots import Curve, Picture, figure
+>>> t = np.arange(20)
+>>> loss = Curve("loss", t, 0.8**t, kernel="softmax")
 >>> picture = Picture([loss], "step $t$", "loss $f_t$", yscale="log")
->>> figure(picture, alt="The loss falls along a straight line.", caption="Loss $f_t$ of one run.")
+>>> shown = figure(
+...     picture, alt="The loss falls along a straight line.", caption="Loss $f_t$ of one run."
+... )
+>>> "<svg" in shown.html
+True
 
 A model is drawn with :func:`diagram`, boxes and arrows in the same style.
+The first figure of a run is in :doc:`/song2024/values`.
 """
 
 from descent.plots._diagram import Box, diagram

@@ -1,6 +1,7 @@
 """Tables of sweeps that are too long for a page to run, kept with the grids that made them.
 
 They are part of the package, since that is all that a notebook on Colab has of this book.
+See :doc:`/sweeps`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ TABLES = {"converge": "intro", "encoder": "wu2023/width"}
 
 
 def read(name: str) -> pandas.DataFrame:
-    """The table of that name, as `descent.sweep` returned it."""
+    """The table of that name, as `descent.sweep` returned it.
+
+    Examples
+    --------
+    >>> from descent import tables
+    >>> "last_loss" in tables.read("converge")
+    True
+    """
     import pandas
 
     with resources.as_file(_file(name, "parquet")) as path:

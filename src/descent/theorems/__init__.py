@@ -1,6 +1,7 @@
 """Theorems as objects: what they ask of a start, what they promise, and whether it came true.
 
 ``theorems.get("song2024-theorem-1")(layer, problem, weights)`` gives a `Report`.
+Introduced in :doc:`/song2024/values`.
 """
 
 from . import foundations, song2024, vasudeva2024, wu2023

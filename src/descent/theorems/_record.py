@@ -85,5 +85,16 @@ def get(id: str) -> Theorem:
     Raises
     ------
     ValueError : if there is none, with the list of ids.
+
+    Examples
+    --------
+    >>> from descent import theorems, models, problems
+    >>> problem = problems.gaussian(N=2, n=2, D=8, seed=0)
+    >>> layer = models.Attention(kernel="softmax", H=2, d=4)
+    >>> weights = layer.init(problem, seed=1, runs=3)
+    >>> report = theorems.get("song2024-theorem-1")(layer, problem, weights)
+    >>> outcome = report.trial(steps=100)
+    >>> outcome.holds
+    True
     """
     return registry[_validate.one_of("theorem", id, registry)]
