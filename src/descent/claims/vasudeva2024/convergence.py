@@ -5,12 +5,14 @@ import math
 from collections.abc import Iterator
 
 import torch
+from flint import arb
 from torch import Tensor
 
 from ... import margin, problems, steps, theorems
 from ...models import Selection, SelectionWeights
 from ...problems import Problem
 from ...theorems import SelectionStart, Standing
+from .._certificate import Certain, certify
 from .._record import Evidence, Verdict, claim
 from ._shared import (
     LAYER,
@@ -184,19 +186,20 @@ def polyak(M: float | None = None) -> Evidence:
 @claim(
     "vasudeva2024-polyak-jump",
     title="Polyak's step needs more than the cone",
-    box="thm-polyak-margin",
-    standing=Standing.OBSERVED,
+    box="eq-jump",
+    standing=Standing.PROVED,
     paper="Descent",
     number="Theorem, its hypothesis",
     statement=r"From $W_0 = 20A_1$, on the boundary of the cone of $A_1 = (1, 0)$ and $A_2 = "
-    r"(-\frac12, \frac{\sqrt3}2)$, one step of Polyak's goes to length 8 358, where both maps are "
-    r"saturated, one at the wrong token; normalised descent finds the margin.",
+    r"(-\frac12, \frac{\sqrt3}2)$, one step of Polyak's with $\lambda = \frac12$ goes to a length "
+    r"between 8 358 and 8 359, where both maps are saturated, one at the wrong token, and the next "
+    r"is longer than $e^{4162}$.",
     verdict=Verdict.HOLDS,
     chapter=CONVERGENCE,
     mutations={"from 2 A_1": {"length": 2.0}},
 )
 def polyak_jump(length: float = 20.0) -> Evidence:
-    """One start, one and ten Polyak steps, four thousand normalised ones."""
+    """One start: two Polyak steps in ball arithmetic, one in float64, 4000 normalised ones."""
     a = torch.tensor([[1, 0], [-0.5, 0.75**0.5]], dtype=torch.float64)
     problem, u = problems.pairs(a)
     start = along_first(problem, u, [length])
@@ -205,18 +208,57 @@ def polyak_jump(length: float = 20.0) -> Evidence:
     calm = seen(problem, start, steps.normalised(0.2), [4000])[0][0]
     far = float(norm(jumped))
     return Evidence(
-        conclusions={
-            "one step goes beyond 8 000": far > 8000,
-            "it ends 60 degrees from the margin": abs(float(at.mm.correlation(jumped)) - 0.5)
-            < 0.01,
-            "one soft margin is then below -4 000": float(at.m(jumped).amin()) < -4000,
-            "normalised descent arrives": float(at.mm.correlation(calm)) > 0.9999,
+        conclusions={each.name: each.holds for each in jump(length)}
+        | {"float64 goes to the same length": 8358 < far < 8359},
+        numbers={
+            "length_after_one_step": far,
+            "correlation_then": float(at.mm.correlation(jumped)),
+            "correlation_of_normalised_descent": float(at.mm.correlation(calm)),
         },
-        numbers={"length_after_one_step": far},
         hypotheses={
             "the start is in the cone": float(-at.m(start.W).amin()) <= float(at.R(start.W))
         },
     )
+
+
+def jump(length: float) -> list[Certain]:
+    """What is said of two of Polyak's steps from a start along A_1, in ball arithmetic."""
+
+    def found() -> list[Certain]:
+        (along, across), _ = polyak_step(arb(length), arb(0))
+        _, second = polyak_step(along, across)
+        reached = (along**2 + across**2).sqrt()
+        return [
+            Certain("the first step goes beyond 8 358", arb(8358), reached),
+            Certain("and not to 8 359", reached, arb(8359)),
+            Certain("one soft margin is then below -4 000", along, arb(-4000)),
+            Certain("the other above 8 000", arb(8000), across * arb(3).sqrt() / 2 - along / 2),
+            Certain("the second step is longer than e^4162", arb(4162), second.log()),
+        ]
+
+    return certify(found)
+
+
+def polyak_step(along: arb, across: arb) -> tuple[tuple[arb, arb], arb]:
+    """Where Polyak's step of factor 1/2 leads from this point of the plane, and its length.
+
+    Two sequences of two tokens with the differences A_1 = (1, 0) and A_2 = (-1, sqrt 3)/2 and the
+    scores 0 and 1, logistic loss.
+    """
+    A = ((arb(1), arb(0)), (-arb(1) / 2, arb(3).sqrt() / 2))
+    gaps = [x * along + y * across for x, y in A]
+    limit = (1 + arb(-1).exp()).log()
+    excess = sum(((1 + (-sigmoid(g)).exp()).log() - limit for g in gaps), arb(0)) / 2
+    pulls = [sigmoid(-sigmoid(g)) * sigmoid(g) * sigmoid(-g) / 2 for g in gaps]
+    down = [sum((c * a[k] for c, a in zip(pulls, A, strict=True)), arb(0)) for k in (0, 1)]
+    size = (down[0] ** 2 + down[1] ** 2).sqrt()
+    step = excess / 2 / size**2
+    return (along + step * down[0], across + step * down[1]), step * size
+
+
+def sigmoid(x: arb) -> arb:
+    """The logistic sigmoid."""
+    return 1 / (1 + (-x).exp())
 
 
 @claim(

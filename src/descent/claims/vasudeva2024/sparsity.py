@@ -75,32 +75,55 @@ def sparsity_slope(times: float = 1.0) -> Evidence:
     uses=("thm-polyak-margin", "thm-rate"),
     paper="Descent",
     number="Theorem",
-    statement=r"Under descent with a constant step $\max_i(1 - \varphi_{i,opt}) = \Theta(1/t)$ and "
+    statement=r"Under descent with a constant step $\eta \le 1/L$, once all "
+    r"$\varphi_{i,opt} \ge \frac12$, $\max_i(1 - \varphi_{i,opt}) = \Theta(1/t)$ and "
     r"$\|W_t\|/\log t \to \|W_{mm}\|$.",
     verdict=Verdict.HOLDS,
     chapter=SPARSITY,
-    mutations={"normalised steps": {"step": steps.normalised(0.01)}},
+    mutations={"normalised steps": {"normalise": True}},
 )
-def descent_sparsity(step: object = 1.0) -> Evidence:
+def descent_sparsity(normalise: bool = False) -> Evidence:
     """Two draws, four starts each of length 1, 6 000 steps of descent on the loss."""
-    turn, grow, convex = 0.0, 0.0, 1.0
+    turn, grow, convex, steepest, eta = 0.0, 0.0, 1.0, 0.0, 0.6
     for seed in range(2):
         problem, weights = planted(seed, scale=1.0)
         at = SelectionStart(LAYER, problem, weights)
+        step = steps.normalised(0.01) if normalise else eta
         W, _ = seen(problem, weights, step, [600, 1900, 6000], Selection())
         t = torch.tensor([600.0, 1900.0, 6000.0], dtype=torch.float64)[:, None]
         left, beyond = t.log() + rest(at, W), at.R(W) - t.log()
         turn = max(turn, float(left.diff(dim=0).abs().max()))
         grow = max(grow, float(beyond.diff(dim=0).abs().max()))
         convex = min(convex, float(torch.sigmoid(at.m(W)).min()))
+        steepest = max(steepest, float(curvature(at)))
     return Evidence(
         conclusions={
             "t times the share left changes by less than a fifth over a decade": turn < 0.2,
             "R - log t changes by less than 0.2": grow < 0.2,
         },
-        numbers={"largest_change_of_log_share": turn, "largest_change_of_R": grow, "runs": 8},
-        hypotheses={"optimal tokens have half of the attention": convex >= 0.5},
+        numbers={
+            "largest_change_of_log_share": turn,
+            "largest_change_of_R": grow,
+            "bound_of_the_curvature": steepest,
+            "runs": 8,
+        },
+        hypotheses={
+            "optimal tokens have half of the attention": convex >= 0.5,
+            "η ≤ 1/L": eta * steepest <= 1,
+        },
     )
+
+
+def curvature(at: SelectionStart) -> Tensor:
+    r"""A bound on the curvature of the logistic loss, wherever W is: equal non-optimal scores.
+
+    The loss of sequence i is :math:`h(m_i)` with :math:`|h'| \le \Delta\sup|\ell'|/4` and
+    :math:`|h''| \le \Delta^2/64 + \Delta\sup|\ell'|/(6\sqrt3)`. The soft margin has a gradient of
+    length at most B, and minus its second derivative is a variance of the A_it, at most B^2.
+    """
+    steep = at.gap * at.slope(at.others.mean(-1))
+    each = at.gap.square() / 64 + steep * (1 / 4 + 1 / (6 * 3**0.5))
+    return at.B.square() * each.mean()
 
 
 @claim(
