@@ -93,6 +93,12 @@ def committed():
             ":::{dropdown} The *full* proof\nSo.\n:::",
             "<details><summary>The full proof</summary>\n\nSo.\n\n</details>",
         ),
+        (
+            "{problems}`one`",
+            "[Colab](https://colab.research.google.com/github/someone/small/blob/trunk/assignments/"
+            "student/one.ipynb) · [Binder](https://mybinder.org/v2/gh/someone/small/trunk?urlpath="
+            "lab/tree/assignments/student/one.ipynb) · [file](../../assignments/student/one.ipynb)",
+        ),
         ("$$ a $$ (e)", "$$\na \\tag{3.2}\n$$"),
         ("```{math}\n:label: e\na\n```", "$$\na \\tag{3.2}\n$$"),
         ("$$\na \\\\ b\n$$", "$$\n\\begin{aligned}\na \\\\ b\n\\end{aligned}\n$$"),

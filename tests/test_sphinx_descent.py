@@ -228,8 +228,9 @@ def test_proofs_begin_with_a_word_of_their_own_and_share_no_id(chapter):
 
 
 def test_an_unknown_claim_and_a_missing_notebook_fail_the_build(tmp_path):
-    pages = {"index": HEADER + "# A small book\n\n{claim}`no-such-claim`\n"}
+    pages = {"index": HEADER + "# A small book\n\n{claim}`no-such-claim` {problems}`no-such-set`\n"}
     built = build(tmp_path, pages, notebooks={})
     assert built.returncode == 1
     assert "no claim is called 'no-such-claim'" in built.stderr
+    assert "no problem set is called 'no-such-set'" in built.stderr
     assert "notebooks/index.ipynb is missing: run `make notebooks`" in built.stderr

@@ -11,7 +11,10 @@ from pathlib import Path
 from shutil import copyfile
 from textwrap import shorten
 
+import yaml
 from docutils import nodes
+from notebooks.links import Links
+from sphinx import addnodes
 from sphinx.locale import admonitionlabels
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxRole
@@ -37,6 +40,25 @@ class ClaimRole(SphinxRole):
         """The address, as seen from this page, of the records of the part that a claim belongs to."""
         page = "ledger/" + claim.chapter.split("/")[0]
         return self.env.app.builder.get_relative_uri(self.env.docname, page)
+
+
+class ProblemsRole(SphinxRole):
+    """``{problems}`foundations` ``: a problem set in Colab, in Binder, and to be downloaded."""
+
+    def run(self):
+        root, file = Path(self.env.srcdir).parent, f"assignments/student/{self.text}.ipynb"
+        if not (root / file).exists():
+            message = "no problem set is called %r: see assignments/student"
+            logger.warning(message, self.text, location=self.get_location())
+            return [nodes.literal(text=self.text)], []
+        config = yaml.safe_load((root / "_config.yml").read_text("utf8"))
+        links = []
+        for words, url in Links(config, root).problems.items():
+            address = f"{url}/{self.text}.ipynb"
+            links += [nodes.reference(text=words, refuri=address), nodes.Text(" · ")]
+        save = addnodes.download_reference(refdoc=self.env.docname, reftarget=f"/../{file}")
+        save += nodes.inline(text="download")
+        return [*links, save], []
 
 
 def claim_of(id):
@@ -265,6 +287,7 @@ def drop_thebe(app):
 def setup(app):
     drop_thebe(app)
     app.add_role("claim", ClaimRole())
+    app.add_role("problems", ProblemsRole())
     # After the theme, at 501, has made its buttons.
     app.connect("html-page-context", notebook_buttons, priority=900)
     app.connect("html-page-context", describe)

@@ -76,6 +76,10 @@ class Inline:
             return f"${expand(content, self.book.macros)}$"
         if name == "claim":
             return self.claim(content, line)
+        if name == "problems":
+            file = "../" * (self.page.name.count("/") + 1) + "assignments/student"
+            places = {**self.book.links.problems, "file": file}.items()
+            return " · ".join(f"[{words}]({place}/{content}.ipynb)" for words, place in places)
         if name in ("cite", "cite:p", "cite:t"):
             return self.citation(name, content, line)
         if name == "doc":

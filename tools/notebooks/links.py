@@ -22,8 +22,13 @@ class Links:
             )
         colab = buttons.get("colab_url", "https://colab.research.google.com")
         binder = buttons.get("binderhub_url", "https://mybinder.org")
-        self.colab = f"{colab}/github/{found[1]}/blob/{self.branch}/notebooks"
-        self.binder = f"{binder}/v2/gh/{found[1]}/{self.branch}?urlpath=lab/tree/notebooks"
+        clone = f"{colab}/github/{found[1]}/blob/{self.branch}"
+        tree = f"{binder}/v2/gh/{found[1]}/{self.branch}?urlpath=lab/tree"
+        self.colab, self.binder = f"{clone}/notebooks", f"{tree}/notebooks"
+        self.problems = {
+            "Colab": f"{clone}/assignments/student",
+            "Binder": f"{tree}/assignments/student",
+        }
         self.source = f"{self.url}/blob/{self.branch}/{repository.get('path_to_book', 'book')}"
         # What pip installs need not be called what Python imports.
         project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
