@@ -324,6 +324,31 @@ def of_encoder(**more):
     return {"layer": layer, "weights": weights, "problem": problem, **more}
 
 
+def of_selection(**more):
+    layer, problem = models.Selection(), planted()[0]
+    weights = layer.init(problem, seed=0, u=planted()[1])
+    return {"layer": layer, "weights": weights, "problem": problem, **more}
+
+
+CALLS |= {
+    f"models.selection.Selection.{name}": of_selection
+    for name in ["forward", "attention", "predict", "loss"]
+}
+CALLS |= {
+    "models.selection.Selection.loss_and_gradient": partial(of_selection, train="Wu"),
+    "models.selection.Selection.soft_margins": lambda: of_selection(token=planted()[2]),
+    "models.selection.Selection.init": lambda: {
+        "layer": models.Selection(d=2),
+        "problem": planted()[0],
+        "seed": 0,
+        "runs": 2,
+        "scale": 1.0,
+        "u": planted()[1],
+    },
+    "models.selection.scores": lambda: {"problem": planted()[0], "u": planted()[1]},
+}
+
+
 @cache
 def trajectory():
     return descent.descend(**training(step=0.1, steps=2))
@@ -419,7 +444,6 @@ EXEMPT = {
     **dict.fromkeys(
         ["margin.gram", "margin.combine", "margin.products", "models.attention.least_squares"]
         + ["models.selection.log_excess", "models.selection.weighted_differences"]
-        + ["models.selection.scores"]
         + ["kernels.require", "steps.uses_gradient", "steps.is_constant", "steps.check"]
         + ["steps.Formula", "steps.formula", "steps.warn_of_lost"],
         INSIDE,

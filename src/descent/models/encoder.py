@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import _validate, draws, kernels
+from .. import _memory, _validate, draws, kernels
 from .._errors import error
 from ..lanes import Read, Step
 from ..problems import Problem
@@ -192,6 +192,7 @@ class Encoder:
         """The same for what has been looked at: `descend` does not look at every step."""
         X, activation = problem.X, ACTIVATIONS[self.activation]
         Q, K, V = (X @ W.unsqueeze(-3) for W in weights[:3])
+        _memory.room("the attention matrices", *Q.shape[:-1], problem.n)
         S = torch.softmax(self.tau_0 * Q @ K.mT, -1)
         Z = S @ V
         features = self.tau_1(problem) * activation.value(Z).sum(-2)

@@ -123,8 +123,9 @@ class Selection:
 
         u is drawn with length 1 to expect, unless it is given: the same for all runs.
         """
-        if scale != 0:
+        if _validate.real("scale", scale) != 0:
             _validate.positive("scale", scale)
+        _validate.problem(problem)
 
         def normal(name: str, *shape: int, length: float) -> Tensor:
             draw = draws.normal(seed, name, shape, runs)
@@ -133,7 +134,11 @@ class Selection:
         D, columns = problem.D, problem.D if self.d is None else self.d
         matrices = [normal(name, D, columns, length=scale) for name in self.trainable[:-1]]
         drawn = normal("u", D, length=1.0)
-        u = drawn if u is None else torch.as_tensor(u).to(problem.X).expand_as(drawn)
+        if u is not None:
+            u = _validate.tensor("u", u).to(problem.X)
+            u = _validate.shape("u", u, (D,), "it meets the tokens").expand_as(drawn)
+        else:
+            u = drawn
         return self._container(*matrices, u)
 
     @property
@@ -154,17 +159,26 @@ class Selection:
             _validate.finite(name, W, "initialise it again")
             _validate.beside(name, W, problem.X)
         if self.goal == "log excess":
-            optimal(scores(problem, weights.u))
+            optimal(_scores(problem, weights.u))
 
     # -- the layer ----------------------------------------------------------------------------
 
     def forward(self, weights: NamedTuple, problem: Problem) -> Forward:
-        """Logarithms of the attention, scores of the tokens and signed outputs of every run."""
+        """Logarithms of the attention, scores of the tokens and signed outputs of every run.
+
+        Every public function of the layer comes through here, so all raise what `check` does.
+        """
+        weights = _validate.weights(weights)
+        self.check(weights, problem)
+        return self._forward(weights, problem)
+
+    def _forward(self, weights: NamedTuple, problem: Problem) -> Forward:
+        """The same for what has been looked at: `descend` does not look at every step."""
         z = problem.X[..., self.query, :]
         keys = z @ weights.W.mT if self.d is None else (z @ weights.Q) @ weights.K.mT
         attended = (problem.X @ keys[..., None]).squeeze(-1)
         log_attention = torch.log_softmax(attended, -1)
-        log_attention, gamma = torch.broadcast_tensors(log_attention, scores(problem, weights.u))
+        log_attention, gamma = torch.broadcast_tensors(log_attention, _scores(problem, weights.u))
         return Forward(log_attention, gamma, (log_attention.exp() * gamma).sum(-1))
 
     def attention(self, weights: NamedTuple, problem: Problem) -> Float[Tensor, "*r N n"]:
@@ -173,13 +187,19 @@ class Selection:
 
     def predict(self, weights: NamedTuple, problem: Problem) -> Float[Tensor, "*r N"]:
         """The layer's output, one number a sequence; its sign is the answer."""
-        return problem.y * self.forward(weights, problem).f
+        f = self.forward(weights, problem).f
+        return problem.y * f
 
     def soft_margins(
         self, weights: NamedTuple, problem: Problem, token: Int[Tensor, "*b N"]
     ) -> Float[Tensor, "*r N"]:
         r"""The logit :math:`m_i` of the attention to ``token``: attention is :math:`\sigma(m_i)`."""
         log_attention = self.forward(weights, problem).log_attention
+        token = _validate.tensor("token", token).to(torch.int64)
+        _validate.shape("token", token, (problem.N,), "each sequence has one")
+        if not bool(((token >= 0) & (token < problem.n)).all()):
+            found = f"token holds {token.tolist()}, but a sequence has {problem.n} tokens"
+            raise error(ValueError, found, f"number them 0 to {problem.n - 1}")
         index = token.expand(log_attention.shape[:-1])[..., None]
         others = log_attention.scatter(-1, index, -torch.inf).logsumexp(-1)
         return log_attention.gather(-1, index).squeeze(-1) - others
@@ -192,11 +212,17 @@ class Selection:
         self, weights: NamedTuple, problem: Problem, train: str = "W"
     ) -> tuple[Float[Tensor, "*r"], dict[str, Tensor]]:
         """The goal and its gradients in closed form, one for each letter of ``train``."""
+        train = _validate.letters("train", train, self.trainable)
+        weights = _validate.weights(weights)
+        self.check(weights, problem)
+        return self._loss_and_gradient(weights, problem, train)
+
+    def _loss_and_gradient(self, weights: NamedTuple, problem: Problem, train: str):
         if "u" in train and self.goal == "log excess":
             raise error(
                 ValueError, "goal='log excess' is for a fixed decoder u", "use 'log loss' instead"
             )
-        pass_ = self.forward(weights, problem)
+        pass_ = self._forward(weights, problem)
         goal = self._goal(pass_)
         # minus the derivative of the goal by f_i, as a logarithm
         slope = logsigmoid(-pass_.f) if self.ell == "logistic" else -pass_.f
@@ -211,6 +237,10 @@ class Selection:
             seen = (pass_.log_attention.exp()[..., None, :] @ problem.X).squeeze(-2)
             gradient["u"] = -((slope.exp() * problem.y)[..., None] * seen).sum(-2)
         return goal, {name: gradient[name] for name in train}
+
+    def objective(self, weights: NamedTuple, problem: Problem, train: str) -> Callable:
+        """What `descend` calls at every step: trained weights to goal and gradients."""
+        return lambda moving: self._loss_and_gradient(weights._replace(**moving), problem, train)
 
     def _through_attention(
         self, weights: NamedTuple, problem: Problem, pull: Float[Tensor, "*r N n"], train: str
@@ -274,6 +304,15 @@ def _read(through: Tensor, columns: Tensor, write: Callable[[Tensor], Tensor]) -
 
 def scores(problem: Problem, u: Float[Tensor, "*r D"]) -> Float[Tensor, "*r N n"]:
     r"""What attention to a token alone would be worth: :math:`\gamma_{it} = y_i u^\top x_{it}`."""
+    u = _validate.tensor("u", u)
+    _validate.shape("u", u, (_validate.problem(problem).D,), f"the tokens have D = {problem.D}")
+    if problem.y.ndim != problem.X.ndim - 2:
+        found = f"y has shape {tuple(problem.y.shape)}, one label a token"
+        raise error(ValueError, found, f"expected one a sequence, {tuple(problem.X.shape[:-2])}")
+    return _scores(problem, _validate.beside("u", u, problem.X))
+
+
+def _scores(problem: Problem, u: Float[Tensor, "*r D"]) -> Float[Tensor, "*r N n"]:
     return problem.y[..., None] * (problem.X @ u[..., None, :, None]).squeeze(-1)
 
 
