@@ -351,6 +351,15 @@ def test_of_the_largest_problems_a_call_takes_a_few_steps_of_a_group():
     assert 1 < stretch < 16 and len(parts) == groups
 
 
+def test_what_a_model_takes_itself_is_planned_for():
+    # one sequence of many tokens: the scores take more than the product
+    problem, layer = problems.gaussian_in_span(1, 45, 45, seed=0), models.Attention(H=2, d=8)
+    step = layer.on_lanes(layer.init(problem, runs=1, seed=1), problem, "QKV")
+    assert step.work > 34 * 45**2 / 2
+    lanes_ = _register.width("float64")
+    assert _groups._Shape(step, "QKV").work == lanes_ * (34 * 45**2 + step.work)
+
+
 def test_the_bar_moves_with_each_call(monkeypatch):
     moved = []
     monkeypatch.setattr("descent._descend._advance", lambda bar, *share: moved.append(share))

@@ -212,8 +212,8 @@ class Groups:
 def plan(groups: int, work: int, longest: int, threads: int) -> tuple[int, int, list[tuple]]:
     """How many steps a stretch has, in how many threads, and which groups go into one call.
 
-    ``work`` are the products of one step of one group. A call adds up `CALL` of them at most, unless
-    one step of one group does alone.
+    ``work`` are the products of one step of one group, the model's own included. A call adds up
+    `CALL` of them at most, unless one step of one group does alone.
     """
     stretch = max(1, min(longest, CALL // work))
     alone = stretch * groups * work < ALONE
@@ -254,7 +254,7 @@ class _Shape:
         self.dtype = self.moving[0].square.numpy().dtype
         self.lanes = _register.width(self.dtype)
         self.zeros = partial(np.zeros, dtype=self.dtype)
-        self.work = self._cost(self.dual) * self.lanes
+        self.work = (self._cost(self.dual) + step.work) * self.lanes
 
     def _cost(self, dual: bool) -> int:
         """Products of a step of one run."""

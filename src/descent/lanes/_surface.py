@@ -58,12 +58,15 @@ class Step:
     reads : name -> `Read`, one for each weight that the model reads.
     data : what else the function is given, the same for all runs: numpy arrays, numbers, flags.
     scratch : the shapes of its scratch arrays.
+    work : about how many products of two numbers it takes, an exponential counted as twenty. By it
+        the engine plans how much to do in one call.
     """
 
     function: Callable
     reads: dict[str, Read]
     data: tuple
     scratch: tuple[tuple[int, ...], ...] = ()
+    work: int = 0
 
 
 def parts(function: Callable) -> list[Callable]:

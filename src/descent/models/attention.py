@@ -351,6 +351,7 @@ class Attention:
             },
             data=(problem.y.contiguous().numpy(), n, H, d, normalises[self.kernel]),
             scratch=((kept, H, n, n), (n, n), (n,)),
+            work=N * n * n * H * (3 * d + 20),
         )
 
     def _read_scores(self, X: Tensor, W: Float[Tensor, "r H D d"]) -> Read:

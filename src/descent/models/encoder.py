@@ -251,6 +251,7 @@ class Encoder:
                 self.activation == "relu",
             ),
             scratch=((problem.n, problem.n), (problem.n, problem.n), (self.d, problem.n)),
+            work=problem.N * (6 * each + 20 * problem.n**2),
         )
 
     def pullback(

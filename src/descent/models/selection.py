@@ -286,6 +286,7 @@ class Selection:
                 self.d or 0,
             ),
             kept if whole else ((1, N * n), (1, N * n), *kept),
+            work=N * n * (100 + 3 * (self.d or 0)),
         )
 
     def _goal(self, pass_: Forward) -> Float[Tensor, "*r"]:
