@@ -63,3 +63,24 @@ def test_the_times_that_the_book_shows_are_complete():
         assert {"autograd loop", "vmap(grad)", "jax", "jax, reduced"} == set(table["ratios"])
     assert [row["D"] for row in kept["dimension"]][-1] == 10**6
     assert [row["runs"] for row in kept["runs"]][-1] == 4096
+
+
+def test_a_gpu_is_timed_into_a_file_of_its_own_and_only_if_it_agrees(bench, monkeypatch, tmp_path):
+    monkeypatch.setenv("DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a device")
+    try:
+        gpu = importlib.reload(bench)
+        assert gpu.OUTPUT.name == "bench-cuda.json" and gpu.OUTPUT.parent.name == "descent"
+        said, order = tmp_path / "said.json", []
+        monkeypatch.setattr(gpu, "must_agree_with_a_processor", lambda: order.append("agrees"))
+        for name in gpu.TABLES:
+            monkeypatch.setitem(gpu.TABLES, name, lambda rounds, name=name: order.append(name))
+            monkeypatch.setitem(gpu.PRINTED, name, lambda table: "")
+        monkeypatch.setattr("sys.argv", ["bench", "--output", str(said)])
+        monkeypatch.setenv("DESCENT_BOOK", "1")  # as it sets it, and put back afterwards
+        gpu.main()
+        assert order == ["agrees", *gpu.ON_A_GPU]
+        assert json.loads(said.read_text())["machine"]["device"] == "a device"
+    finally:
+        monkeypatch.delenv("DEVICE")
+        importlib.reload(bench)
