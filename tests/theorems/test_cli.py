@@ -43,6 +43,15 @@ def test_with_steps_every_promise_is_held_against_a_run(files, capsys):
     assert found["largest_step"] > 0
 
 
+def test_a_lemma_with_a_start_of_its_own_kind_is_about_attention_too(files, capsys):
+    assert main(files("span-lemma", "--steps=5")) == 0
+    assert "the losses are those of the small problem" in capsys.readouterr().out
+    assert main(files("kernel-factorisation", "--steps=5")) == 0
+    assert "kernel-factorisation, at the start" in capsys.readouterr().out
+    assert main(files("convex-rate")) == 2
+    assert "convex-rate is not about an attention layer" in capsys.readouterr().err
+
+
 def test_a_statement_about_the_start_needs_no_steps(files, capsys):
     assert main(files("rank-threshold", "--kernel=gaussian", "--json")) == 0
     assert json.loads(capsys.readouterr().out)["constants"]["rank B_0"] == [4.0]

@@ -44,7 +44,7 @@ def _report(options: argparse.Namespace) -> int:
 
 def _about_attention(id: str) -> Theorem:
     theorem = get(id)
-    if theorem.start is not AttentionStart:
+    if not (isinstance(theorem.start, type) and issubclass(theorem.start, AttentionStart)):
         found = f"{id} is not about an attention layer with its tokens and labels"
         raise error(ValueError, found, "call it in Python")
     return theorem

@@ -263,10 +263,14 @@ class Outcome:
         return self.report.record() | {"hypotheses": asked, "conclusions": found}
 
     def __repr__(self) -> str:
-        return text(f"{self.report.theorem.id}, held against a run", self.rows())
+        return text(f"{self.report.theorem.id}, {self._held}", self.rows())
 
     def _repr_html_(self) -> str:
-        return table(self.report.theorem.title + ", held against a run", self.rows())
+        return table(f"{self.report.theorem.title}, {self._held}", self.rows())
+
+    @property
+    def _held(self) -> str:
+        return "at the start" if self.run is None else "held against a run"
 
 
 def _plain(inequality: Inequality) -> dict:
