@@ -87,6 +87,12 @@ def placed(**more):
     return draws(dtype=torch.float64, device="cpu", **more)
 
 
+def sides(**more):
+    """Differences of a selection and the tokens that ask."""
+    problem, _, selected = planted()
+    return {"a": descent.margin.differences(problem, selected), "z": problem.X[:, 0], **more}
+
+
 def square(p=3, *shape):
     return torch.eye(p, dtype=torch.float64).expand(*shape, p, p)
 
@@ -178,6 +184,9 @@ CALLS = {
     "models.selection.check_data": lambda: {"problem": planted()[0], "query": 0},
     "models.selection.optimal": lambda: {"gamma": line().expand(2, 3)},
     "margin.differences": lambda: {"problem": planted()[0], "selected": planted()[2]},
+    "margin.gram": sides,
+    "margin.combine": lambda: sides(weights=torch.ones(2, 2).double()),
+    "margin.products": lambda: sides(W=square(5)),
     "margin.hard_margin": lambda: {"G": square()},
     "data.words": lambda: {"text": "It's one."},
     "margin.nuclear": lambda: {
@@ -442,7 +451,7 @@ EXEMPT = {
         RECORD,
     ),
     **dict.fromkeys(
-        ["margin.gram", "margin.combine", "margin.products", "models.attention.least_squares"]
+        ["models.attention.least_squares"]
         + ["models.selection.log_excess", "models.selection.weighted_differences"]
         + ["kernels.require", "steps.uses_gradient", "steps.is_constant", "steps.check"]
         + ["steps.Formula", "steps.formula", "steps.warn_of_lost"],

@@ -142,3 +142,9 @@ def test_a_margin_too_small_to_tell_is_not_called_infeasible():
         margin.hard_margin(flat + 1e-10)
     duals, proof = margin.hard_margin(flat + 1e-6)
     assert not proof and abs(float(duals.sum()) * 1e-6 - 1) < 1e-6
+
+
+def test_tokens_that_ask_for_a_gradient_have_the_same_margin():
+    problem, u = problems.planted(N=2, n=2, D=5, seed=0)
+    leaves = problems.Problem(problem.X.clone().requires_grad_(), problem.y)
+    assert float(margin.svm(leaves, u).norm) == float(margin.svm(problem, u).norm)

@@ -136,7 +136,8 @@ def svm(
     True
     """
     selected = tokens_to_select(problem, u, selected, query)
-    a, z = differences(problem, selected), problem.X[..., query, :]
+    # the solver is numpy's, and knows no gradient
+    a, z = differences(problem, selected).detach(), problem.X[..., query, :].detach()
     asked = (a != 0).any(-1)
     _distinct(asked, selected)
     G = gram(a, z)[asked.flatten()][:, asked.flatten()]
@@ -211,6 +212,7 @@ def differences(problem: Problem, selected: Int[Tensor, "*b N"]) -> Float[Tensor
 
 def gram(a: Float[Tensor, "*b N n D"], z: Float[Tensor, "*b N D"]) -> Float[Tensor, "*b m m"]:
     """The inner products of all A_it, m = N n of them, without making one."""
+    a, z = _sided(a, z)
     flat = a.flatten(-3, -2)
     queries = (z @ z.mT).repeat_interleave(a.shape[-2], -1).repeat_interleave(a.shape[-2], -2)
     return (flat @ flat.mT) * queries
@@ -220,6 +222,9 @@ def combine(
     weights: Float[Tensor, "*b N n"], a: Float[Tensor, "*b N n D"], z: Float[Tensor, "*b N D"]
 ) -> Float[Tensor, "*b D D"]:
     r"""The matrix :math:`\sum_{it} weights_{it} A_{it}`."""
+    a, z = _sided(a, z)
+    weights = _validate.shape("weights", _validate.tensor("weights", weights), a.shape[:-1])
+    _validate.beside("weights", weights, a)
     return (weights[..., None, :] @ a).squeeze(-2).mT @ z
 
 
@@ -227,7 +232,17 @@ def products(
     W: Float[Tensor, "*r D D"], a: Float[Tensor, "*b N n D"], z: Float[Tensor, "*b N D"]
 ) -> Float[Tensor, "*r N n"]:
     """The gaps <A_it, W>: by how much the selected token's logit exceeds that of token t."""
+    a, z = _sided(a, z)
+    W = _validate.shape("W", _validate.tensor("W", W), 2 * a.shape[-1:])
+    _validate.beside("W", W, a)
     return (a @ (z @ W.mT)[..., None]).squeeze(-1)
+
+
+def _sided(a: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences and queries as tensors that go together, else raise."""
+    a = _validate.matrix("a", a, least=3)
+    z = _validate.shape("z", _validate.tensor("z", z), (*a.shape[:-2], a.shape[-1]))
+    return a, _validate.beside("z", z, a)
 
 
 # -- the quadratic programme -----------------------------------------------------------------------
@@ -251,6 +266,7 @@ def hard_margin(G: Float[Tensor, "m m"]) -> tuple[Float[Tensor, " m"], bool]:
     if G.ndim != 2 or not bool((G.diagonal() >= 0).all() and (G.diagonal() > 0).any()):
         found = f"G of shape {tuple(G.shape)} is no Gram matrix of vectors that are not all zero"
         raise error(ValueError, found, "give A @ A.T of the constraints' rows A")
+    G = G.detach()
     scale = G.diagonal().amax()
     alpha = _least_norm_weights(G / scale)
     margins = (G / scale) @ alpha
