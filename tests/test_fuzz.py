@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import descent
 from descent import kernels, models, problems
-from descent.models import elementary, selection
+from descent.models import elementary, in_context, selection
 
 # ------------------------------------------------------------------------------ what may come in
 
@@ -91,6 +91,16 @@ def sides(**more):
     """Differences of a selection and the tokens that ask."""
     problem, _, selected = planted()
     return {"a": descent.margin.differences(problem, selected), "z": problem.X[:, 0], **more}
+
+
+@cache
+def taught():
+    return in_context.planted(2, 2, 4, 0, r=(1.0, 0.5))[0]
+
+
+def of_cloud(**more):
+    model, population = models.InContext(), taught()
+    return {"layer": model, "neurons": model.init(population, d=3, seed=0), **more}
 
 
 def square(p=3, *shape):
@@ -180,6 +190,22 @@ CALLS = {
         "steps": 2,
     },
     "models.elementary.network": lambda: {"X": square(), "y": line(), "a": line(2)},
+    "models.in_context.InContext": lambda: {"activation": "sigmoid"},
+    "models.in_context.planted": lambda: {
+        "D": 2,
+        "k": 2,
+        "m": 4,
+        "seed": 0,
+        "r": (1.0, 0.5),
+        "steepness": 1.0,
+    },
+    "models.in_context.prompts": lambda: {
+        "population": taught(),
+        "N": 2,
+        "n": 2,
+        "seed": 0,
+        "noise": 0.5,
+    },
     "models.selection.Selection": lambda: {"ell": "logistic", "d": 2, "query": 0, "goal": "loss"},
     "models.selection.check_data": lambda: {"problem": planted()[0], "query": 0},
     "models.selection.optimal": lambda: {"gamma": line().expand(2, 3)},
@@ -434,6 +460,32 @@ CALLS["models.attention.Attention.init"] = lambda: {
     "scale": 1.0,
 }
 
+#: Methods of the model of in-context learning, and what each takes beside the neurons.
+IN_CONTEXT = {
+    "features": lambda: {"X": taught().X},
+    "moments": lambda: {"population": taught()},
+    "loss": lambda: {"population": taught()},
+    "loss_with": lambda: {"population": taught(), "W": square(2)},
+    "first_variation": lambda: {"population": taught(), "where": of_cloud()["neurons"]},
+    "velocities": lambda: {"population": taught()},
+    "finite_loss": lambda: {"population": taught(), "W": square(2), "n": 3, "noise": 0.5},
+    "spread": lambda: {"population": taught(), "n": 3, "noise": 0.5},
+    "best_attention": lambda: {"population": taught(), "n": 3, "noise": 0.5},
+    "predict": lambda: {"W": square(2), "prompts": in_context.prompts(taught(), 2, 2, 0)},
+    "train": lambda: {"population": taught(), "steps": 2},
+}
+CALLS |= {
+    f"models.in_context.InContext.{name}": partial(lambda more: of_cloud(**more()), more)
+    for name, more in IN_CONTEXT.items()
+}
+CALLS["models.in_context.InContext.init"] = lambda: {
+    "layer": models.InContext(),
+    "population": taught(),
+    "d": 3,
+    "seed": 0,
+    "runs": 2,
+}
+
 RECORD = "a record that the library makes"
 INSIDE = "a step of its module's computation, behind functions that look"
 #: What is not fuzzed, as the beginning of a name, and why.
@@ -444,6 +496,8 @@ EXEMPT = {
         + ["models.selection.SelectionWeights", "models.selection.FactoredWeights"]
         + ["models.encoder.EncoderWeights", "models.encoder.Pass", "models.encoder.Activation"]
         + ["models.encoder.Initialisation"]
+        + ["models.in_context.Neurons", "models.in_context.Population"]
+        + ["models.in_context.Prompts", "models.in_context.Moments"]
         + ["models.selection.Forward", "span.Reduction", "data.Reviews", "claims.Evidence"]
         + ["claims.Claim", "claims.Entry", "claims.Ledger", "claims.Verdict"]
         + ["theorems.Standing", "theorems.Theorem", "theorems.Inequality", "theorems.Linear"]

@@ -3,7 +3,7 @@
 Its page is :doc:`/ledger`.
 """
 
-from . import foundations, song2024, vasudeva2024, wu2023  # noqa: F401  entering their claims is what they are for
+from . import foundations, kim2024, song2024, vasudeva2024, wu2023  # noqa: F401  entering their claims is what they are for
 from ._ledger import Entry, Ledger, run
 from ._record import Claim, Evidence, Standing, Verdict, get, registry
 

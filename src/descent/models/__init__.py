@@ -1,10 +1,11 @@
 """The models of the four papers, each a set of pure functions of a weights container."""
 
-from . import elementary
+from . import elementary, in_context
 from ._protocol import Model
 from .attention import Attention, AttentionWeights
 from .elementary import LeastSquares
 from .encoder import Encoder, EncoderWeights
+from .in_context import InContext
 from .selection import FactoredWeights, Selection, SelectionWeights
 
 __all__ = [
@@ -13,9 +14,11 @@ __all__ = [
     "Encoder",
     "EncoderWeights",
     "FactoredWeights",
+    "InContext",
     "LeastSquares",
     "Model",
     "Selection",
     "SelectionWeights",
     "elementary",
+    "in_context",
 ]

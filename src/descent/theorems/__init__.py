@@ -4,7 +4,7 @@
 Introduced in :doc:`/song2024/values`.
 """
 
-from . import foundations, song2024, vasudeva2024, wu2023
+from . import foundations, kim2024, song2024, vasudeva2024, wu2023
 from ._attention import AttentionStart
 from ._function import FunctionStart
 from ._inequality import Inequality
@@ -26,6 +26,7 @@ __all__ = [
     "Theorem",
     "foundations",
     "get",
+    "kim2024",
     "loud",
     "meet",
     "near",

@@ -1,0 +1,278 @@
+"""Claims of the chapter on learning in context with linear attention."""
+
+import torch
+from torch import Tensor
+
+from ... import draws, theorems
+from ...models import InContext, in_context
+from ...models.in_context import Neurons, Population
+from ...theorems import Standing
+from .._record import Evidence, Verdict, claim
+
+PAPER, CHAPTER = "kim2024", "kim2024/prompts"
+MODEL, TEACHER = InContext(), InContext("tanh")
+
+
+def taught(m: int = 500) -> tuple[Population, Neurons]:
+    """The chapter's population, in six dimensions with three features, and its teachers."""
+    return in_context.planted(6, 3, m, seed=0, r=(2.25, 1.0, 0.49), steepness=3.0)
+
+
+def rare(share: float) -> tuple[InContext, Neurons, Population]:
+    """One feature that is one on a share of 400 inputs and zero elsewhere, learned exactly."""
+    X = torch.zeros(400, 2, dtype=torch.float64)
+    X[: round(400 * share), 0] = 1
+    one = torch.ones(1, 1, dtype=torch.float64)
+    ahead = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    return InContext("relu"), Neurons(one, ahead), Population(X, X[:, :1])
+
+
+@claim(
+    "kim2024-infinite-prompts",
+    title="The best attention for infinite prompts",
+    box="prop-infinite-loss",
+    standing=Standing.PROVED,
+    paper=PAPER,
+    number="Equation (3)",
+    statement=r"With infinite prompts $\inf_W\mathcal L_{\mathrm{TF}}(\mu,W)"
+    r"=\frac12\mathbb E\|f^\circ-C\Sigma^{-1}h\|^2$, attained at $W=\Sigma^{-1}$, and by exactly "
+    r"those $W$ with $CW=C\Sigma^{-1}$.",
+    verdict=Verdict.HOLDS,
+    chapter=CHAPTER,
+    mutations={
+        "twice the inverse": {"factor": 2.0},
+        "a W that moves CW too": {"beside": 1.0},
+    },
+)
+def infinite_prompts(factor: float = 1.0, beside: float = 0.0) -> Evidence:
+    """20 clouds of 12 neurons; and 20 whose features lie across the true ones, so that C is not
+    invertible."""
+    population, _ = taught()
+    cloud = MODEL.init(population, d=12, seed=1, runs=20)
+    at = MODEL.moments(cloud, population)
+    W = factor * MODEL.best_attention(cloud, population)
+    best, loss = MODEL.loss_with(cloud, W, population), MODEL.loss(cloud, population)
+    away = 0.1 * draws.normal(2, "W", (3, 3), 20)
+    others = [MODEL.loss_with(cloud, W + s * away, population) for s in (-1, -0.1, 0.1, 1)]
+    # one true feature for three learned ones: C has one row, and W is free off its range
+    single = Population(population.X, population.F[:, :1])
+    C = MODEL.moments(cloud, single).C
+    across = torch.eye(3, dtype=C.dtype) - torch.linalg.pinv(C) @ C
+    free = MODEL.best_attention(cloud, single) + (across + beside * torch.linalg.pinv(C) @ C) @ away
+    level = MODEL.loss_with(cloud, free, single) - MODEL.loss(cloud, single)
+    gap = (best - loss).abs()
+    residual = (at.zeta.mT @ at.h / len(population.X)).abs()
+    return Evidence(
+        {
+            "the inverse attains half of E |zeta|^2": bool((gap < 1e-10).all()),
+            "matrices beside it are worse": bool((torch.stack(others) > loss + 1e-9).all()),
+            "W with the same CW are as good": bool((level.abs() < 1e-9).all()),
+        },
+        {
+            "largest_gap": float(gap.max()),
+            "largest_gap_with_the_same_CW": float(level.abs().max()),
+            "median_loss": float(loss.median()),
+            "clouds": 20,
+        },
+        {"zeta is orthogonal to h": bool((residual < 1e-9).all())},
+    )
+
+
+@claim(
+    "finite-prompt-loss",
+    title="The loss of a finite prompt",
+    box="prop-finite-loss",
+    standing=Standing.PROVED,
+    paper="Descent",
+    number="Proposition",
+    statement=r"Prompts of $n$ pairs with label noise $s$ have the loss of infinite prompts plus "
+    r"$\frac1{2n}\{\mathbb E\|f^\circ\|^2h^\top Kh-\mathrm{tr}\,CKC^\top+s^2\mathrm{tr}\,K\Sigma\}$"
+    r", $K=W\Sigma W^\top$.",
+    verdict=Verdict.HOLDS,
+    chapter=CHAPTER,
+    mutations={
+        "infinite prompts": {"longer": 10**9},
+        "the label noise left out": {"heard": 0.0},
+    },
+)
+def finite_prompt_loss(longer: int = 1, heard: float = 1.0) -> Evidence:
+    """20 000 prompts each of 5 and 20 pairs, without and with label noise of deviation 2."""
+    population, _ = taught()
+    cloud = MODEL.init(population, d=12, seed=1)
+    W, scores, numbers = MODEL.best_attention(cloud, population), [], {}
+    for n in (5, 20):
+        for noise in (0.0, 2.0):
+            prompts = in_context.prompts(population, 20_000, n, seed=n, noise=noise)
+            found = (MODEL.predict(cloud, W, prompts) - prompts.answer).square() / 2
+            exact = MODEL.finite_loss(cloud, W, population, n * longer, heard * noise)
+            error = found.std() / len(found) ** 0.5
+            scores.append(float((found.mean() - exact) / error))
+            numbers[f"measured_{n}_pairs_noise_{noise:g}"] = float(found.mean())
+            numbers[f"formula_{n}_pairs_noise_{noise:g}"] = float(exact)
+    worst = max(map(abs, scores))
+    return Evidence(
+        {"formula and measurement agree to four standard errors": worst < 4},
+        numbers | {"largest_distance_in_standard_errors": worst},
+    )
+
+
+@claim(
+    "best-finite-attention",
+    title="The best attention for short prompts",
+    box="prop-best-attention",
+    standing=Standing.PROVED,
+    uses=("prop-finite-loss",),
+    paper="Descent",
+    number="Proposition",
+    statement=r"For prompts of $n$ pairs $W_n=G_n^{-1}C^\top C\,\Sigma^{-1}$ has the least loss.",
+    verdict=Verdict.HOLDS,
+    chapter=CHAPTER,
+    mutations={"the matrix for infinite prompts": {"length": None}},
+)
+def best_finite_attention(length: int | None = 10) -> Evidence:
+    """20 clouds of 12 neurons, prompts of 10 pairs, label noise 0.5."""
+    population, _ = taught()
+    cloud = MODEL.init(population, d=12, seed=1, runs=20)
+
+    def loss(W: Tensor) -> Tensor:
+        return MODEL.finite_loss(cloud, W, population, 10, 0.5)
+
+    W = MODEL.best_attention(cloud, population, length, 0.5)
+    inverse = MODEL.best_attention(cloud, population)
+    away = draws.normal(2, "W", (3, 3), 20)
+    # W is large where features are small: move by a share of its size
+    away = (
+        away
+        * torch.linalg.matrix_norm(W)[:, None, None]
+        / torch.linalg.matrix_norm(away)[:, None, None]
+    )
+    moved = torch.stack([loss(W + s * away) for s in (-0.1, -0.001, 0.001, 0.1)])
+    gain = 1 - loss(W) / loss(inverse)
+    return Evidence(
+        {
+            "matrices beside it are worse": bool((moved > loss(W)).all()),
+            "it beats the matrix for infinite prompts": bool((gain > 0.01).all()),
+        },
+        {"median_gain": float(gain.median()), "clouds": 20},
+    )
+
+
+@claim(
+    "kim2024-finite-prompts",
+    theorem="kim2024-finite-prompts",
+    paper="Descent",
+    number="Theorem",
+    statement=r"$0\le\mathcal L^n(\mu)-\mathcal L(\mu)\le\frac k{2n}"
+    r"\big(\sup\|f^\circ\|^2+s^2\big)$ for all $\mu$ with $\Sigma\succ0$.",
+    verdict=Verdict.HOLDS,
+    chapter=CHAPTER,
+    mutations={"inputs that are not rare": {"share": 0.5}},
+)
+def finite_prompts(share: float = 0.01) -> Evidence:
+    """300 random clouds for n = 1, 30 and 1000 with and without noise; and one rare feature."""
+    of, (population, _) = theorems.get("kim2024-finite-prompts"), taught()
+    cloud = MODEL.init(population, d=12, seed=1, runs=300)
+    outcomes = [
+        of(MODEL, cloud, population, n, noise).against()
+        for n in (1, 30, 1000)
+        for noise in (0.0, 1.0)
+    ]
+    outcomes.append(of(*rare(share), 1000).against())
+    ceiling = outcomes[-1].conclusions[-1]
+    excess = [o.report["L^n"] - o.report["L"] for o in outcomes]
+    return Evidence.of(
+        outcomes,
+        conclusions={
+            "on a rare feature the bound is attained to two percent": float(ceiling.sharpness)
+            > 0.98
+        },
+        largest_excess=max(float(e.max()) for e in excess),
+        least_excess=min(float(e.min()) for e in excess),
+    )
+
+
+@claim(
+    "one-layer-is-one-step",
+    title="Linear attention is not least squares",
+    box="prop-one-step",
+    standing=Standing.PROVED,
+    uses=("prop-finite-loss",),
+    paper="Descent",
+    number="Proposition",
+    statement=r"On the true features themselves linear attention errs by $c/n$ to leading order, "
+    r"with $c>0$ unless $k=1$ and $|f^\circ|$ is constant; least squares on pairs without noise "
+    r"whose features span $\mathbb R^k$ does not err.",
+    verdict=Verdict.HOLDS,
+    chapter=CHAPTER,
+    mutations={"a feature of constant square": {"constant": True}},
+)
+def one_layer_is_one_step(constant: bool = False) -> Evidence:
+    """The three true features of the chapter, and 200 prompts of 20 pairs for least squares."""
+    population, teachers = taught()
+    model = TEACHER
+    if constant:
+        sign = torch.ones(100, 1, dtype=torch.float64)
+        sign[50:] = -1
+        population, teachers = Population(sign, sign), Neurons(sign[:1], sign[:1])
+        model = InContext(in_context.Activation(lambda Z: Z, torch.ones_like))
+    scaled = []
+    for n in (10**2, 10**4, 10**6):
+        W = model.best_attention(teachers, population, n)
+        scaled.append(n * float(model.finite_loss(teachers, W, population, n)))
+    prompts = in_context.prompts(population, 200, 20, seed=3)
+    h = model.features(teachers, prompts.X)
+    v = torch.linalg.lstsq(h, prompts.y[..., None]).solution.squeeze(-1)
+    answer = (model.features(teachers, prompts.query) * v).sum(-1)
+    left = float((answer - prompts.answer).square().mean() / 2)
+    return Evidence(
+        {
+            "n times the loss stays above one": min(scaled) > 1,
+            "n times the loss settles": abs(scaled[2] - scaled[1]) < 0.01,
+            "least squares is exact": left < 1e-20,
+        },
+        {"n_times_loss": scaled[2], "loss_of_least_squares": left},
+    )
+
+
+@claim(
+    "features-learned-in-context",
+    title="What the neurons are for",
+    box="eq-in-context",
+    paper="Descent",
+    number="Experiment",
+    statement=r"Trained clouds answer new tasks at new inputs better than linear attention on raw "
+    r"inputs can with prompts of any length, and with noisy labels at $n=1000$ err more than "
+    r"twice as much as least squares on the true features.",
+    verdict=Verdict.HOLDS,
+    chapter=CHAPTER,
+    mutations={"no training": {"steps": 1}},
+)
+def learned_in_context(steps: int = 600) -> Evidence:
+    """Ten clouds of 12 neurons; 2000 prompts of 300 and of 1000 pairs at 20 000 new inputs."""
+    population, teachers = taught()
+    cloud, _ = MODEL.train(MODEL.init(population, d=12, seed=1, runs=10), population, steps)
+    W = MODEL.best_attention(cloud, population)
+    X = draws.normal(9, "x", (20_000, 6))
+    fresh = Population(X, TEACHER.features(teachers, X))
+    one = torch.cat([X, torch.ones_like(X[:, :1])], 1)
+    raw = (fresh.F - one @ torch.linalg.lstsq(one, fresh.F).solution).square().sum(1).mean() / 2
+    found, least = {}, 0.0
+    for n in (300, 1000):
+        prompts = in_context.prompts(fresh, 500, n, seed=4, noise=1.0)
+        found[n] = (MODEL.predict(cloud, W, prompts) - prompts.answer).square().mean(-1) / 2
+        h = TEACHER.features(teachers, prompts.X)
+        v = torch.linalg.lstsq(h, prompts.y[..., None]).solution.squeeze(-1)
+        answer = (TEACHER.features(teachers, prompts.query) * v).sum(-1)
+        least = float((answer - prompts.answer).square().mean() / 2)
+    return Evidence(
+        {
+            "better than any linear reading of the inputs": bool((found[300] < raw / 2).all()),
+            "worse than twice least squares": bool((found[1000] > 2 * least).all()),
+        },
+        {
+            "raw_inputs_at_best": float(raw),
+            "median_at_300_pairs": float(found[300].median()),
+            "median_at_1000_pairs": float(found[1000].median()),
+            "least_squares_at_1000_pairs": least,
+        },
+    )

@@ -1,0 +1,251 @@
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import differentiable, relative_gap
+
+from descent import draws
+from descent.models import InContext, in_context
+from descent.models.encoder import Activation
+from descent.models.in_context import Neurons, Population
+
+OWN = Activation(torch.sin, torch.cos)
+
+
+@st.composite
+def clouds(draw):
+    """A model, a small population and two clouds with at least as many neurons as features."""
+    k, D, d, m = (draw(st.integers(*of)) for of in ((1, 3), (2, 4), (4, 6), (5, 12)))
+    seed = draw(st.integers(0, 999))
+    population = Population(draws.normal(seed, "X", (m, D)), draws.normal(seed, "F", (m, k)))
+    model = InContext(draw(st.sampled_from(["sigmoid", "tanh", OWN])))
+    return model, population, model.init(population, d=d, seed=seed + 1, runs=2)
+
+
+def attention(neurons, seed=7):
+    k = neurons.a.shape[-1]
+    return draws.normal(seed, "W", (k, k), 2)
+
+
+def by_hand(model, neurons, X):
+    """The integral over the cloud, neuron by neuron."""
+    pairs = list(zip(neurons.a, neurons.w, strict=True))
+    return torch.stack(
+        [sum(a * model.sigma.value(w @ x) for a, w in pairs) / len(pairs) for x in X]
+    )
+
+
+@given(clouds())
+def test_features_are_the_integral_neuron_by_neuron(instance):
+    model, population, neurons = instance
+    found = model.features(neurons, population.X)
+    for r in range(2):
+        one = Neurons(neurons.a[r], neurons.w[r])
+        assert relative_gap(found[r], by_hand(model, one, population.X)) < 1e-13
+
+
+@given(clouds())
+def test_velocities_are_minus_d_times_the_gradient_of_autograd(instance):
+    model, population, neurons = instance
+    leaves = differentiable(neurons)
+    gradient = torch.autograd.grad(model.loss(leaves, population).sum(), leaves)
+    d = neurons.a.shape[-2]
+    # digits go with the condition of Sigma, which autograd differentiates through
+    condition = float(torch.linalg.cond(model.moments(neurons, population).Sigma).max())
+    for v, g in zip(model.velocities(neurons, population), gradient, strict=True):
+        assert relative_gap(v, -d * g) < 1e-13 * condition + 1e-12
+
+
+@given(clouds())
+def test_first_variation_is_the_derivative_as_mass_moves(instance):
+    model, population, neurons = instance
+    other = Neurons(draws.normal(3, "a", (1, neurons.a.shape[-1])), neurons.w[0, :1])
+    at, share = model.moments(neurons, population), 1e-5
+    # mass moves from the cloud, and back into it: the features are linear in the masses
+    new = model.features(other, population.X)
+    m = len(new)
+
+    def moved(s):
+        h = (1 - s) * at.h + s * new
+        B = (population.F.mT @ h) @ torch.linalg.pinv(h.mT @ h, hermitian=True)
+        return (population.F - h @ B.mT).square().sum((-2, -1)) / (2 * m)
+
+    slope = (moved(share) - moved(-share)) / (2 * share)
+    found = model.first_variation(neurons, population, other)[..., 0]
+    # differences of second order err by the third derivative, of the size of cond(Sigma)^2 or so
+    condition = float(torch.linalg.cond(at.Sigma).max())
+    if condition < 1e4:
+        assert (found - slope).abs().max() < 1e-5 * (1 + slope.abs().max()) * max(1, condition)
+
+
+@given(clouds())
+def test_the_first_variation_has_mean_zero_over_the_cloud(instance):
+    model, population, neurons = instance
+    found = model.first_variation(neurons, population, neurons)
+    condition = float(torch.linalg.cond(model.moments(neurons, population).Sigma).max())
+    assert found.mean(-1).abs().max() < 1e-13 * condition * (1 + found.abs().max())
+
+
+def test_the_finite_loss_is_the_mean_over_all_prompts_of_two():
+    # three inputs, k = 1, n = 2: 27 triples, and E v^2 = 1 leaves the squares of the coefficients
+    population = Population(draws.normal(0, "X", (3, 2)), draws.normal(0, "F", (3, 1)))
+    model, s = InContext("tanh"), 0.7
+    neurons = model.init(population, d=4, seed=1)
+    W = torch.tensor([[0.8]], dtype=torch.float64)
+    h, f = model.features(neurons, population.X)[:, 0], population.F[:, 0]
+    total = 0.0
+    for i, j, q in itertools.product(range(3), repeat=3):
+        read = 0.8 * h[q] / 2
+        of_task = f[q] - read * (f[i] * h[i] + f[j] * h[j])
+        of_noise = s**2 * read**2 * (h[i] ** 2 + h[j] ** 2)
+        total += (of_task**2 + of_noise) / 2
+    found = model.finite_loss(neurons, W, population, 2, s)
+    assert abs(found - total / 27) < 1e-14
+
+
+@given(clouds(), st.integers(1, 30), st.floats(0, 2))
+def test_the_best_attention_has_no_gradient(instance, n, noise):
+    model, population, neurons = instance
+    W = model.best_attention(neurons, population, n, noise).requires_grad_()
+    loss = model.finite_loss(neurons, W, population, n, noise)
+    (gradient,) = torch.autograd.grad(loss.sum(), W)
+    scale = model.spread(neurons, population, n, noise) @ W.detach()
+    assert gradient.abs().max() < 1e-9 * (1 + scale.abs().max())
+
+
+@given(clouds())
+def test_many_pairs_are_as_good_as_infinitely_many(instance):
+    model, population, neurons = instance
+    W = attention(neurons)
+    found = model.finite_loss(neurons, W, population, 10**9)
+    limit = model.loss_with(neurons, W, population)
+    G = model.spread(neurons, population, 1)
+    at_most = (G @ W @ model.moments(neurons, population).Sigma @ W.mT).abs().sum((-2, -1))
+    assert ((found - limit).abs() <= 1e-9 * (1 + at_most) + 1e-11 * limit).all()
+
+
+@given(clouds())
+def test_infinite_prompts_are_solved_best_by_the_inverse(instance):
+    model, population, neurons = instance
+    W = model.best_attention(neurons, population)
+    best, loss = model.loss_with(neurons, W, population), model.loss(neurons, population)
+    assert relative_gap(best, loss) < 1e-8
+    assert (model.loss_with(neurons, W + 0.1 * attention(neurons), population) >= loss - 1e-9).all()
+
+
+def test_the_loss_forgets_an_invertible_mixture_of_the_features():
+    population, _ = in_context.planted(3, 2, 40, seed=0, r=(1.0, 0.5))
+    model = InContext()
+    neurons = model.init(population, d=5, seed=1, runs=3)
+    mixed = neurons._replace(a=neurons.a @ draws.normal(2, "R", (2, 2)))
+    gap = model.loss(neurons, population) - model.loss(mixed, population)
+    assert gap.abs().max() < 1e-11
+
+
+def test_inputs_themselves_are_features_too():
+    # neurons that pass each coordinate on: linear attention without an MLP, four features for two
+    population, _ = in_context.planted(4, 2, 40, seed=0, r=(1.0, 0.5))
+    plain = InContext(Activation(lambda Z: Z, torch.ones_like))
+    eye = torch.eye(4).double()
+    raw = Neurons(4 * eye, eye)
+    fit = population.X @ torch.linalg.lstsq(population.X, population.F).solution
+    least = (population.F - fit).square().sum(1).mean() / 2
+    assert abs(plain.loss(raw, population) - least) < 1e-12
+    W = plain.best_attention(raw, population, 9)
+    assert W.shape == (4, 4) and plain.finite_loss(raw, W, population, 9) > least
+
+
+def test_a_prompt_is_answered_pair_by_pair():
+    population, _ = in_context.planted(3, 2, 40, seed=0, r=(1.0, 0.5))
+    model = InContext("relu")
+    neurons = model.init(population, d=5, seed=1)
+    prompts = in_context.prompts(population, N=4, n=3, seed=2, noise=0.5)
+    W = attention(neurons)[0]
+    for j in range(4):
+        query = by_hand(model, neurons, prompts.query[j : j + 1])[0]
+        h = by_hand(model, neurons, prompts.X[j])
+        answer = sum(y * x @ W @ query for y, x in zip(prompts.y[j], h, strict=True)) / 3
+        assert abs(model.predict(neurons, W, prompts)[j] - answer) < 1e-13
+
+
+def test_prompts_bear_labels_of_one_task_each():
+    population, _ = in_context.planted(4, 2, 50, seed=0, r=(1.0, 0.5))
+    prompts = in_context.prompts(population, N=3, n=6, seed=1)
+    X = torch.cat([prompts.X, prompts.query[:, None]], 1)
+    y = torch.cat([prompts.y, prompts.answer[:, None]], 1)
+    for j in range(3):
+        place = [int((population.X == x).all(1).nonzero()[0]) for x in X[j]]
+        F = population.F[place]
+        assert (F @ torch.linalg.lstsq(F, y[j, :, None]).solution - y[j, :, None]).norm() < 1e-12
+    noisy = in_context.prompts(population, N=3000, n=6, seed=1, noise=0.5)
+    # 18 000 numbers: their standard deviation is off by 5 / sqrt(36 000) at most, 2.6 %
+    clean = in_context.prompts(population, N=3000, n=6, seed=1)
+    assert abs((noisy.y - clean.y).std() / 0.5 - 1) < 0.026
+    assert torch.equal(noisy.answer, clean.answer)
+
+
+def test_planted_features_have_the_moments_asked_for():
+    r = (2.25, 1.0, 0.49)
+    population, teachers = in_context.planted(5, 3, 60, seed=3, r=r, steepness=2.0)
+    F, X = population.F, population.X
+    assert relative_gap(F.mT @ F / len(F), torch.tensor(r, dtype=F.dtype).diag()) < 1e-12
+    assert relative_gap(InContext("tanh").features(teachers, X), F) < 1e-13
+    assert torch.equal(X[:60], -X[60:])
+    assert relative_gap(teachers.w @ teachers.w.mT, 4 * torch.eye(3).double()) < 1e-12
+
+
+def test_training_never_rises_and_each_cloud_goes_its_own_way():
+    population, _ = in_context.planted(3, 2, 40, seed=0, r=(1.0, 0.5))
+    model = InContext()
+    start = model.init(population, d=6, seed=1, runs=3)
+    end, losses = model.train(start, population, 60)
+    assert losses.shape == (61, 3) and (losses.diff(dim=0) <= 0).all()
+    assert (losses[-1] < 0.5 * losses[0]).all()
+    assert relative_gap(model.loss(end, population), losses[-1]) < 1e-12
+    alone, _ = model.train(Neurons(start.a[1], start.w[1]), population, 60)
+    assert relative_gap(alone.w, end.w[1]) < 1e-8
+
+
+def test_neurons_of_zero_learn_nothing_and_say_no_nan():
+    population, _ = in_context.planted(3, 2, 20, seed=0, r=(1.0, 0.5))
+    zero = Neurons(torch.zeros(4, 2).double(), torch.zeros(4, 3).double())
+    model = InContext("tanh")
+    assert abs(model.loss(zero, population) - 0.75) < 1e-12
+    assert all((v == 0).all() for v in model.velocities(zero, population))
+    few = model.init(population, d=1, seed=0)  # one neuron cannot carry two features
+    at = model.moments(few, population)
+    residual = population.F - at.h @ torch.linalg.lstsq(at.h, population.F, driver="gelsd").solution
+    assert abs(model.loss(few, population) - residual.square().sum(1).mean() / 2) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda m, p, c: m.loss(tuple(c), p), "neurons must be Neurons"),
+        (lambda m, p, c: m.loss(c, tuple(p)), "population must be a Population"),
+        (lambda m, p, c: m.loss(c._replace(a=c.a[:2]), p), "one row of each for each neuron"),
+        (lambda m, p, c: m.loss(c._replace(a=c.a * torch.nan), p), "a has 10 entries that are NaN"),
+        (lambda m, p, c: m.loss(c, p._replace(F=p.F[1:])), "one row of each for each input"),
+        (lambda m, p, c: m.loss(c, p._replace(X=p.X[:, 1:])), "w has shape"),
+        (lambda m, p, c: m.finite_loss(c, torch.eye(3).double(), p, 5), "W has shape"),
+        (lambda m, p, c: m.finite_loss(c, torch.eye(2).double(), p, 0), "n must be at least 1"),
+        (lambda m, p, c: in_context.planted(1, 2, 9, 0, r=(1.0, 1.0)), "D must be at least 2"),
+        (lambda m, p, c: in_context.planted(3, 2, 9, 0, r=(1.0,)), "r must be 2 values"),
+        (lambda m, p, c: InContext("swish"), "unknown activation"),
+    ],
+)
+def test_bad_input_is_named(change, says):
+    population, _ = in_context.planted(3, 2, 20, seed=0, r=(1.0, 0.5))
+    model = InContext()
+    with pytest.raises((ValueError, TypeError), match=says):
+        change(model, population, model.init(population, d=5, seed=1))
+
+
+def test_prompts_with_nan_are_refused():
+    population, _ = in_context.planted(3, 2, 20, seed=0, r=(1.0, 0.5))
+    model, prompts = InContext(), in_context.prompts(population, N=2, n=3, seed=0)
+    bad = prompts._replace(y=prompts.y * torch.nan)
+    with pytest.raises(ValueError, match=r"prompts\.y has 6 entries"):
+        model.predict(model.init(population, d=5, seed=1), torch.eye(2).double(), bad)
