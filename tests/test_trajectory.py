@@ -38,6 +38,14 @@ def same(a, b):
     return all(torch.equal(x.nan_to_num(nan=-7), y.nan_to_num(nan=-7)) for x, y in pairs)
 
 
+def test_steps_are_counted_where_the_loss_was_recorded():
+    loss = torch.tensor([[4.0, 4.0, 4.0], [2.0, 4.0, torch.nan], [1.0, 3.0, torch.nan]])
+    never = torch.tensor([-1, -1, 1])
+    thin = Trajectory(loss, (), never, torch.ones(3), never, every=5)
+    assert thin.steps_to(0.5).tolist() == [5, -1, -1] and thin.steps_to(0.3).tolist() == [10, -1, -1]
+    assert thin.steps.tolist() == [0, 5, 10] and thin.diverged.tolist() == [False, False, True]
+
+
 def test_it_says_in_three_lines_what_became_of_the_runs(run):
     lines = repr(run).splitlines()
     assert lines[0] == "Trajectory of 3 runs over 400 steps" and len(lines) == 3
