@@ -62,7 +62,7 @@ class Groups:
         self.scratch, self.spare = [self.shape.scratch() for _ in range(self.shares)], SimpleQueue()
         for one in self.scratch:
             self.spare.put(one)
-        self.advance = _stretch.compiled(step.function)
+        self.take_steps = _stretch.compiled(step.function)
         self.map, self.sizes, self.t = map, [self.count], 0
         self._evaluate()
 
@@ -87,11 +87,11 @@ class Groups:
         infinite = {"nan": math.inf, "posinf": math.inf, "neginf": -math.inf}
         eta = torch.where(self.moves, eta.flatten().nan_to_num(**infinite), 0)
         self.state.eta[:] = self._to_lanes([eta[:, None, None]], 1)[:, 0, 0]
-        self.pace = self._pace()
+        self.step_size = self._step_size()
 
     def set_later(self, scale: Tensor) -> None:
         """What the rule's formula takes (steps, ...) from the step after the next one on."""
-        self.pace = self._pace(scale.reshape(len(scale), -1).numpy())
+        self.step_size = self._step_size(scale.reshape(len(scale), -1).numpy())
 
     def integrate(
         self, start: int, stop: int, monitors: list[Monitor], done: Callable = _layout.silent
@@ -100,7 +100,7 @@ class Groups:
         self.moves = monitor.moves
         if not monitor.finished:
             self._integrate(start, stop, monitor.record(), done)
-            rules.warn_of_lost(torch.from_numpy(self.pace.lost))
+            rules.warn_of_lost(torch.from_numpy(self.step_size.lost))
 
     @contextmanager
     def threads(self) -> Iterator[None]:
@@ -174,13 +174,13 @@ class Groups:
     def _evaluate(self) -> None:
         """Loss and direction at the start: a step without a length, of which nothing is noted."""
         zero = self.square_of.new_zeros(1, self.count)
-        record, self.pace = Monitor(zero[0], zero).record(), self._pace()
+        record, self.step_size = Monitor(zero[0], zero).record(), self._step_size()
         self._integrate(-1, 0, record, _layout.silent)
         self.moves = torch.isfinite(self.loss.flatten())
 
-    def _pace(self, scale: np.ndarray | None = None) -> _stretch.Pace:
+    def _step_size(self, scale: np.ndarray | None = None) -> _stretch.StepSize:
         of, limits = self.formula or rules.Formula(), np.finfo(self.shape.dtype)
-        return _stretch.Pace(
+        return _stretch.StepSize(
             scale=self.shape.zeros((0, 0)) if scale is None else scale,
             power=of.power,
             relative=of.optimum is not None,
@@ -191,8 +191,8 @@ class Groups:
         )
 
     def _integrate(self, start: int, stop: int, record: Record, done: Callable) -> None:
-        arrays = self.products, self.state, self.shape.places, self.data, record, self.pace
-        self._call(self.advance, start, stop, *arrays, done=done)
+        arrays = self.products, self.state, self.shape.places, self.data, record, self.step_size
+        self._call(self.take_steps, start, stop, *arrays, done=done)
         self.t = stop
 
     def _call(self, function: Callable, *arrays, done: Callable = _layout.silent) -> None:

@@ -78,7 +78,7 @@ class Scratch(NamedTuple):
     own: tuple  # the step's
 
 
-class Pace(NamedTuple):
+class StepSize(NamedTuple):
     """The step sizes of a stretch but for its first: see `descent.steps.Formula`.
 
     scale : (steps, runs), or none where the first step size is that of all.
@@ -117,7 +117,7 @@ def _compiled(step: Callable) -> Callable:
         _ready(part)
     sources = digest(_register, _surface, *parts)
 
-    def advance(groups, scratch, start, stop, products, state, places, data, record, pace):
+    def take_steps(groups, scratch, start, stop, products, state, places, data, record, step_size):
         """Take the steps from ``start`` to ``stop`` of these groups, one after the other.
 
         Where the gradient's length is asked for, R R^T times the direction is known before the step
@@ -140,15 +140,15 @@ def _compiled(step: Callable) -> Callable:
             few, runs = _is_few(products, state, g), _runs_in(state, g)
             for t in range(start, stop):
                 old, new = point[t % 2][g], point[1 - t % 2][g]
-                follows = t > start and len(pace.scale) > 0
-                shifts = follows and dual and pace.power > 0
+                follows = t > start and len(step_size.scale) > 0
+                shifts = follows and dual and step_size.power > 0
                 if moves:
                     if shifts:
                         _turn(products, state, scratch, g, few)
                     if follows:
-                        if pace.power > 0:
+                        if step_size.power > 0:
                             length[0] = _length(products, direction[g], turned, square[g], dual)
-                        _set_pace(record, state, scratch.length, pace, g, t - start - 1)
+                        _set_step_size(record, state, scratch.length, step_size, g, t - start - 1)
                     _move(old, new, direction[g], eta[g], square[g], products)
                     if shifts:
                         _shift(image, turned, eta[g], square[g], products)
@@ -163,7 +163,7 @@ def _compiled(step: Callable) -> Callable:
                         _pull_back(products, pulled, direction[g])
                 moves = _note(record, state, scratch.loss, g, t, moves)
 
-    return _kept(advance)
+    return _kept(take_steps)
 
 
 def lengths() -> Callable:
@@ -267,31 +267,31 @@ def _length(products, direction, turned, square, dual):
 
 
 @_inlined
-def _set_pace(record, state, length, pace, g, row):
+def _set_step_size(record, state, length, step_size, g, row):
     """The step sizes of those runs of a group that move."""
     first, last = _runs(state, g)
     for run in range(first, last):
         if record.moves[run]:
             k = run - first
-            eta = pace.scale[row, run]
-            if pace.relative:
-                eta *= max(state.loss[run] - pace.optimum, 0.0)
-            if pace.power > 0:
-                eta = _over_length(pace, eta, length[0, k], run)
+            eta = step_size.scale[row, run]
+            if step_size.relative:
+                eta *= max(state.loss[run] - step_size.optimum, 0.0)
+            if step_size.power > 0:
+                eta = _over_length(step_size, eta, length[0, k], run)
             state.eta[g, k] = eta
 
 
 @_inlined
-def _over_length(pace, eta, square, run):
+def _over_length(step_size, eta, square, run):
     """As the rules of `descent.steps` do it, what is too short included."""
-    if pace.relative:
-        return min(eta / max(square, pace.tiny), pace.most)
-    if square < pace.tiny:
-        pace.lost[run] = True
+    if step_size.relative:
+        return min(eta / max(square, step_size.tiny), step_size.most)
+    if square < step_size.tiny:
+        step_size.lost[run] = True
         return 0.0
     if not square == square:
         return math.inf  # that no number follows shows in the next loss
-    return eta / (math.sqrt(square) if pace.power == 1 else square)
+    return eta / (math.sqrt(square) if step_size.power == 1 else square)
 
 
 @_inlined
