@@ -57,8 +57,11 @@ def test_claims_are_listed_without_running_one(capsys, monkeypatch):
 
 def test_a_name_that_goes_warns_and_still_works(monkeypatch):
     monkeypatch.setitem(_deprecated.NAMES, "train", ("descend", "0.3"))
-    with pytest.warns(DeprecationWarning, match="goes in version 0.3: write descent.descend"):
+    with pytest.warns(
+        DeprecationWarning, match="goes in version 0.3: write descent.descend"
+    ) as told:
         assert descent.train is descent.descend
+    assert told[0].filename == __file__, "the warning is of the line that uses the old name"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not hasattr(descent, "nothing")

@@ -42,7 +42,11 @@ def test_steps_are_counted_where_the_loss_was_recorded():
     loss = torch.tensor([[4.0, 4.0, 4.0], [2.0, 4.0, torch.nan], [1.0, 3.0, torch.nan]])
     never = torch.tensor([-1, -1, 1])
     thin = Trajectory(loss, (), never, torch.ones(3), never, every=5)
-    assert thin.steps_to(0.5).tolist() == [5, -1, -1] and thin.steps_to(0.3).tolist() == [10, -1, -1]
+    assert thin.steps_to(0.5).tolist() == [5, -1, -1] and thin.steps_to(0.3).tolist() == [
+        10,
+        -1,
+        -1,
+    ]
     assert thin.steps.tolist() == [0, 5, 10] and thin.diverged.tolist() == [False, False, True]
 
 
@@ -132,10 +136,28 @@ def test_it_becomes_a_dataset_with_named_dimensions(run, monkeypatch):
         run.to_xarray()
 
 
-def test_few_runs_are_drawn_each_and_many_as_their_middle(run):
+def test_few_runs_are_drawn_each(run):
     assert run.plot().html.count("<path") > 3 and "Trajectory of 3 runs" in run.plot().alt
-    many = Trajectory(run.loss[:, [0, 2] * 20], run.weights, *[run.eta.repeat(14)[:40]] * 3)
-    assert "median" in many.plot().html and "Loss over its start" in many._repr_html_()
+    assert "Loss over its start" in run._repr_html_()
+
+
+def test_many_runs_are_drawn_as_their_median_and_tenths(monkeypatch):
+    """Those that diverged count as the worst of all."""
+    shares = 0.1 + 0.01 * torch.arange(41).double()
+    shares[:3] = torch.nan
+    loss = 7 * torch.stack([torch.ones(41), shares[torch.arange(41) * 2 % 41]])
+    never = torch.full((41,), -1)
+    monkeypatch.setattr(plots, "figure", lambda picture, **words: picture)
+    many = Trajectory(loss, (), never, torch.ones(41), never)
+    ends = {curve.label: float(curve.y[-1]) for curve in many.plot().curves}
+    assert ends == pytest.approx({"worst tenth": 0.49, "median": 0.33, "best tenth": 0.17})
+    assert len(many.plot(most=41).curves) == 41
+
+
+def test_several_dimensions_of_runs_are_said():
+    never = torch.full((2, 3), -1)
+    grid = Trajectory(torch.ones(2, 2, 3), (), never, torch.ones(2, 3), never)
+    assert repr(grid).startswith("Trajectory of 2 x 3 runs over 1 step\n")
 
 
 def test_figures_show_themselves_where_a_cell_ends(run):

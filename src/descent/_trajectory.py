@@ -235,7 +235,7 @@ class Trajectory:
         end = f"{float(ends.median()):.3g}" if len(ends) else "no finite number"
         lost, stopped = int(self.diverged.sum()), int((self.stopped_at >= 0).sum())
         return [
-            f"Trajectory of {shape} run{'s' * (runs > 1)} over {steps} steps",
+            f"Trajectory of {shape} run{'s' * (runs > 1)} over {steps} step{'s' * (steps != 1)}",
             f"median loss {float(first.median()):.3g} at first, {end} at last",
             f"{runs - lost - stopped} went to the end, {stopped} stopped early, {lost} diverged",
         ]
