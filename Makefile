@@ -38,7 +38,8 @@ assignments: environment  ## write the problem sets of a course into COURSE=fold
 	@$(PY) tools/course release "$(or $(COURSE),$(error say where: make assignments COURSE=../my-course))"
 
 grade: environment  ## grade a folder of notebooks: COURSE=folder SET=foundations SUBMISSIONS=folder
-	@$(PY) tools/course grade "$(COURSE)" "$(SET)" "$(SUBMISSIONS)"
+	@$(PY) tools/course grade "$(or $(COURSE),$(error say COURSE=folder))" \
+	  "$(or $(SET),$(error say SET=foundations))" "$(or $(SUBMISSIONS),$(error say SUBMISSIONS=folder))"
 
 bench: environment  ## time the engine against other ways, write src/descent/bench.json (minutes)
 	@test -d _build/bench/jax || $(PY) -m pip install -q --target _build/bench -c requirements.txt -r bench/requirements.txt

@@ -23,6 +23,14 @@ LIMITS = {"cell": 8, "call": 4, "total": 40, "memory": 1500 << 20, "processes": 
 SEED = "a seed of no course at all"
 
 
+@pytest.fixture(autouse=True)
+def umask():
+    """The command makes its files private, which must not outlive a test."""
+    old = os.umask(0o022)
+    yield
+    os.umask(old)
+
+
 @pytest.fixture(scope="module")
 def book():
     return Book(source.ROOT)
@@ -321,6 +329,24 @@ def test_a_second_run_grades_only_what_changed_and_adds_what_was_entered(
     assert again["=cmd()"]["total"] == ALL + 1
     assert "colab,2.5" in (out / "written.csv").read_text(), "what a person entered is kept"
     assert "2.5 of 3" in (out / "feedback/colab.html").read_text()
+
+
+def test_an_empty_folder_is_refused_and_a_tilde_is_the_home(course, tmp_path, monkeypatch, capsys):
+    (tmp_path / "hand-in").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert command.main(["grade", str(course), "small", "~/hand-in"]) == 2
+    assert capsys.readouterr().err == (
+        f"course: {tmp_path}/hand-in holds no submissions: NAME.ipynb, or NAME/ with a notebook\n"
+    )
+
+
+def test_the_command_tells_states_with_a_few_names(monkeypatch, capsys, tmp_path):
+    found = [{"student": name, "state": "Complete."} for name in "abcdefg"]
+    found.append({"student": "x", "state": "NOT GRADED: why"})
+    monkeypatch.setattr(grade, "grade", lambda *a: found)
+    assert command.main(["grade", str(tmp_path), "small", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["7: Complete. (a, b, c, d, e and 2 more)", "1: NOT GRADED: why (x)"]
 
 
 @pytest.mark.parametrize("text", ["4", "-1", "good"])

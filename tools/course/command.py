@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -26,13 +27,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     release = commands.add_parser("release", help="write a course's notebooks and judges")
-    release.add_argument("course", type=Path, help="a folder, made where there is none")
+    release.add_argument("course", type=_folder, help="a folder, made where there is none")
     release.add_argument("sets", nargs="*", help="such as foundations (default: all)")
     release.set_defaults(command=_release)
     grade = commands.add_parser("grade", help="grade a folder of submissions")
-    grade.add_argument("course", type=Path)
+    grade.add_argument("course", type=_folder)
     grade.add_argument("set", help="such as foundations")
-    grade.add_argument("submissions", type=Path, help="STUDENT.ipynb, or STUDENT/ with a notebook")
+    grade.add_argument(
+        "submissions", type=_folder, help="STUDENT.ipynb, or STUDENT/ with a notebook"
+    )
     grade.add_argument("--workers", type=int, default=2, help="submissions at a time (default: 2)")
     grade.set_defaults(command=_grade)
     publish = commands.add_parser("publish", help="write assignments/student/")
@@ -54,10 +57,20 @@ def _grade(options: argparse.Namespace) -> None:
     os.umask(0o077)  # marks are nobody else's
     course = options.course.resolve()
     results = grade(course, options.set, options.submissions, options.workers)
-    for result in results:
-        if result["state"] != "Complete.":
-            print(f"{result['student']}: {result['state']}")
+    for state, students in itertools.groupby(sorted(results, key=_state), _state):
+        names = [result["student"] for result in students]
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
+        print(f"{len(names)}: {state} ({shown})")
     print(f"{len(results)} submissions: {course}/marks/{options.set}/marks.csv")
+
+
+def _state(result: dict) -> str:
+    return result["state"]
+
+
+def _folder(text: str) -> Path:
+    """A path; make passes on the ~ that a shell would have replaced."""
+    return Path(text).expanduser()
 
 
 def _publish(options: argparse.Namespace) -> int:

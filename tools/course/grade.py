@@ -156,6 +156,8 @@ def grade(course: Path, name: str, folder: Path, workers: int = 2, limits: dict 
     if not about_file.exists():
         raise ValueError(f"{course} has no set {name}: run `python tools/course release {course}`")
     about, entries = json.loads(about_file.read_text("utf-8")), list(submissions(folder))
+    if not entries:
+        raise ValueError(f"{folder} holds no submissions: NAME.ipynb, or NAME/ with a notebook")
     for below in ("found", "feedback"):
         (out / below).mkdir(parents=True, exist_ok=True)
     by_hand = entered(out / "written.csv", about)
