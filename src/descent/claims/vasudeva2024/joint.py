@@ -330,7 +330,7 @@ def signs(data: Entrywise, eta: float = 0.02, steps: int = 1500) -> Tensor:
 @claim(
     "vasudeva2024-adam",
     title="What Adam remembers decides what it selects",
-    box="prop-mirror",
+    box="eq-adam-threshold",
     standing=Standing.OBSERVED,
     paper="Descent",
     number="Experiment",
