@@ -5,8 +5,8 @@ writes src/descent/bench-cuda.json.
 
 All measurements of one table are taken in turn, round after round, and their median is what is
 written: a moment in which something else runs falls on all. Ratios within one run of this script
-are what counts; times are those of this machine at that hour. Writes src/descent/bench.json, which
-the appendix "Run times" draws.
+are what counts; times are those of this machine at that hour. Writes src/descent/bench.json at the end,
+which the appendix "Run times" draws.
 """
 
 import argparse
@@ -52,8 +52,15 @@ def main() -> None:
         result[name] = measure(options.rounds)
         print(PRINTED[name](result[name]), flush=True)
     result["machine"]["load_after"] = os.getloadavg()[0]
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
+    write(options.output, json.dumps(result, indent=1) + "\n")
     print(f"\n{result['machine']}\nwritten to {options.output}")
+
+
+def write(file: Path, text: str) -> None:
+    """All of it or, where this is broken off, nothing: what was there stays."""
+    part = file.with_name(file.name + ".part")
+    part.write_text(text)
+    part.replace(file)
 
 
 def machine() -> dict:
@@ -160,9 +167,7 @@ def against(D: int, rounds: int) -> dict:
     }
     must_agree({key: train(5) for key, train in candidates.items()})
     taken = in_turn(f"D = {D}", candidates, rounds)
-    ours = taken["descend"]
-    ratios = {key: ratio(taken[key], ours) for key in taken if key != "descend"}
-    return {"D": D, "rates": {key: rate(RUNS, s) for key, s in taken.items()}, "ratios": ratios}
+    return {"D": D, **compared(taken)}
 
 
 def ratio(theirs: list[float], ours: list[float]) -> float:
@@ -233,7 +238,10 @@ def over_rules(rounds: int) -> list[dict]:
         "constant": eta,
         "schedule": rules.schedule(lambda t: eta),
         "normalised": rules.normalised(1e-3),
+        "normalised, shrinking": rules.normalised(lambda t: 1e-3 / (t + 1)),
         "Polyak": rules.polyak(),
+        "Polyak of a logarithm": rules.polyak_of_logarithm(1e-9),
+        "a rule of one's own": lambda loss, square: torch.full_like(loss, eta),
     }
     candidates = {}
     for name, rule in sizes.items():
@@ -266,27 +274,81 @@ def over_runs(rounds: int) -> list[dict]:
     return [{"runs": runs, **rate(runs, taken[runs])} for runs in counts]
 
 
-def share_of_peak(rounds: int) -> list[dict]:
-    """Floating-point operations a second of a step, in units of one large matrix product."""
-    sizes = {8: RUNS, 64: RUNS, 256: RUNS}
-    candidates = {
-        N: engine(*instance(4 * N, runs, problems.gaussian_in_span, {"N": N, "n": 4}))
-        for N, runs in sizes.items()
+def over_models(rounds: int) -> list[dict]:
+    """Run-steps a second of each model that states its step on lanes, and of its rivals."""
+    return [model_against(name, *setting, rounds) for name, setting in in_the_book().items()]
+
+
+def in_the_book() -> dict[str, tuple]:
+    """A model, a problem of the size that its part has, the step and what is trained."""
+    labelled, u = problems.planted(N=6, n=4, D=60, seed=0)
+    ten = problems.sequences(N=10, n=3, D=15, seed=0, length=1.0)
+    tokens = problems.gaussian(**SHAPE, D=32, seed=0)
+    eta = rivals.step_size(tokens)
+    return {
+        "softmax attention": (models.Attention("softmax", **HEADS), tokens, eta, "QKV", {}),
+        "Gaussian attention": (models.Attention("gaussian", **HEADS), tokens, eta, "QKV", {}),
+        "encoder, d = 8": (models.Encoder(8), ten, 1e-3, "QKVO", {}),
+        "encoder, d = 128": (models.Encoder(128), ten, 1e-4, "QKVO", {}),
+        "selection": (models.Selection(), labelled, 0.5, "W", {"u": u}),
     }
-    A = torch.ones(1024, 1024, dtype=torch.float64)
+
+
+def model_against(name: str, model, problem, eta: float, train: str, drawn: dict, rounds: int):
+    """As `against`, for any model, on the problem as it is."""
+    weights = model.init(problem, runs=RUNS, seed=1, **drawn)
+    ours, one = (
+        engine(model, problem, weights, step=eta, train=train),
+        (problem, weights, eta, train),
+    )
+    candidates = {
+        "descend": ours,
+        "in torch": in_torch(ours),
+        "autograd loop": rivals.autograd_loop(model, *one),
+        "vmap(grad)": rivals.vmapped(model, *one),
+        "jax": rivals.jitted(model, *one),
+    }
+    must_agree({key: train(5) for key, train in candidates.items()})
+    return {"model": name, **compared(in_turn(name, candidates, rounds))}
+
+
+def compared(taken: dict[str, list[float]]) -> dict:
+    """Run-steps a second of all candidates, and how many times ours are those of the others."""
+    return {
+        "rates": {key: rate(RUNS, seconds) for key, seconds in taken.items()},
+        "ratios": {key: ratio(s, taken["descend"]) for key, s in taken.items() if key != "descend"},
+    }
+
+
+def over_sequences(rounds: int) -> list[dict]:
+    """Run-steps a second of more and more sequences, with D = N n and every token counted.
+
+    And the floating-point operations a second, in units of one large matrix product.
+    """
+    return [with_sequences(N, rounds) for N in (8, 64, 256)]
+
+
+def with_sequences(N: int, rounds: int) -> dict:
+    setting = instance(4 * N, RUNS, problems.gaussian_in_span, {"N": N, "n": 4})
+    train, A = engine(*setting), torch.ones(1024, 1024, dtype=torch.float64)
+    candidates = {
+        "descend": train,
+        "in torch": in_torch(train),
+        "jax, reduced": rivals.jitted(*setting),
+    }
+    must_agree({key: train(5) for key, train in candidates.items()})
     candidates["product"] = lambda steps: [A @ A for _ in range(steps)]
-    taken = in_turn("share of peak", candidates, rounds)
-    peak = 2 * 1024**3 / statistics.median(taken.pop("product"))
-    return [
-        {
-            "N": N,
-            "tokens": 4 * N,
-            "operations": operations(N, sizes[N]),
-            "share": operations(N, sizes[N]) / statistics.median(seconds) / peak,
-            "gigaflops_of_a_product": peak / 1e9,
-        }
-        for N, seconds in taken.items()
-    ]
+    taken = in_turn(f"N = {N}", candidates, rounds)
+    product = statistics.median(taken.pop("product"))
+    done = operations(N, RUNS) / statistics.median(taken["descend"])
+    return {
+        "N": N,
+        "tokens": 4 * N,
+        **compared(taken),
+        "operations": operations(N, RUNS),
+        "share": done * product / (2 * 1024**3),
+        "gigaflops_of_a_product": 2 * 1024**3 / product / 1e9,
+    }
 
 
 def operations(N: int, runs: int) -> float:
@@ -330,14 +392,14 @@ def peak_memory(D: int, runs: int) -> dict:
 # -- what is printed ------------------------------------------------------------------------------
 
 
-def print_rivals(tables: list[dict]) -> str:
-    lines = []
-    for table in tables:
-        lines.append(f"\nD = {table['D']}: run-steps a second, median (low to high), and ratio")
+def print_compared(axis: str):
+    def lines(table: dict):
+        yield f"\n{axis} = {table[axis]}: run-steps a second, median (low to high), and ratio"
         for key, r in table["rates"].items():
             ratio = f"{table['ratios'][key]:8.1f}x" if key in table["ratios"] else ""
-            lines.append(f"  {key:14} {spread(r)} {ratio}")
-    return "\n".join(lines)
+            yield f"  {key:14} {spread(r)} {ratio}"
+
+    return lambda tables: "\n".join(line for table in tables for line in lines(table))
 
 
 def print_way(table: dict) -> str:
@@ -347,7 +409,7 @@ def print_way(table: dict) -> str:
 
 def print_rules(rows: list[dict]) -> str:
     lines = [
-        f"  {row['rule']:12} {spread(row)}, {row['over torch']:.1f} times torch" for row in rows
+        f"  {row['rule']:22} {spread(row)}, {row['over torch']:.1f} times torch" for row in rows
     ]
     return "\n".join(["\nrun-steps a second by rule", *lines])
 
@@ -362,9 +424,10 @@ def spread(r: dict) -> str:
     return f"{r['median']:10.0f} ({r['low']:.0f} to {r['high']:.0f})"
 
 
-def print_peak(rows: list[dict]) -> str:
-    peak = f"\nshare of a matrix product's {rows[0]['gigaflops_of_a_product']:.0f} Gflop/s"
-    return "\n".join([peak] + [f"  {row['tokens']:6} tokens {row['share']:8.1%}" for row in rows])
+def print_sequences(rows: list[dict]) -> str:
+    lines = print_compared("tokens")(rows).splitlines()
+    lines.append(f"share of a matrix product's {rows[0]['gigaflops_of_a_product']:.0f} Gflop/s")
+    return "\n".join(lines + [f"  {row['tokens']:6} tokens {row['share']:8.1%}" for row in rows])
 
 
 def print_memory(rows: list[dict]) -> str:
@@ -379,22 +442,24 @@ def print_memory(rows: list[dict]) -> str:
 
 TABLES = {
     "rivals": rivalry,
+    "models": over_models,
+    "sequences": over_sequences,
     "way": the_way,
     "rules": over_rules,
     "dimension": over_dimension,
     "runs": over_runs,
-    "peak": share_of_peak,
     "memory": memory,
 }
 #: What is timed on a GPU as well.
 ON_A_GPU = ("dimension", "runs")
 PRINTED = {
-    "rivals": print_rivals,
+    "rivals": print_compared("D"),
+    "models": print_compared("model"),
+    "sequences": print_sequences,
     "way": print_way,
     "rules": print_rules,
     "dimension": print_rates("D"),
     "runs": print_rates("runs"),
-    "peak": print_peak,
     "memory": print_memory,
 }
 

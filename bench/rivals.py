@@ -1,14 +1,17 @@
-"""Gradient descent on the same attention layer, as one would write it without this library.
+"""Gradient descent on the book's models, as one would write it without this library.
 
-Each rival is made from a layer, a problem and weights of many runs, and called with a number of
+Each rival is made from a model, a problem and weights of many runs, and called with a number of
 steps; it returns every run's loss (runs,), so that the bench can see that all do the same.
 """
 
 import math
 import os
+from types import SimpleNamespace
 
 import torch
 from torch import nn
+
+from descent import models
 
 # Must be set before jax is imported: it takes float32 otherwise.
 os.environ["JAX_ENABLE_X64"] = "1"
@@ -19,87 +22,139 @@ def step_size(problem):
     return 0.03 / problem.ambient
 
 
-class Layer(nn.Module):
-    """One run as a module: all heads in one product, as is usual."""
-
-    def __init__(self, weights):
-        super().__init__()
-        self.Q, self.K, self.V = (nn.Parameter(W.clone()) for W in weights[:3])
-        self.register_buffer("O", weights.O)
-
-    def forward(self, X):
-        return attend(X, self.Q, self.K, self.V, self.O)
+# -- the losses of one run, in the terms that torch and JAX share ---------------------------------
 
 
-def attend(X, Q, K, V, O):
-    """(N, n, D) tokens to (N, n): softmax attention of H heads with a fixed output vector."""
-    q, k, v = (X[:, None] @ W for W in (Q, K, V))
-    S = torch.softmax(q @ k.mT / math.sqrt(Q.shape[-1]), -1)
-    return torch.einsum("ihnd,hd->in", S @ v, O)
+def attention(of, layer, problem, W):
+    """Attention of H heads with a fixed output vector: all heads in one product."""
+    X, y = of.array(problem.X), of.array(problem.y)
+    q, k, v = (X[:, None] @ W[name] for name in "QKV")
+    if layer.kernel.score == "dot":
+        S = of.softmax(q @ k.swapaxes(-1, -2) / math.sqrt(layer.d), -1)
+    else:
+        apart = of.square(q[..., :, None, :] - k[..., None, :, :]).sum(-1)
+        S = of.exp(-apart / (2 * math.sqrt(layer.d)))
+    return of.square(of.einsum("ihnd,hd->in", S @ v, W["O"]) - y).sum() / 2
 
 
-def autograd_loop(layer, problem, weights):
-    """One module and one ``torch.optim.SGD`` a run, one run after the other."""
-    modules = [Layer(type(weights)(*W)) for W in zip(*weights, strict=True)]
-
-    def train(module, steps):
-        optimiser = torch.optim.SGD(module.parameters(), lr=step_size(problem))
-        for _ in range(steps):
-            optimiser.zero_grad()
-            loss = (module(problem.X) - problem.y).square().sum() / 2
-            loss.backward()
-            optimiser.step()
-        return (module(problem.X) - problem.y).square().sum().item() / 2
-
-    return lambda steps: [train(module, steps) for module in modules]
+def encoder(of, layer, problem, W):
+    """Attention, ReLU, a sum over tokens and a linear read-out."""
+    X, y = of.array(problem.X), of.array(problem.y)
+    q, k, v = (X @ W[name] for name in "QKV")
+    S = of.softmax(layer.tau_0 * q @ k.swapaxes(-1, -2), -1)
+    features = layer.tau_1(problem) * of.relu(S @ v).sum(-2)
+    return of.square(features @ W["O"] - y).sum() / 2
 
 
-def vmapped(layer, problem, weights):
-    """``torch.func.vmap(grad)`` over the runs, the steps in a Python loop."""
-
-    def loss(moving, O):
-        return (attend(problem.X, *moving, O) - problem.y).square().sum() / 2
-
-    eta = step_size(problem)
-    gradient = torch.func.vmap(torch.func.grad(loss))
-
-    def train(steps):
-        moving = tuple(weights[:3])
-        for _ in range(steps):
-            step = gradient(moving, weights.O)
-            moving = tuple(W - eta * g for W, g in zip(moving, step, strict=True))
-        return torch.func.vmap(loss)(moving, weights.O).tolist()
-
-    return train
+def selection(of, layer, problem, W):
+    """The mean logistic loss of attention with one query a sequence."""
+    X, y = of.array(problem.X), of.array(problem.y)
+    scores = of.einsum("ina,ia->in", X, X[:, layer.query] @ W["W"].swapaxes(-1, -2))
+    f = y * of.einsum("in,in->i", of.softmax(scores, -1), X @ W["u"])
+    return of.softplus(-f).mean()
 
 
-def jitted(layer, problem, weights):
-    """``jax.jit(vmap(scan))``: compiled once for each number of steps, before it is timed."""
+LOSSES = {models.Attention: attention, models.Encoder: encoder, models.Selection: selection}
+TORCH = SimpleNamespace(
+    array=lambda x: x,
+    einsum=torch.einsum,
+    exp=torch.exp,
+    relu=torch.relu,
+    softmax=torch.softmax,
+    softplus=nn.functional.softplus,
+    square=torch.square,
+)
+
+
+def in_jax():
+    """The same of JAX."""
     import jax
     import jax.numpy as jnp
 
-    X, y = jnp.asarray(problem.X.numpy()), jnp.asarray(problem.y.numpy())
-    eta = step_size(problem)
-    start = tuple(jnp.asarray(W.numpy()) for W in weights)
+    return SimpleNamespace(
+        array=lambda x: jnp.asarray(x.numpy()),
+        einsum=jnp.einsum,
+        exp=jnp.exp,
+        relu=jax.nn.relu,
+        softmax=jax.nn.softmax,
+        softplus=jax.nn.softplus,
+        square=jnp.square,
+    )
 
-    def loss(moving, O):
-        q, k, v = (jnp.einsum("inD,hDd->ihnd", X, W) for W in moving)
-        S = jax.nn.softmax(q @ jnp.swapaxes(k, -1, -2) / math.sqrt(q.shape[-1]), -1)
-        return jnp.square(jnp.einsum("ihnd,hd->in", S @ v, O) - y).sum() / 2
 
-    def one_run(steps, moving, O):
+def parts(model, weights, train):
+    """The weights that move, and those that do not, by name."""
+    named = weights._asdict()
+    train = train or model.trainable
+    return {W: named[W] for W in train}, {W: named[W] for W in named if W not in train}
+
+
+# -- the rivals -----------------------------------------------------------------------------------
+
+
+def autograd_loop(model, problem, weights, eta=None, train=None):
+    """One module and one ``torch.optim.SGD`` a run, one run after the other."""
+    eta, each = eta or step_size(problem), LOSSES[type(model)]
+    moving, fixed = parts(model, weights, train)
+    runs = len(weights[0])
+    modules = [nn.ParameterDict({W: x[r].clone() for W, x in moving.items()}) for r in range(runs)]
+    others = [{W: x[r] for W, x in fixed.items()} for r in range(runs)]
+
+    def descend(module, other, steps):
+        optimiser = torch.optim.SGD(module.parameters(), lr=eta)
+        here = dict(module) | other
+        for _ in range(steps):
+            optimiser.zero_grad()
+            each(TORCH, model, problem, here).backward()
+            optimiser.step()
+        return each(TORCH, model, problem, here).item()
+
+    return lambda steps: [descend(*run, steps) for run in zip(modules, others, strict=True)]
+
+
+def vmapped(model, problem, weights, eta=None, train=None):
+    """``torch.func.vmap(grad)`` over the runs, the steps in a Python loop."""
+    eta, each = eta or step_size(problem), LOSSES[type(model)]
+    start, fixed = parts(model, weights, train)
+
+    def loss(moving, fixed):
+        return each(TORCH, model, problem, moving | fixed)
+
+    gradient = torch.func.vmap(torch.func.grad(loss))
+
+    def descend(steps):
+        moving = start
+        for _ in range(steps):
+            step = gradient(moving, fixed)
+            moving = {W: x - eta * step[W] for W, x in moving.items()}
+        return torch.func.vmap(loss)(moving, fixed).tolist()
+
+    return descend
+
+
+def jitted(model, problem, weights, eta=None, train=None):
+    """``jax.jit(vmap(scan))``: compiled once for each number of steps, before it is timed."""
+    import jax
+
+    of, eta, each = in_jax(), eta or step_size(problem), LOSSES[type(model)]
+    start = jax.tree.map(of.array, parts(model, weights, train))
+
+    def loss(moving, fixed):
+        return each(of, model, problem, moving | fixed)
+
+    def one_run(steps, moving, fixed):
         def step(moving, _):
-            gradient = jax.grad(loss)(moving, O)
+            gradient = jax.grad(loss)(moving, fixed)
             return jax.tree.map(lambda W, g: W - eta * g, moving, gradient), None
 
-        return loss(jax.lax.scan(step, moving, length=steps)[0], O)
+        return loss(jax.lax.scan(step, moving, length=steps)[0], fixed)
 
     compiled = {}
 
-    def train(steps):
+    def descend(steps):
         if steps not in compiled:
-            compiled[steps] = jax.jit(jax.vmap(lambda moving, O: one_run(steps, moving, O)))
-            compiled[steps](start[:3], start[3]).block_until_ready()
-        return compiled[steps](start[:3], start[3]).tolist()
+            compiled[steps] = jax.jit(jax.vmap(lambda *run: one_run(steps, *run)))
+            compiled[steps](*start).block_until_ready()
+        return compiled[steps](*start).tolist()
 
-    return train
+    return descend

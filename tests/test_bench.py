@@ -28,6 +28,30 @@ def test_the_rivals_take_the_steps_that_we_take(bench):
     bench.must_agree(losses)
 
 
+def test_the_rivals_know_every_model_that_has_lanes(bench):
+    settings = bench.in_the_book()
+    assert {type(model) for model, *_ in settings.values()} == set(bench.rivals.LOSSES)
+    for name, (model, problem, eta, train, drawn) in settings.items():
+        weights = model.init(problem, runs=2, seed=1, **drawn)
+        assert model.on_lanes(weights, problem, train) is not None, name
+        losses = {"descend": bench.engine(model, problem, weights, step=eta, train=train)(5)}
+        for rival in (bench.rivals.autograd_loop, bench.rivals.vmapped):
+            losses[rival.__name__] = rival(model, problem, weights, eta, train)(5)
+        bench.must_agree(losses)
+
+
+def test_a_bench_that_is_broken_off_leaves_what_was_written(bench, tmp_path, monkeypatch):
+    file = tmp_path / "bench.json"
+    bench.write(file, "old\n")
+    with monkeypatch.context() as full:
+        full.setattr(Path, "replace", lambda *a: (_ for _ in ()).throw(OSError("no space left")))
+        with pytest.raises(OSError, match="no space left"):
+            bench.write(file, "new\n")
+    assert file.read_text() == "old\n"
+    bench.write(file, "new\n")
+    assert file.read_text() == "new\n" and list(tmp_path.iterdir()) == [file]
+
+
 def test_a_rival_that_does_something_else_stops_the_bench(bench):
     ours = torch.tensor([1.0, 2.0], dtype=torch.float64)
     with pytest.raises(SystemExit, match="bench: cheat is off by 5.0e-01 after 5 steps"):
@@ -55,12 +79,17 @@ def test_a_rate_is_the_median_of_its_rounds(bench):
 
 def test_the_times_that_the_book_shows_are_complete():
     kept = json.loads((resources.files(descent) / "bench.json").read_text())
-    figures = {"rivals", "way", "rules", "dimension", "runs", "peak", "memory"}
+    figures = {"rivals", "models", "sequences", "way", "rules", "dimension", "runs", "memory"}
     assert set(kept) == {"machine", *figures}
     assert [table["D"] for table in kept["rivals"]] == [32, 512, 4096]
     for table in kept["rivals"]:
         assert set(table["rates"]) == {"descend", *table["ratios"]}
         assert {"autograd loop", "vmap(grad)", "jax", "jax, reduced"} == set(table["ratios"])
+    for row in kept["models"]:
+        assert {"in torch", "autograd loop", "vmap(grad)", "jax"} == set(row["ratios"])
+    assert [row["N"] for row in kept["sequences"]] == [8, 64, 256]
+    for row in kept["sequences"]:
+        assert {"in torch", "jax, reduced"} == set(row["ratios"])
     assert [row["D"] for row in kept["dimension"]][-1] == 10**6
     assert [row["runs"] for row in kept["runs"]][-1] == 4096
 
