@@ -221,7 +221,12 @@ def gram(a: Float[Tensor, "*b N n D"], z: Float[Tensor, "*b N D"]) -> Float[Tens
 def combine(
     weights: Float[Tensor, "*b N n"], a: Float[Tensor, "*b N n D"], z: Float[Tensor, "*b N D"]
 ) -> Float[Tensor, "*b D D"]:
-    r"""The matrix :math:`\sum_{it} weights_{it} A_{it}`."""
+    r"""The matrix :math:`\sum_{it} weights_{it} A_{it}`.
+
+    Raises
+    ------
+    ValueError, TypeError : for arrays that do not go together, or are none.
+    """
     a, z = _sided(a, z)
     weights = _validate.shape("weights", _validate.tensor("weights", weights), a.shape[:-1])
     _validate.beside("weights", weights, a)
@@ -231,7 +236,12 @@ def combine(
 def products(
     W: Float[Tensor, "*r D D"], a: Float[Tensor, "*b N n D"], z: Float[Tensor, "*b N D"]
 ) -> Float[Tensor, "*r N n"]:
-    """The gaps <A_it, W>: by how much the selected token's logit exceeds that of token t."""
+    """The gaps <A_it, W>: by how much the selected token's logit exceeds that of token t.
+
+    Raises
+    ------
+    ValueError, TypeError : for arrays that do not go together, or are none.
+    """
     a, z = _sided(a, z)
     W = _validate.shape("W", _validate.tensor("W", W), 2 * a.shape[-1:])
     _validate.beside("W", W, a)
