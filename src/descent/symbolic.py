@@ -493,6 +493,10 @@ def encoder(activation: str, n: int, D: int, d: int) -> Encoded:
     :math:`f = \tau_1\sum_i w_O^\top\sigma(W_V^\top X^\top\beta_i)` with
     :math:`\beta_i = \mathrm{softmax}(\tau_0XW_KW_Q^\top x_i)`. Knows no rule but the chain rule for
     numbers; keep n, D and d below four. See :doc:`/wu2023/width`.
+
+    Raises
+    ------
+    ValueError : for an activation that there is not.
     """
     _validate.one_of("activation", activation, ACTIVATIONS)
     X = sp.Matrix(_entries("x", 1, n, D)[0])
