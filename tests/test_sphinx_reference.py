@@ -44,6 +44,7 @@ See ``sum``."""
         (SUM, RESTRUCTURED),
         ("It is (*r, N), or *so*, with ``*r``.", "It is (\\*r, N), or *so*, with ``*r``."),
         ("**axes : more.", "\n\\*\\*axes\n    more."),
+        (":math:`a^\n* b` (*r)", ":math:`a^\n* b` (\\*r)"),
         ("It fills steps_to_*.", "It fills steps_to\\_*."),
         ("See :doc:`/a` and `A.b`.", "See :doc:`/a` and ``A.b``."),
     ],

@@ -14,7 +14,7 @@ import re
 from docutils import nodes
 
 FIELD = re.compile(r"(?P<names>\*{0,2}\w[\w, *]*?) : (?P<text>.+)")
-LITERAL = re.compile(r"(``.*?``|:\w+:`.*?`|`[^`]+`_?)")
+LITERAL = re.compile(r"(``.*?``|:\w+:`.*?`|`[^`]+`_?)", re.S)
 # a star before the name of a dimension, as in (*r, N), begins no emphasis
 STAR = re.compile(r"(?<![\w*\\])\*(?=\w+[,)]|[a-z]\b(?!\*))")
 
@@ -28,17 +28,17 @@ def restructured(lines):
             found += [f".. rubric:: {line}", ""]
         elif field:
             found += [] if item else [""]
-            found += [field["names"].replace("*", r"\*"), "    " + prose(field["text"])]
+            found += [field["names"].replace("*", r"\*"), "    " + field["text"]]
         elif not re.fullmatch("-{3,}", line):
             found += [""] if item and line and not line.startswith(" ") else []
-            found.append(prose(line))
+            found.append(line)
         item = bool(field) or (item and line.startswith("    "))
-    return found
+    return prose("\n".join(found)).split("\n")
 
 
-def prose(line):
-    """A line whose names stand as code, and whose stars and underscores are letters."""
-    parts = LITERAL.split(line)
+def prose(text):
+    """A text whose names stand as code, and whose stars and underscores are letters."""
+    parts = LITERAL.split(text)
     parts[::2] = [re.sub(r"(?<=\w)_(?!\w)", r"\\_", STAR.sub(r"\\*", p)) for p in parts[::2]]
     parts[1::2] = [f"`{part}`" if re.fullmatch("`[^`]+`", part) else part for part in parts[1::2]]
     return "".join(parts)
