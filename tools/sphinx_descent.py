@@ -138,7 +138,16 @@ def cite(app, pagename, templatename, context, doctree):
     context["descent_bibtex"] = f"@misc{{descent-{pagename.replace('/', '-')},\n{lines}}}"
 
 
-WORDS_PER_MINUTE = 120  # of a text whose sentences are half formulas and all of them meant
+WORDS_PER_MINUTE = 120  # of a text in which most words are meant
+WORDS_OF = {"math": 3, "math_block": 15}  # a formula takes as long as so many words
+
+
+def words_to_read(doctree):
+    """How many words the paragraphs of a page have, its formulas counted as words."""
+    words = 0
+    for node in doctree.findall(lambda n: n.tagname in {"paragraph", *WORDS_OF}):
+        words += WORDS_OF.get(node.tagname, len(re.findall(r"[^\W\d_]{2,}", node.astext())))
+    return words
 
 
 def time_it_takes(app, pagename, templatename, context, doctree):
@@ -149,8 +158,7 @@ def time_it_takes(app, pagename, templatename, context, doctree):
         or not is_notebook(app, pagename)
     ):
         return
-    words = len(re.findall(r"\w+", doctree.astext()))
-    minutes = 5 * max(1, round(words / WORDS_PER_MINUTE / 5))
+    minutes = 5 * max(1, round(words_to_read(doctree) / WORDS_PER_MINUTE / 5))
     ran = (app.env.nb_metadata[pagename].get("exec_data") or {}).get("runtime")
     run = f"; its cells run for {max(1, round(ran))} s" if ran else ""
     line = f'<div class="descent-time">About {minutes} minutes to read{run}</div>'
