@@ -29,7 +29,7 @@ SIGNS |= {"in": "∈", "sum": "∑", "prod": "∏", "leftarrow": "←", "subset"
 SIGNS |= {"le": "≤", "ge": "≥", "ne": "≠", "cdot": "·", "times": "×", "top": "⊤", "sqrt": "√"}
 SIGNS |= {"infty": "∞", "nabla": "∇", "to": "→", "alpha": "α", "beta": "β", "eta": "η"}
 SIGNS |= {"kappa": "κ", "lambda": "λ", "mu": "μ", "sigma": "σ", "theta": "θ", "varepsilon": "ε"}
-GENERATED = {"genindex", "search", "prf-prf", "results", "404"}
+GENERATED = {"genindex", "search", "results", "404"}
 FORMULA = r"<math.*?<annotation[^>]*>(.*?)</annotation></semantics></math>"
 SOURCE = re.compile(r"((?:[A-Z]\w+ (?:et al\.|and \w+) \d{4}|Descent), .*?)\.(?: |$)").search
 RESULTS = ("Theorem", "Lemma", "Proposition", "Corollary", "Definition", "Assumption", "Conjecture")
@@ -103,7 +103,7 @@ class Reader(HTMLParser):
         classes = (attributes.get("class") or "").split()
         if self.silent:
             return
-        if tag in ("script", "style", "svg") or {"katex-html", "headerlink"} & set(classes):
+        if tag in ("pre", "script", "style", "svg") or {"katex-html", "headerlink"} & set(classes):
             self.silent = self.depth
         elif kind := kind_of(tag, classes, attributes.get("id"), self):
             self.begin(kind, attributes.get("id"))

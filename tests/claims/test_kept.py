@@ -138,7 +138,7 @@ def test_the_key_follows_the_sources(tmp_path, monkeypatch):
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_ctrl_c_keeps_what_is_done_ends_the_rest_and_says_so(monkeypatch, jobs):
     """It comes when the first of two claims is done; the other one would take longer."""
-    quick, slow = (claims.get(id) for id in ("span-lemma", "song2024-theorem-1"))
+    quick, slow = (claims.get(id) for id in ("span-lemma", "song2024-landscape-curvature"))
 
     class Interrupted(_ledger.tqdm):
         def update(self, n=1):
