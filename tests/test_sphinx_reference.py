@@ -23,16 +23,16 @@ See `sum`."""
 RESTRUCTURED = """Sum.
 
 
-x
+``x``
     what is
     added.
-y
+``y``
     more.
 
 .. rubric:: Raises
 
 
-ValueError
+``ValueError``
     if so.
 
 See ``sum``."""
@@ -43,8 +43,9 @@ See ``sum``."""
     [
         (SUM, RESTRUCTURED),
         ("It is (*r, N), or *so*, with ``*r``.", "It is (\\*r, N), or *so*, with ``*r``."),
-        ("**axes : more.", "\n\\*\\*axes\n    more."),
+        ("**axes : more.", "\n``**axes``\n    more."),
         (":math:`a^\n* b` (*r)", ":math:`a^\n* b` (\\*r)"),
+        ("D = 10**9, say", "D = 10\\ :sup:`9`\\ , say"),
         ("It fills steps_to_*.", "It fills steps_to\\_*."),
         ("See :doc:`/a` and `A.b`.", "See :doc:`/a` and ``A.b``."),
     ],

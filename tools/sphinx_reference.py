@@ -17,6 +17,7 @@ FIELD = re.compile(r"(?P<names>\*{0,2}\w[\w, *]*?) : (?P<text>.+)")
 LITERAL = re.compile(r"(``.*?``|:\w+:`.*?`|`[^`]+`_?)", re.S)
 # a star before the name of a dimension, as in (*r, N), begins no emphasis
 STAR = re.compile(r"(?<![\w*\\])\*(?=\w+[,)]|[a-z]\b(?!\*))")
+POWER = re.compile(r"(?<=\d)\*\*(\d+)")
 
 
 def restructured(lines):
@@ -28,7 +29,7 @@ def restructured(lines):
             found += [f".. rubric:: {line}", ""]
         elif field:
             found += [] if item else [""]
-            found += [field["names"].replace("*", r"\*"), "    " + field["text"]]
+            found += [f"``{field['names']}``", "    " + field["text"]]
         elif not re.fullmatch("-{3,}", line):
             found += [""] if item and line and not line.startswith(" ") else []
             found.append(line)
@@ -39,6 +40,7 @@ def restructured(lines):
 def prose(text):
     """A text whose names stand as code, and whose stars and underscores are letters."""
     parts = LITERAL.split(text)
+    parts[::2] = [POWER.sub(r"\\ :sup:`\1`\\ ", part) for part in parts[::2]]
     parts[::2] = [re.sub(r"(?<=\w)_(?!\w)", r"\\_", STAR.sub(r"\\*", p)) for p in parts[::2]]
     parts[1::2] = [f"`{part}`" if re.fullmatch("`[^`]+`", part) else part for part in parts[1::2]]
     return "".join(parts)
