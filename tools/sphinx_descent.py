@@ -245,10 +245,13 @@ def keep_together(app, doctree, docname):
             ]
 
 
+LONG = 60  # characters of TeX: such a formula must break, or it is wider than a phone
+
+
 def stands_alone(node):
     """Whether browsers may break a line on both sides of a node, whatever stands there."""
     badge = isinstance(node, nodes.reference) and "descent-claim" in node["classes"]
-    return badge or isinstance(node, nodes.math)
+    return badge or (isinstance(node, nodes.math) and len(node.astext()) <= LONG)
 
 
 def neighbour(node, step):
