@@ -520,7 +520,7 @@ class TestWatching:
                 now = descend(layer, problem, weights, step=0.01, steps=t, reduce=reduce).weights
             loss, gradient = layer.loss_and_gradient(now, problem)
             norm = torch.stack([g.square().sum((-3, -2, -1)) for g in gradient.values()]).sum(0)
-            sigma = spectra.sigma_min(spectra.beside(layer.features(now, problem)))
+            sigma = spectra.sigma_min(spectra.concat(layer.features(now, problem)))
             seen = run.watched
             assert relative_gap(seen["weights"].Q[i], now.Q) < 1e-12
             assert relative_gap(seen["attention"][i], layer.forward(now, problem).S) < 1e-12

@@ -281,7 +281,7 @@ CALLS = {
         "names": "QKV",
         "own": dict.fromkeys("QKV", 3),
     },
-    "spectra.beside": lambda: {"blocks": square(3, 2)},
+    "spectra.concat": lambda: {"blocks": square(3, 2)},
     "spectra.eigenvalues": lambda: {"A": square()},
     "spectra.rank": lambda: {"A": square(), "tolerance": 1e-10},
     "spectra.resolution": lambda: {"A": square()},

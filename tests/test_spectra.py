@@ -25,7 +25,7 @@ def test_sigma_min_is_that_of_the_rows():
 
 def test_beside_puts_the_blocks_in_one_row():
     blocks = matrix(2, 3, 4, 5)
-    assert torch.equal(spectra.beside(blocks)[1], torch.cat(list(blocks[1]), -1))
+    assert torch.equal(spectra.concat(blocks)[1], torch.cat(list(blocks[1]), -1))
 
 
 def test_rank_is_counted_with_the_precision_that_the_entries_have():
@@ -43,7 +43,7 @@ def test_a_token_said_twice_leaves_features_without_full_rank():
     X[:, 2] = X[:, 0]
     layer = models.Attention("gaussian", H=2, d=3)
     weights = layer.init(problem, runs=40, seed=1)
-    B = spectra.beside(layer.features(weights, problems.Problem(X, problem.y)))
+    B = spectra.concat(layer.features(weights, problems.Problem(X, problem.y)))
     assert (spectra.rank(B) == 6).all()
     assert (spectra.sigma_min(B) > 0).any()  # which is why it is not the one to ask
 

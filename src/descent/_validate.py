@@ -221,7 +221,7 @@ def shape(name: str, value: Tensor, expected: tuple[int, ...], because: str = ""
     return value
 
 
-def beside(name: str, value: Tensor, X: Tensor) -> Tensor:
+def like(name: str, value: Tensor, X: Tensor) -> Tensor:
     """Return ``value`` if it has the precision and the device of the tokens ``X``, else raise."""
     if (value.dtype, value.device) != (X.dtype, X.device):
         found = (

@@ -16,7 +16,7 @@ def _attention(model, problem, train: str, weights: NamedTuple) -> Tensor:
 
 
 def _sigma_min(model, problem, train: str, weights: NamedTuple) -> Tensor:
-    return spectra.sigma_min(spectra.beside(model.features(weights, problem)))
+    return spectra.sigma_min(spectra.concat(model.features(weights, problem)))
 
 
 def _gradient_norm(model, problem, train: str, weights: NamedTuple) -> Tensor:

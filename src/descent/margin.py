@@ -229,7 +229,7 @@ def combine(
     """
     a, z = _sided(a, z)
     weights = _validate.shape("weights", _validate.tensor("weights", weights), a.shape[:-1])
-    _validate.beside("weights", weights, a)
+    _validate.like("weights", weights, a)
     return (weights[..., None, :] @ a).squeeze(-2).mT @ z
 
 
@@ -244,7 +244,7 @@ def products(
     """
     a, z = _sided(a, z)
     W = _validate.shape("W", _validate.tensor("W", W), 2 * a.shape[-1:])
-    _validate.beside("W", W, a)
+    _validate.like("W", W, a)
     return (a @ (z @ W.mT)[..., None]).squeeze(-1)
 
 
@@ -252,7 +252,7 @@ def _sided(a: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """Differences and queries as tensors that go together, else raise."""
     a = _validate.matrix("a", a, least=3)
     z = _validate.shape("z", _validate.tensor("z", z), (*a.shape[:-2], a.shape[-1]))
-    return a, _validate.beside("z", z, a)
+    return a, _validate.like("z", z, a)
 
 
 # -- the quadratic programme -----------------------------------------------------------------------

@@ -65,7 +65,7 @@ class Problem:
                 f"expected one label per token, {tuple(self.X.shape[:-1])}, "
                 f"or one per sequence, {tuple(self.X.shape[:-2])}",
             )
-        _validate.beside("y", self.y, self.X)
+        _validate.like("y", self.y, self.X)
         _validate.finite("X", self.X, "drop or impute these tokens")
         _validate.finite("y", self.y, "drop or impute these labels")
         ambient = self.D if self.ambient is None else _validate.count("ambient", self.ambient)

@@ -63,7 +63,7 @@ def _matrix(A: Tensor, remedy: str) -> Tensor:
     return _validate.finite("A", _validate.matrix("A", A), remedy)
 
 
-def beside(blocks: Float[Tensor, "*b H m D"]) -> Float[Tensor, "*b m HD"]:
+def concat(blocks: Float[Tensor, "*b H m D"]) -> Float[Tensor, "*b m HD"]:
     """Put the heads' blocks side by side: (B_1, ..., B_H) as one matrix.
 
     Raises

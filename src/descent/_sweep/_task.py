@@ -127,7 +127,7 @@ def _conditioning(model, problem: Problem, weights: NamedTuple, task: Task) -> d
     """Rank of the features and condition number of the Gram matrix, which rule training V alone."""
     if task.cell["train"] != "V" or not hasattr(model, "gram"):
         return {name: [None] * len(task.runs) for name in ("rank", "kappa")}
-    rank = spectra.rank(spectra.beside(model.features(weights, problem)))
+    rank = spectra.rank(spectra.concat(model.features(weights, problem)))
     values = torch.linalg.eigvalsh(model.gram(weights, problem))
     full = rank == problem.N * problem.n
     return {"rank": rank.tolist(), "kappa": _known(values[:, -1] / values[:, 0], full)}

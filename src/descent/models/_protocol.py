@@ -112,7 +112,7 @@ def check(model, weights: NamedTuple, problem: Problem) -> None:
         return
     for name, W in zip(weights._fields, weights, strict=True):
         _validate.finite(name, W, "initialise it again")
-        _validate.beside(name, W, problem.X)
+        _validate.like(name, W, problem.X)
 
 
 def spread(model, weights: NamedTuple, problem: Problem) -> NamedTuple:

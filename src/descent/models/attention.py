@@ -134,7 +134,7 @@ class Attention:
             )
         _validate.shape("W_O", weights.O, (self.H, self.d))
         for name, W in zip(weights._fields, weights, strict=True):
-            _validate.beside(f"W_{name}", W, problem.X)
+            _validate.like(f"W_{name}", W, problem.X)
             _validate.finite(f"W_{name}", W, "initialise it again")
         self.spread(weights, problem)
 

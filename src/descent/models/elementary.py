@@ -138,7 +138,7 @@ def linear(A: Float[Tensor, "m p"], y: Float[Tensor, " m"]) -> LeastSquares:
     r"""Linear least squares, :math:`r(\theta) = A\theta - y`: the Jacobian is A everywhere."""
     A, y = _validate.matrix("A", A), _validate.tensor("y", y)
     _validate.shape("y", y, (A.shape[-2],), f"A has {A.shape[-2]} rows")
-    _validate.beside("y", y, A)
+    _validate.like("y", y, A)
     return LeastSquares(partial(_linear, A, y))
 
 
@@ -196,7 +196,7 @@ def network(
     :math:`\frac{4}{3\sqrt3}\max_j|a_j|\,\max_i\|x_i\|\,\|X\|_2` in the spectral norm.
     """
     X = _validate.matrix("X", X)
-    y, a = (_validate.beside(k, _validate.tensor(k, v), X) for k, v in (("y", y), ("a", a)))
+    y, a = (_validate.like(k, _validate.tensor(k, v), X) for k, v in (("y", y), ("a", a)))
     _validate.shape("y", y, (X.shape[-2],), f"X has {X.shape[-2]} rows")
     _validate.matrix("a", a, least=1)
     return LeastSquares(partial(_network, X, y, a))

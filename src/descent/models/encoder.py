@@ -174,7 +174,7 @@ class Encoder:
         for name, W in zip(weights._fields, weights, strict=True):
             expected = (self.d,) if name == "O" else (problem.D, self.d)
             _validate.shape(f"W_{name}", W, expected, fits)
-            _validate.beside(f"W_{name}", W, problem.X)
+            _validate.like(f"W_{name}", W, problem.X)
             _validate.finite(f"W_{name}", W, "initialise it again")
 
     # -- the model ------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ class Encoder:
         r"""The gradient of :math:`\sum_j c_j f(X_j)`: the residual's transposed Jacobian times c."""
         run = self.forward(weights, problem)
         _validate.letters("train", train, self.trainable)
-        c = _validate.beside("c", _validate.tensor("c", c), problem.X)
+        c = _validate.like("c", _validate.tensor("c", c), problem.X)
         _validate.shape("c", c, run.output.shape, "there is one for each output")
         weights = _validate.weights(weights)
         return self._pull_back(weights, problem, run, c, train)
@@ -344,7 +344,7 @@ def arc_cosine(
     have angle pi/2 with everything. Introduced in :doc:`/wu2023/tangent`.
     """
     A, B = _validate.matrix("A", A), _validate.matrix("B", B)
-    _validate.beside("B", B, A)
+    _validate.like("B", B, A)
     _validate.shape("B", B, (*A.shape[:-2], B.shape[-2], A.shape[-1]), "its rows meet those of A")
     a, b = (torch.linalg.vector_norm(M, dim=-1) for M in (A, B))
     lengths = a[..., :, None] * b[..., None, :]

@@ -130,7 +130,7 @@ class InContext:
         d, D = neurons.w.shape[-2], X.shape[-1]
         _validate.shape("w", neurons.w, (d, D), f"inputs have D = {D}")
         for name, part in zip(neurons._fields, neurons, strict=True):
-            _validate.beside(name, part, X)
+            _validate.like(name, part, X)
 
     def _moments(self, neurons: Neurons, population: Population) -> Moments:
         h, m = self._features(neurons, population.X), len(population.X)
@@ -338,7 +338,7 @@ def _attention(W: Tensor, h: Tensor) -> Tensor:
     """W, if it is a finite square matrix with a row for each column of h."""
     W = _validate.matrix("W", W)
     k = h.shape[-1]
-    _validate.beside("W", _validate.shape("W", W, (k, k), f"the neurons make {k} features"), h)
+    _validate.like("W", _validate.shape("W", W, (k, k), f"the neurons make {k} features"), h)
     return _validate.finite("W", W, "choose another W")
 
 
@@ -352,7 +352,7 @@ def _population(population: Population) -> Population:
     if X.ndim != 2 or F.ndim != 2 or len(X) != len(F):
         found = f"X has shape {tuple(X.shape)} and F {tuple(F.shape)}"
         raise error(ValueError, found, "give one row of each for each input")
-    _validate.beside("F", F, X)
+    _validate.like("F", F, X)
     for name, value in (("X", X), ("F", F)):
         _validate.finite(name, value, "drop these inputs")
     return Population(X, F)

@@ -157,7 +157,7 @@ class Selection:
             expected = shapes.get(name, (problem.D, columns))
             _validate.shape(name, W, expected, f"the tokens have D = {problem.D}")
             _validate.finite(name, W, "initialise it again")
-            _validate.beside(name, W, problem.X)
+            _validate.like(name, W, problem.X)
         if self.goal == "log excess":
             optimal(_scores(problem, weights.u))
 
@@ -310,7 +310,7 @@ def scores(problem: Problem, u: Float[Tensor, "*r D"]) -> Float[Tensor, "*r N n"
     if problem.y.ndim != problem.X.ndim - 2:
         found = f"y has shape {tuple(problem.y.shape)}, one label a token"
         raise error(ValueError, found, f"expected one a sequence, {tuple(problem.X.shape[:-2])}")
-    return _scores(problem, _validate.beside("u", u, problem.X))
+    return _scores(problem, _validate.like("u", u, problem.X))
 
 
 def _scores(problem: Problem, u: Float[Tensor, "*r D"]) -> Float[Tensor, "*r N n"]:

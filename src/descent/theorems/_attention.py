@@ -109,7 +109,7 @@ class AttentionStart:
     @cached_property
     def B(self) -> Float[Tensor, "*r m HD"]:
         """The features of all heads side by side."""
-        return spectra.beside(self.blocks)
+        return spectra.concat(self.blocks)
 
     @cached_property
     def sigma(self) -> Float[Tensor, "*r"]:

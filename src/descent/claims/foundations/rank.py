@@ -20,7 +20,7 @@ KERNELS = ("softmax", "gaussian")
 def features_rank(layer: Attention, problem: Problem, runs: int) -> Tensor:
     """The rank of B_0 in each of several draws of the weights."""
     weights = layer.init(problem, runs=runs, seed=1)
-    return spectra.rank(spectra.beside(layer.features(weights, problem)))
+    return spectra.rank(spectra.concat(layer.features(weights, problem)))
 
 
 def dependent(problem: Problem) -> Problem:

@@ -112,7 +112,7 @@ def tied(tied: bool = True, scale: float = 10.0) -> Evidence:
     problem, layer = problems.gaussian(N=4, n=3, D=48, seed=0), Attention("gaussian", H=1, d=8)
     weights = at_scales(layer.init(problem, runs=64, seed=1), QK=scale, V=0.0)
     weights = weights._replace(K=weights.Q if tied else weights.K)
-    found = spectra.sigma_min(spectra.beside(layer.features(weights, problem)))
+    found = spectra.sigma_min(spectra.concat(layer.features(weights, problem)))
     error = float((found / spectra.sigma_min(problem.tokens) - 1).abs().max())
     conclusions = {"sigma_min is that of the tokens": error < 1e-3}
     if error > 0.1:  # sigma_min underflows, and no W_O is large enough

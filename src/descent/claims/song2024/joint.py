@@ -299,7 +299,7 @@ def corollary_1(scale: float = 30.0) -> Evidence:
         weights = silent(layer, problem, runs=16)
         tail = draw_tail((4, 3, 1), runs=16, scale=scale)
         product = tail[0] @ tail[1]
-        B = spectra.beside(layer.features(weights, problem))
+        B = spectra.concat(layer.features(weights, problem))
         a = torch.linalg.vector_norm(product, dim=(-2, -1))
         top = torch.linalg.matrix_norm(B, 2)
         eta = 0.5 / (a * top).square().clamp_min(1e-12)

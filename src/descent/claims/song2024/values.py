@@ -119,7 +119,7 @@ def full_matrix_losses(
 
     That is the layer with a single block of features, B_1 to B_H side by side.
     """
-    B = spectra.beside(layer.features(weights, problem)).unsqueeze(-3)
+    B = spectra.concat(layer.features(weights, problem)).unsqueeze(-3)
     O = weights.O.flatten(-2).unsqueeze(-2)  # noqa: E741
     objective = least_squares(B, O, problem.y.flatten(-2))
     W = torch.stack([torch.block_diag(*heads) for heads in weights.V]).unsqueeze(-3)
