@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from numpydoc.docscrape import NumpyDocString
 from numpydoc.validate import validate
+from surface import public
 
 import descent
 
@@ -30,23 +31,6 @@ NO_EXAMPLE = {"DivergenceWarning", "lanes"}
 CHECKS = {"GL08", "SS01", "SS03", "PR02", "PR03"}
 #: What raises, or asks somebody who does.
 REFUSES = re.compile(r"raise error\(|_validate\.(?!shown)")
-
-
-def public():
-    """Every public function and class, by the path under which it is imported."""
-    for name in descent.__all__:
-        thing = getattr(descent, name)
-        if not inspect.ismodule(thing):
-            yield f"descent.{name}"
-            continue
-        own = getattr(thing, "__all__", None) or [
-            key
-            for key, each in vars(thing).items()
-            if not key.startswith("_") and getattr(each, "__module__", "") == thing.__name__
-        ]
-        for key in own:
-            if inspect.isclass(getattr(thing, key)) or inspect.isfunction(getattr(thing, key)):
-                yield f"descent.{name}.{key}"
 
 
 def thing_at(path):

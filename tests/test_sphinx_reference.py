@@ -1,12 +1,10 @@
 """The reference of the library: docstrings become pages, and code leads to them."""
 
-import inspect
 import re
 
 import pytest
 import sphinx_reference
-
-import descent
+from surface import public
 
 SUM = """Sum.
 
@@ -78,23 +76,6 @@ def test_a_name_in_code_leads_to_its_entry_and_what_is_not_ours_nowhere():
         "a.html#y",
     ]
     assert sphinx_reference.linked(chain("Attention"), names, places) == chain("Attention")
-
-
-def public():
-    """Every public function and class: its dotted path."""
-    for name in descent.__all__:
-        thing = getattr(descent, name)
-        if not inspect.ismodule(thing):
-            yield f"descent.{name}"
-            continue
-        own = getattr(thing, "__all__", None) or [
-            key
-            for key, each in vars(thing).items()
-            if not key.startswith("_") and getattr(each, "__module__", "") == thing.__name__
-        ]
-        for key in own:
-            if inspect.isclass(getattr(thing, key)) or inspect.isfunction(getattr(thing, key)):
-                yield f"descent.{name}.{key}"
 
 
 def test_every_public_name_has_an_entry(site):
