@@ -154,6 +154,14 @@ def test_labels_go_into_a_legend_where_curves_end_together():
     assert not ax.texts and len(ax.get_legend().get_texts()) == 8
 
 
+def test_a_legend_is_no_wider_than_the_axes():
+    curves = [Curve(f"a curve with a long name {k}", t[: 40 + k], t[: 40 + k]) for k in range(3)]
+    ax = draw(Picture([*curves, Curve("short", t, t)], "$x$", "$y$"))
+    ax.figure.draw_without_rendering()
+    boxes = [each.get_window_extent().width for each in (ax.get_legend(), ax)]
+    assert boxes[0] <= boxes[1]
+
+
 def test_curves_of_one_name_are_labelled_once():
     ax = draw(Picture([Curve("seeds", t, 0.9**t * k) for k in (1, 2, 3)], "t", "f"))
     assert [text.get_text() for text in ax.texts] == ["seeds"]

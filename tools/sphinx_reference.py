@@ -46,6 +46,12 @@ def prose(text):
     return "".join(parts)
 
 
+def skip(app, what, name, thing, skipped, options):
+    """Leave out constants, which would print their insides, and fields that say their number."""
+    field = (getattr(thing, "__doc__", None) or "").startswith("Alias for field number")
+    return True if name.isupper() or field else None
+
+
 def process(app, what, name, thing, options, lines):
     lines[:] = restructured(lines)
 
@@ -117,5 +123,6 @@ def link_code(app, pagename, templatename, context, doctree):
 
 def setup(app):
     app.connect("autodoc-process-docstring", process, priority=100)
+    app.connect("autodoc-skip-member", skip)
     app.connect("html-page-context", link_code)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

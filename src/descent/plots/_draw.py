@@ -140,9 +140,11 @@ def _label(ax: Axes, handles: dict, crowded: bool) -> None:
     if not handles:
         return
     places = None if crowded else _places(ax, list(handles.values()))
+    if crowded:
+        ax.legend(handles.values(), handles.keys(), loc="best")
+        return
     if places is None:
-        above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": min(3, len(handles))}
-        ax.legend(handles.values(), handles.keys(), **({"loc": "best"} if crowded else above))
+        _legend_above(ax, handles)
         return
     for (label, line), (end, shift) in zip(handles.items(), places, strict=True):
         ax.annotate(
@@ -155,6 +157,16 @@ def _label(ax: Axes, handles: dict, crowded: bool) -> None:
             color=line.get_color(),
             annotation_clip=False,
         )
+
+
+def _legend_above(ax: Axes, handles: dict) -> None:
+    """A legend over the axes, in as many columns, up to three, as are not wider than they are."""
+    for columns in range(min(3, len(handles)), 0, -1):
+        above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns}
+        legend = ax.legend(handles.values(), handles.keys(), **above)
+        ax.figure.draw_without_rendering()
+        if legend.get_window_extent().width <= ax.get_window_extent().width:
+            return
 
 
 def _places(ax: Axes, lines: list, height: float = 12.5) -> list | None:
