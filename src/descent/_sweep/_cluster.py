@@ -71,10 +71,11 @@ def _require_guard() -> None:
     main, frame = vars(sys.modules["__main__"]), sys._getframe()
     while frame and (frame.f_globals is not main or frame.f_code.co_name != "<module>"):
         frame = frame.f_back
-    anew = getattr(
-        current_process(), "_inheriting", False
-    )  # this is such a worker, and its parent saw nothing
-    if anew or (frame and "__file__" in main and not _guarded(main["__file__"], frame.f_lineno)):
+    # multiprocessing marks a worker while it imports the script: then its parent saw nothing
+    is_worker = getattr(current_process(), "_inheriting", False)
+    if is_worker or (
+        frame and "__file__" in main and not _guarded(main["__file__"], frame.f_lineno)
+    ):
         found = "cluster='local' starts workers, each of which imports this script first"
         remedy = "put what is to run once under if __name__ == '__main__':"
         raise error(RuntimeError, found, remedy)

@@ -25,7 +25,7 @@ from .._errors import error
 from . import encoder
 from .encoder import Activation
 
-#: By name; of its own, the second is what the paper's experiments use.
+#: By name: the encoder's, and the sigmoid of the paper's experiments.
 ACTIVATIONS = encoder.ACTIVATIONS | {
     "sigmoid": Activation(torch.sigmoid, lambda Z: torch.sigmoid(Z) * torch.sigmoid(-Z)),
 }
