@@ -9,6 +9,7 @@ In a chapter each name that a cell imports from the library leads to its entry.
 """
 
 import ast
+import inspect
 import re
 
 from docutils import nodes
@@ -49,7 +50,8 @@ def prose(text):
 def skip(app, what, name, thing, skipped, options):
     """Leave out constants, which would print their insides, and fields that say their number."""
     field = (getattr(thing, "__doc__", None) or "").startswith("Alias for field number")
-    return True if name.isupper() or field else None
+    constant = name.isupper() and not inspect.isclass(thing)
+    return True if constant or field else None
 
 
 def process(app, what, name, thing, options, lines):
