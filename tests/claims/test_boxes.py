@@ -37,6 +37,11 @@ def test_a_record_names_its_box(each):
     assert each.box in LABELS or (not each.box and each.standing is Standing.OBSERVED)
 
 
+@pytest.mark.parametrize("each", claims.registry.values(), ids=lambda r: r.id)
+def test_a_claim_is_named_on_the_page_of_its_chapter(each):
+    assert f"{{claim}}`{each.id}`" in PAGES[f"{each.chapter}.md"]
+
+
 @pytest.mark.parametrize("each", RECORDS, ids=lambda r: f"{type(r).__name__} {r.id}".lower())
 def test_what_a_record_uses_is_in_the_book(each):
     assert set(each.uses) <= LABELS
