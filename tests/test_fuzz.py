@@ -103,6 +103,18 @@ def of_cloud(**more):
     return {"layer": model, "neurons": model.init(population, d=3, seed=0), **more}
 
 
+@cache
+def regressed():
+    return in_context.regress(square(8)[:, :2], taught())
+
+
+@cache
+def even():
+    """Neurons in pairs along w and -w, whose features are even, and the true ones odd."""
+    a, w = square(2), square(2)
+    return in_context.Neurons(torch.cat([a, a]), torch.cat([w, -w]))
+
+
 def square(p=3, *shape):
     return torch.eye(p, dtype=torch.float64).expand(*shape, p, p)
 
@@ -199,6 +211,9 @@ CALLS = {
         "r": (1.0, 0.5),
         "steepness": 1.0,
     },
+    "models.in_context.regress": lambda: {"h": square(8)[:, :2], "population": taught()},
+    "models.in_context.variations": lambda: {"at": regressed(), "change": square(8)[:, :2]},
+    "models.in_context.steepest": lambda: {"at": regressed()},
     "models.in_context.prompts": lambda: {
         "population": taught(),
         "N": 2,
@@ -468,6 +483,8 @@ IN_CONTEXT = {
     "loss_with": lambda: {"population": taught(), "W": square(2)},
     "first_variation": lambda: {"population": taught(), "where": of_cloud()["neurons"]},
     "velocities": lambda: {"population": taught()},
+    "joint_velocities": lambda: {"population": taught(), "W": square(2)},
+    "relax": lambda: {"population": taught(), "W": square(2), "time": 0.5},
     "finite_loss": lambda: {"population": taught(), "W": square(2), "n": 3, "noise": 0.5},
     "spread": lambda: {"population": taught(), "n": 3, "noise": 0.5},
     "best_attention": lambda: {"population": taught(), "n": 3, "noise": 0.5},
@@ -477,6 +494,11 @@ IN_CONTEXT = {
 CALLS |= {
     f"models.in_context.InContext.{name}": partial(lambda more: of_cloud(**more()), more)
     for name, more in IN_CONTEXT.items()
+}
+CALLS["models.in_context.InContext.escape_matrix"] = lambda: {
+    "layer": models.InContext("relu"),
+    "neurons": even(),
+    "population": taught(),
 }
 CALLS["models.in_context.InContext.init"] = lambda: {
     "layer": models.InContext(),

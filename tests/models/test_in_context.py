@@ -249,3 +249,159 @@ def test_prompts_with_nan_are_refused():
     bad = prompts._replace(y=prompts.y * torch.nan)
     with pytest.raises(ValueError, match=r"prompts\.y has 6 entries"):
         model.predict(model.init(population, d=5, seed=1), torch.eye(2).double(), bad)
+
+
+# ---------------------------------------------------------------------------- the landscape
+
+
+@st.composite
+def featured(draw):
+    """A population, two sets of features that no neurons need to make, and a change of them."""
+    k, p, m = (draw(st.integers(*of)) for of in ((1, 3), (1, 3), (8, 12)))
+    seed = draw(st.integers(0, 999))
+    X, F = draws.normal(seed, "X", (m, 1)), draws.normal(seed, "F", (m, k))
+    h, change = (draws.normal(seed, name, (m, p), 2) for name in ("h", "change"))
+    return Population(X, F), h, change
+
+
+@given(featured())
+def test_variations_are_the_derivatives_of_autograd_wherever_one_is(instance):
+    population, h, change = instance
+    at = in_context.regress(h, population)
+    condition = float(torch.linalg.cond(at.Sigma).max())
+    for r in range(2):
+
+        def loss(s, r=r):
+            g = h[r] + s * change[r]
+            B = torch.linalg.solve(g.mT @ g, g.mT @ population.F).mT
+            return (population.F - g @ B.mT).square().sum() / (2 * len(g))
+
+        zero = torch.zeros((), dtype=torch.float64)
+        first = torch.func.grad(loss)(zero)
+        second = torch.func.grad(torch.func.grad(loss))(zero)
+        found = in_context.variations(at, change)
+        assert relative_gap(found[0][r], first) < 1e-13 * condition**2
+        assert relative_gap(found[1][r], second) < 1e-13 * condition**2
+
+
+def test_a_change_that_mixes_the_features_changes_nothing():
+    population, h = (
+        Population(*(draws.normal(0, n, (9, 2)) for n in "XF")),
+        draws.normal(1, "h", (9, 2)),
+    )
+    first, second = in_context.variations(
+        in_context.regress(h, population), h @ draws.normal(2, "T", (2, 2))
+    )
+    assert first.abs() < 1e-14 and second.abs() < 1e-13
+
+
+def test_no_orthogonal_matrix_promises_a_steeper_homotopy():
+    population, h = (
+        Population(*(draws.normal(0, n, (9, 3)) for n in "XF")),
+        draws.normal(1, "h", (9, 3)),
+    )
+    at = in_context.regress(h, population)
+
+    def slope(R):
+        return in_context.variations(at, population.F @ R.mT - h)[0]
+
+    others = torch.linalg.qr(draws.normal(3, "R", (3, 3), 200))[0]
+    best = in_context.steepest(at)
+    assert relative_gap(best @ best.mT, torch.eye(3).double()) < 1e-13
+    assert (slope(others) >= slope(best)).all() and slope(best) < slope(others).min() - 1e-3
+
+
+def even_cloud(seed=1, d=20, runs=None):
+    """Neurons of tanh z + exp(-z^2/2) in pairs that make even features, while the true are odd."""
+    bump = Activation(
+        lambda Z: torch.tanh(Z) + torch.exp(-Z * Z / 2),
+        lambda Z: 1 - torch.tanh(Z).square() - Z * torch.exp(-Z * Z / 2),
+    )
+    population, _ = in_context.planted(4, 2, 60, seed=0, r=(1.5, 0.5))
+    a, w = draws.normal(seed, "a", (d, 2), runs), draws.normal(seed, "w", (d, 4), runs)
+    return InContext(bump), Neurons(torch.cat([a, a], -2), torch.cat([w, -w], -2)), population
+
+
+def test_the_escape_matrix_has_the_growth_exponents_of_the_flow():
+    model, neurons, population = even_cloud(runs=2)
+    found = torch.linalg.eigvalsh(model.escape_matrix(neurons, population))
+    for r in range(2):
+        sizes = [part[r].numel() for part in neurons]
+
+        def flow(v, r=r, sizes=sizes):
+            cloud = Neurons(
+                *(x.reshape(part[r].shape) for x, part in zip(v.split(sizes), neurons, strict=True))
+            )
+            at = model._moments(cloud, population)
+            return torch.cat([x.flatten() for x in model._velocities(cloud, population, at)])
+
+        jacobian = torch.func.jacfwd(flow)(torch.cat([part[r].flatten() for part in neurons]))
+        values = torch.linalg.eigvalsh((jacobian + jacobian.mT) / 2)
+        assert relative_gap(values[-4:], found[r]) < 1e-10
+        assert values[:-4].abs().max() < 1e-9
+
+
+def test_growth_exponents_are_refused_where_something_is_learned():
+    model, neurons, population = even_cloud()
+    with pytest.raises(ValueError, match="choose neurons whose features are orthogonal to f°"):
+        model.escape_matrix(neurons._replace(w=neurons.w + 0.1), population)
+    with pytest.raises(ValueError, match="Sigma is singular"):
+        InContext().escape_matrix(neurons, population)  # sigmoids of a pair add up to one
+
+
+@given(clouds())
+def test_joint_velocities_are_the_gradient_of_the_loss_with_w(instance):
+    model, population, neurons = instance
+    leaves, W = differentiable(neurons), attention(neurons).requires_grad_()
+    loss = model.loss_with(leaves, W, population).sum()
+    *by, by_W = torch.autograd.grad(loss, (*leaves, W))
+    moved, moved_W = model.joint_velocities(neurons, W.detach(), population)
+    for v, g in zip(moved, by, strict=True):
+        assert relative_gap(v, -neurons.a.shape[-2] * g) < 1e-12
+    assert relative_gap(moved_W, -by_W) < 1e-12
+
+
+def test_with_w_at_its_best_the_joint_flow_is_that_of_the_least_loss():
+    population, _ = in_context.planted(3, 2, 40, seed=0, r=(1.0, 0.5))
+    model = InContext()
+    neurons = model.init(population, d=6, seed=1, runs=3)
+    W = model.best_attention(neurons, population)
+    joint, still = model.joint_velocities(neurons, W, population)
+    for a, b in zip(joint, model.velocities(neurons, population), strict=True):
+        assert relative_gap(a, b) < 1e-9
+    assert still.abs().max() < 1e-12
+
+
+def test_relaxing_w_solves_its_flow():
+    population, _ = in_context.planted(3, 2, 40, seed=0, r=(1.0, 0.5))
+    model = InContext()
+    neurons = model.init(population, d=6, seed=1, runs=3)
+    start, h = attention(neurons).repeat(2, 1, 1)[:3], 1e-4
+    for t in (0.1, 3.0):
+        ahead, behind = (model.relax(neurons, start, population, t + s) for s in (h, -h))
+        W = model.relax(neurons, start, population, t)
+        _, velocity = model.joint_velocities(neurons, W, population)
+        assert relative_gap((ahead - behind) / (2 * h), velocity) < 1e-7  # h^2, and 1e-16 |W| / h
+    assert relative_gap(model.relax(neurons, start, population, 1e-9), start) < 1e-8
+    rested = model.relax(neurons, start, population, 1e9)
+    gap = model.loss_with(neurons, rested, population) - model.loss(neurons, population)
+    assert gap.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda p: in_context.regress(p.F[1:], p), "h has shape"),
+        (lambda p: in_context.regress(p.F * torch.nan, p), "h has 80 entries that are NaN"),
+        (lambda p: in_context.variations(in_context.regress(p.F, p), p.F[:, :1]), "change has"),
+        (lambda p: in_context.variations(p, p.F), "at must be Moments"),
+        (
+            lambda p: in_context.variations(in_context.regress(0 * p.F, p), p.F),
+            "Sigma is singular",
+        ),
+    ],
+)
+def test_features_that_do_not_fit_are_named(change, says):
+    population, _ = in_context.planted(3, 2, 20, seed=0, r=(1.0, 0.5))
+    with pytest.raises((ValueError, TypeError), match=says):
+        change(population)

@@ -133,10 +133,7 @@ class InContext:
             _validate.like(name, part, X)
 
     def _moments(self, neurons: Neurons, population: Population) -> Moments:
-        h, m = self._features(neurons, population.X), len(population.X)
-        Sigma, C = h.mT @ h / m, population.F.mT @ h / m
-        B = C @ _inverse(Sigma)
-        return Moments(h, Sigma, C, B, population.F - h @ B.mT)
+        return _regress(self._features(neurons, population.X), population.F)
 
     # -- infinite prompts -------------------------------------------------------------------------
 
@@ -168,7 +165,10 @@ class InContext:
         return self._velocities(neurons, population, self.moments(neurons, population))
 
     def _velocities(self, neurons: Neurons, population: Population, at: Moments) -> Neurons:
-        X, pull = population.X, self._pull(at) / len(population.X)
+        return self._moved(neurons, population.X, self._pull(at) / len(population.X))
+
+    def _moved(self, neurons: Neurons, X: Tensor, pull: Float[Tensor, "*r m k"]) -> Neurons:
+        """The velocities of neurons whose features are pulled by this much at every input."""
         Z = X @ neurons.w.mT
         slope = self.sigma.derivative(Z) * (pull @ neurons.a.mT)
         return Neurons(self.sigma.value(Z).mT @ pull, slope.mT @ X)
@@ -176,6 +176,61 @@ class InContext:
     def _pull(self, at: Moments) -> Float[Tensor, "*r m k"]:
         """B^T zeta at every input: what the features are pulled towards."""
         return at.zeta @ at.B
+
+    def escape_matrix(
+        self, neurons: Neurons, population: Population
+    ) -> Float[Tensor, "*r k*p k*p"]:
+        r"""How fast the flow leaves a cloud whose p features are orthogonal to the k true ones.
+
+        The flow linearised there takes :math:`C\Sigma^{-1/2}` to this matrix times it (rows one after
+        the other): with :math:`c(w) = E[f^\circ\sigma(w^\top x)]` and :math:`b = \Sigma^{-1/2}a`,
+        the mean over the cloud of :math:`cc^\top\otimes\Sigma^{-1} + \nabla c\,\nabla c^\top\otimes
+        bb^\top`. Its eigenvalues are the growth exponents; all others of the flow are zero.
+
+        Raises
+        ------
+        ValueError : unless C is zero, up to rounding, and Sigma invertible.
+        """
+        at, m = self.moments(neurons, population), len(population.X)
+        _no_overlap(at, population)
+        _invertible(at)
+        Z = population.X @ neurons.w.mT
+        c = self.sigma.value(Z).mT @ population.F / m
+        slopes = self.sigma.derivative(Z).mT[..., None, :] * population.F.mT  # (*r d k m)
+        nabla, values = slopes @ population.X / m, torch.linalg.eigh(at.Sigma)
+        b = neurons.a @ (values[1] / values[0].sqrt()[..., None, :] @ values[1].mT)
+        by_a = torch.einsum("...di,...dj,...pq->...ipjq", c, c, _inverse(at.Sigma))
+        by_w = torch.einsum("...dix,...djx,...dp,...dq->...ipjq", nabla, nabla, b, b)
+        size = c.shape[-1] * b.shape[-1]
+        return ((by_a + by_w) / b.shape[-2]).reshape(*by_a.shape[:-4], size, size)
+
+    # -- W beside the neurons ---------------------------------------------------------------------
+
+    def joint_velocities(
+        self, neurons: Neurons, W: Float[Tensor, "*r k k"], population: Population
+    ) -> tuple[Neurons, Float[Tensor, "*r k k"]]:
+        """The gradient flow of `loss_with`: minus d times its gradient by each neuron, minus that by W."""
+        at = self.moments(neurons, population)
+        W, m = _attention(W, at.h), len(population.X)
+        left = population.F - at.h @ (at.C @ W).mT
+        pull = left @ at.C @ W + population.F @ (left.mT @ at.h / m) @ W.mT
+        return self._moved(neurons, population.X, pull / m), at.C.mT @ (left.mT @ at.h) / m
+
+    def relax(
+        self, neurons: Neurons, W: Float[Tensor, "*r k k"], population: Population, time: float
+    ) -> Float[Tensor, "*r k k"]:
+        r"""Where the gradient flow of W takes it while the neurons stand still, exactly.
+
+        :math:`\dot W = C^\top C(I - W\Sigma)`, solved in the eigenbases of :math:`C^\top C` and
+        :math:`\Sigma`. What C does not see stays.
+        """
+        at, time = self.moments(neurons, population), _validate.positive("time", time)
+        best = _inverse(at.Sigma)
+        rows, left = torch.linalg.eigh(at.C.mT @ at.C)
+        columns, right = torch.linalg.eigh(at.Sigma)
+        rates = (rows[..., :, None] * columns[..., None, :]).clamp_min(0)
+        away = left.mT @ (_attention(W, at.h) - best) @ right
+        return best + left @ (torch.exp(-time * rates) * away) @ right.mT
 
     # -- finite prompts ---------------------------------------------------------------------------
 
@@ -270,6 +325,65 @@ class InContext:
         return at, torch.stack(losses)
 
 
+# ---------------------------------------------------------------------------- the landscape
+
+
+def regress(h: Float[Tensor, "*r m p"], population: Population) -> Moments:
+    """The moments of any features on a population, whichever neurons or none make them.
+
+    The loss depends on neurons through their features only, and its landscape is best seen there.
+
+    Raises
+    ------
+    ValueError : unless h is finite and has a row for every input.
+    """
+    population = _population(population)
+    h = _validate.matrix("h", h)
+    shape = (len(population.F), h.shape[-1])
+    return _regress(_on_inputs("h", h, shape, population.F), population.F)
+
+
+def _regress(h: Tensor, F: Tensor) -> Moments:
+    Sigma, C = h.mT @ h / len(F), F.mT @ h / len(F)
+    B = C @ _inverse(Sigma)
+    return Moments(h, Sigma, C, B, F - h @ B.mT)
+
+
+def variations(
+    at: Moments, change: Float[Tensor, "*r m p"]
+) -> tuple[Float[Tensor, "*r"], Float[Tensor, "*r"]]:
+    r"""First and second derivative of the least loss as the features move along ``h + s change``.
+
+    .. math::
+        -E[\zeta^\top B\delta], \qquad
+        E\|B\delta\|^2 - \|(B\,E[\delta h^\top] - E[\zeta\delta^\top])^\top\|^2_{\Sigma^{-1}}
+
+    for the change :math:`\delta`. Along the homotopy :math:`(1-s)h + sRf^\circ` it is
+    ``population.F @ R.mT - at.h``.
+
+    Raises
+    ------
+    ValueError : for a change of another shape than h, or where Sigma is singular and there is no
+        second derivative.
+    """
+    _invertible(_moments(at))
+    change, m = _on_inputs("change", change, at.h.shape[-2:], at.h), at.h.shape[-2]
+    moved = change @ at.B.mT
+    turn = at.B @ change.mT @ at.h / m - at.zeta.mT @ change / m
+    second = 2 * _half(moved) - _trace(turn @ _inverse(at.Sigma) @ turn.mT)
+    return -(at.zeta * moved).sum(-1).mean(-1), second
+
+
+def steepest(at: Moments) -> Float[Tensor, "*r p k"]:
+    r"""The R of norm one along whose homotopy :math:`(1-s)h + sRf^\circ` the loss falls fastest.
+
+    The polar factor of :math:`(\Sigma_\zeta B)^\top`, orthogonal for as many features as true ones.
+    """
+    residual = _moments(at).zeta.mT @ at.zeta / at.zeta.shape[-2]
+    U, _, V = torch.linalg.svd(residual @ at.B, full_matrices=False)
+    return (U @ V).mT
+
+
 # ---------------------------------------------------------------------------- data
 
 
@@ -327,6 +441,37 @@ def _inverse(S: Float[Tensor, "*r k k"]) -> Float[Tensor, "*r k k"]:
 
 def _trace(A: Float[Tensor, "*r k k"]) -> Float[Tensor, "*r"]:
     return A.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def _on_inputs(name: str, h: Tensor, shape: tuple[int, ...], F: Tensor) -> Tensor:
+    """Finite numbers, those of each input in a row."""
+    h = _validate.finite(name, _validate.matrix(name, h), "choose other features")
+    return _validate.like(
+        name, _validate.shape(name, h, shape, "there is one row for each input"), F
+    )
+
+
+def _moments(at: Moments) -> Moments:
+    if not isinstance(at, Moments):
+        found = f"at must be Moments, got {_validate.shown(at)}"
+        raise error(TypeError, found, "take those of in_context.regress(h, population)")
+    return at
+
+
+def _invertible(at: Moments) -> None:
+    """Raise where Sigma is singular, up to rounding."""
+    values = torch.linalg.eigvalsh(at.Sigma)
+    if bool((values[..., 0] <= 1e-14 * values[..., -1]).any()):
+        found = "Sigma is singular: some mixture of the features is zero at every input"
+        raise error(ValueError, found, "choose neurons whose features are linearly independent")
+
+
+def _no_overlap(at: Moments, population: Population) -> None:
+    """Raise unless learned and true features are uncorrelated, up to rounding."""
+    size = (_trace(at.Sigma) * 2 * _half(population.F)).sqrt()
+    if bool((at.C.abs().amax((-2, -1)) > 1e-9 * size).any()):
+        found = f"C has entries up to {float(at.C.abs().max()):.1e}"
+        raise error(ValueError, found, "choose neurons whose features are orthogonal to f°")
 
 
 def _chosen(good: Tensor, new: Neurons, old: Neurons) -> Neurons:
