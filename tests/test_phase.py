@@ -31,9 +31,10 @@ def panels(drawing):
 def filled(ax):
     """(x, y) of a cell's corner -> (colour, fullness)."""
     return {
-        tuple(np.round(p.get_xy(), 6)): (to_hex(p.get_facecolor()), p.get_alpha())
+        tuple(np.round(corner, 6)): (to_hex(p.get_facecolor()), p.get_alpha())
         for p in ax.patches
         if p.get_fill() and p.get_facecolor()[3] and to_hex(p.get_facecolor()) in COLOURS.values()
+        for corner in p.get_path().vertices[::5]  # four corners and a closing one
     }
 
 

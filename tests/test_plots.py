@@ -14,6 +14,7 @@ import descent
 from descent.plots import Box, Curve, Picture, diagram, draw, figure, number, style
 from descent.plots._draw import COLOURS, spread
 from descent.plots._picture import describe
+from descent.plots._svg import stepwise
 from descent.plots._text import markup, plain, runs
 
 t = np.arange(101)
@@ -253,6 +254,21 @@ def test_two_colour_bars_that_look_the_same_do_not_share_an_id():
     html = figure(drawing, alt="a", caption="c").html
     ids = re.findall(r' id="([^"]+)"', html)
     assert html.count("<image") == 2 and len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize(
+    ("lines", "steps"),
+    [
+        (
+            "M 1 2\nL 3.5 2\nL 3.5 -1.2\nL 0 0\nz\nM 5 5\nL 6 5\nz\n",
+            "M1 2h2.5v-3.2l-3.5 1.2zM5 5h1z",
+        ),
+        ("M 0.1 0.2\nL 0.3 0.5", "M0.1 0.2l0.2 0.3"),
+        ("M 1 2\nC 1 2 3 4 5 6", "M 1 2\nC 1 2 3 4 5 6"),
+    ],
+)
+def test_a_path_of_lines_is_told_by_its_steps(lines, steps):
+    assert stepwise(f'<path d="{lines}"/>') == f'<path d="{steps}"/>'
 
 
 def test_the_same_figure_is_the_same_bytes_in_another_process():

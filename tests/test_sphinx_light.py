@@ -89,7 +89,7 @@ def test_a_subset_font_has_the_characters_and_weights_of_the_book():
 
 def test_a_font_that_no_rule_asks_for_is_dropped(tmp_path, words):
     css = "@font-face{font-family:Gone;src:url(gone.woff2)}p{color:red}"
-    assert sphinx_light.with_subset_fonts(css, tmp_path, words) == "p{color:red}"
+    assert sphinx_light.with_subset_fonts(css, tmp_path, words) == ("p{color:red}", "")
 
 
 # ---------------------------------------------------------------- the book's own sheet
@@ -98,10 +98,24 @@ def test_a_font_that_no_rule_asks_for_is_dropped(tmp_path, words):
 def test_the_pages_of_the_book_ask_for_one_sheet_and_one_script(site):
     for page in ("intro.html", "song2024/values.html", "search.html"):
         text = (site / page).read_text("utf8")
-        assert re.findall(r'rel="stylesheet"[^>]*href="(?:\.\./)*([^"]+)"', text) == [
-            "_static/site.css"
-        ]
+        sheets = re.findall(r'rel="stylesheet"[^>]*href="(?:\.\./)*([^"]+)"', text)
+        assert sheets[0] == "_static/site.css" and set(sheets[1:]) <= {"_static/large.css"}
         assert text.count("site.js") == 1 and "descent-explorer {" not in text
+
+
+def test_a_page_has_the_letters_of_large_operators_if_and_only_if_it_uses_them(site):
+    css = "".join((site / f"_static/{name}.css").read_text("utf8") for name in ("site", "large"))
+    rules = re.findall(r"\.katex ([^{},]+)\{font-family:KaTeX_Size\d\}", css)
+    marks = {re.match(r"\.([\w-]+)", rule)[1] for rule in rules}
+    assert marks == {"delimsizing", "op-symbol"}
+    pages = [page for page in site.rglob("*.html") if "_static" not in page.parts]
+    found = set()
+    for page in pages:
+        text = page.read_text("utf8")
+        used = any(re.search(rf'class="[^"]*\b{mark}\b', text) for mark in marks)
+        assert ("large.css" in text) == used, page
+        found.add(used)
+    assert found == {True, False}
 
 
 def test_every_font_that_the_sheet_asks_for_is_there(site):

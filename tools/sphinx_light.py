@@ -4,7 +4,9 @@ The theme and its extensions style a thousand things that this book does not hav
 are written, their sheets are joined into ``_static/site.css``, less
 
 * selectors that name a class, id, element or attribute that is on no page and in no script;
-* fonts that no rule names, and in each font the characters that no page holds.
+* fonts that no rule names, and in each font the characters that no page holds;
+* KaTeX's letters for large operators and brackets, which go into ``large.css``: the front page and
+  the ledger have none.
 
 On the way each rule of the dark or the light theme learns two things for which the theme needs a
 script: to follow the system where no script has chosen, and to be light on paper. The styles and
@@ -48,8 +50,9 @@ STRING = r"\"[^\"]*\"|'[^']*'|url\([^)]*\)"  # in which a semicolon or a brace e
 # The text is set at one optical size, in weights up to that of headings; italics in one weight.
 AXES = {"normal": {"opsz": 18, "wght": (400, 600)}, "italic": {"opsz": 18, "wght": 400}}
 FEATURES = ["onum", "pnum", "lnum", "tnum"]
-# Fonts of a few glyphs travel inside the sheet; those of the text are preloaded as files.
-INLINE = ("KaTeX_Size", "fa-")
+# Fonts of a few glyphs travel inside a sheet; those of the text are preloaded as files.
+LARGE = "KaTeX_Size"
+INLINE = (LARGE, "fa-")
 # The classes by which KaTeX asks for a family other than its main one.
 KATEX = {
     "mathnormal": "KaTeX_Math",
@@ -188,11 +191,15 @@ def moved(sheet, static):
 
 
 def with_subset_fonts(css, static, words):
-    """The sheet with fonts that hold the characters in use, and none that no rule names."""
+    """The sheet with fonts that hold the characters in use, and none that no rule names.
+
+    Second, the faces of large operators and brackets.
+    """
     face = r"@font-face\{[^}]*\}"
     rest = re.sub(face, "", css)
     faces = [subset_face(each, rest, static, words) for each in re.findall(face, css)]
-    return "".join(faces) + rest
+    large = [each for each in faces if LARGE in each]
+    return "".join(each for each in faces if each not in large) + rest, "".join(large)
 
 
 def subset_face(face, rest, static, words):
@@ -265,7 +272,7 @@ def take_out(app, doctree):
 
 
 def join(app, exception):
-    """Write ``site.css`` and ``site.js``."""
+    """Write ``site.css``, ``large.css`` and ``site.js``."""
     if exception or app.builder.format != "html":
         return
     out = Path(app.outdir)
@@ -282,8 +289,9 @@ def join(app, exception):
     texts = [*map(partial(moved, static=static), sheets[:-1]), *texts, moved(sheets[-1], static)]
     css = "".join(pruned(tinycss2.parse_stylesheet(t, True, True), words.names) for t in texts)
     elsewhere = {name for text in [*pages, script] for name in re.findall(r"--[\w-]+", text)}
-    css = with_subset_fonts(without_idle_variables(css, elsewhere), static, words)
+    css, large = with_subset_fonts(without_idle_variables(css, elsewhere), static, words)
     (static / "site.css").write_text(css, "utf8")
+    (static / "large.css").write_text(large, "utf8")
 
 
 def setup(app):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from descent.plots._draw import COLOURS, DASHES, INK, Shown, style
@@ -112,15 +113,29 @@ def _panel(ax: Axes, panel: pandas.DataFrame, over: tuple, colour: str, show: st
         return
     x, y = (np.sort(panel[name].unique()) for name in over)
     left, low = (dict(zip(v, zip(*edges(v), strict=True), strict=True)) for v in (x, y))
-    for (at_x, at_y), cell in panel.groupby(list(over)):
-        (x0, x1), (y0, y1) = left[at_x], low[at_y]
-        _square(ax, (x0, y0), x1 - x0, y1 - y0, colour, strength(cell, show))
+    boxes = [
+        (left[at_x], low[at_y], strength(cell, show))
+        for (at_x, at_y), cell in panel.groupby(list(over))
+    ]
+    _squares(ax, boxes, colour)
 
 
-def _square(ax: Axes, corner, width, height, colour: str, alpha: float) -> None:
-    # two shapes: the frame is to stay where the filling is faint
-    ax.add_patch(Rectangle(corner, width, height, facecolor=colour, linewidth=0, alpha=alpha))
-    ax.add_patch(Rectangle(corner, width, height, facecolor="none", alpha=0.35, **FRAME))
+def _squares(ax: Axes, boxes: list[tuple], colour: str) -> None:
+    """Draw boxes (sides in x, sides in y, how full): one shape for all of a shade, one for frames."""
+    shades = {alpha: [] for *_, alpha in boxes if alpha > 0}
+    for x, y, alpha in boxes:
+        if alpha > 0:
+            shades[alpha].append((x, y))
+    for alpha, filled in shades.items():
+        ax.add_patch(PathPatch(_path(filled), facecolor=colour, linewidth=0, alpha=alpha))
+    # apart from the filling: a frame is to stay where that is faint
+    every = _path([(x, y) for x, y, _ in boxes])
+    ax.add_patch(PathPatch(every, facecolor="none", alpha=0.35, **FRAME))
+
+
+def _path(boxes: list[tuple]) -> Path:
+    corners = [[(x0, y0), (x1, y0), (x1, y1), (x0, y1)] for (x0, x1), (y0, y1) in boxes]
+    return Path.make_compound_path(*(Path([*c, c[0]], closed=True) for c in corners))
 
 
 def strength(cell: pandas.DataFrame, show: str) -> float:
@@ -175,8 +190,7 @@ def _sparse(values: np.ndarray, apart: float = 1.9) -> list[float]:
 def _key(ax: Axes, fraction: float, steps: int, show: str) -> None:
     """A strip that says what a full colour means."""
     shades = np.linspace(0, 1, 5)
-    for k, alpha in enumerate(shades):
-        _square(ax, (k, 0), 1, 1, INK, alpha)
+    _squares(ax, [((k, k + 1), (0, 1), alpha) for k, alpha in enumerate(shades)], INK)
     if show == "success":
         labels = ["0", "", "50 %", "", "100 %"]
         words = f"of the runs get to {number(fraction)} of their first loss in {steps} steps"
