@@ -483,6 +483,52 @@ def test_a_mark_in_the_picture_can_be_dragged(open_page, in_book):
     assert drawn(section)["values"] == ["1"], "let go"
 
 
+def planar(along, across):
+    """A path from a point of the plane, and the shares of its coordinates."""
+    shares = {"where it begins": [abs(along) / 4, abs(across) / 4]}
+    return Picture(
+        [Curve("path", [along, 2], [across, 2])], "$x$", "$y$", ylim=(-2, 2), maps=shares
+    )
+
+
+PLANE = {"along": [-2.0, -1.0, 0.0, 1.0], "across": [-1.0, 0.0, 1.0]}
+POINT = {"start": {"along": 0.0, "across": 0.0}, "drag": {"along": "x", "across": "y"}}
+
+
+def test_a_point_between_the_axes_is_dragged_by_both_its_controls(open_page, in_book):
+    page = open_page(explore(planar, **WORDS, **PLANE, **POINT)._repr_html_())
+    section = page.locator("section.descent-explorer")
+    (grip,) = section.locator(".grip").all()
+    box = grip.bounding_box()
+    frame = section.locator("svg").get_attribute("data-frame").split()
+    left, top, right, bottom = map(float, frame)
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - (right - left) / 4, y - (bottom - top) / 4, steps=4)
+    page.mouse.up()
+    assert drawn(section)["values"] == ["−1", "1"]
+    assert drawn(section)["summary"] == describe(planar(-1.0, 1.0))
+
+
+def test_a_map_is_a_row_of_cells_that_follow_the_controls(open_page, in_book):
+    page = open_page(explore(planar, **WORDS, **PLANE, **POINT)._repr_html_())
+    cells = (
+        "() => [...document.querySelectorAll('.cell')].map(e => +e.getAttribute('fill-opacity'))"
+    )
+    assert page.evaluate(cells) == [0, 0]
+    page.get_by_label("along").press("ArrowRight")
+    assert page.evaluate(cells) == pytest.approx([0.3 / 4, 0])
+
+
+def test_maps_stay_in_one_shape_over_the_grid(in_book):
+    def growing(n):
+        return Picture([Curve("f", [0, 1], [0, 1])], "x", "f", maps={"row": [1 / n] * n})
+
+    with pytest.raises(ValueError, match="ylim or maps than the first"):
+        explore(growing, **WORDS, n=[2, 3])
+
+
 @pytest.mark.parametrize(
     "working, broken",
     [

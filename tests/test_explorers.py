@@ -48,6 +48,9 @@ def differences(data, place, picture):
     curves = data["pictures"][place]["curves"]
     if len(curves) != len(picture.curves):
         return [f"{len(curves)} curves stored, {len(picture.curves)} computed"]
+    maps = data["pictures"][place].get("maps", [])
+    if not all(map(np.allclose, maps, picture.maps.values(), [1e-2] * len(maps))):
+        found.append(f"maps {maps} stored, {picture.maps} computed")
     for (_, x, ys), curve in zip(curves, picture.curves, strict=True):
         fresh = defaultdict(list)  # a curve may pass a place twice
         for at, y in zip(significant(curve.x), curve.y, strict=True):

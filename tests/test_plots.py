@@ -52,6 +52,15 @@ def test_every_colour_of_a_curve_is_in_the_style_of_figures_and_of_explorers():
         assert f".descent-plot .{name} {{ --d-tone: var(--descent-{name}); }}" in explorers
 
 
+def test_a_map_is_a_row_of_cells_below_the_axes_the_darker_the_larger():
+    maps = {"attention": [0.1, 0.9]}
+    ax = draw(Picture([LOSS], "step $t$", "loss $f_t$", maps=maps))
+    label, small, large = ax.texts[-3:]
+    assert [t.get_text() for t in (label, small, large)] == ["attention", "0.10", "0.90"]
+    assert small.get_bbox_patch().get_facecolor()[3] < large.get_bbox_patch().get_facecolor()[3]
+    assert "0.90" in figure(Picture([LOSS], "t", "f", maps=maps), **WORDS).html
+
+
 def test_tensors_may_be_drawn():
     torch = pytest.importorskip("torch")
     curve = Curve("f", torch.arange(3), torch.ones(3, requires_grad=True))
@@ -74,6 +83,10 @@ def test_tensors_may_be_drawn():
             "7 measured curves want a colour each, and there are 6: draw fewer, or give one label",
         ),
         (lambda: Picture([], "x", "y"), "curves is empty: give at least one Curve"),
+        (
+            lambda: Picture([LOSS], "x", "y", maps={"phi": [0.5, 1.5]}),
+            "the map 'phi' holds 0.5 to 1.5: give shares between 0 and 1",
+        ),
         (lambda: Picture([LOSS], "x", "y", yscale="sqrt"), "yscale must be one of 'linear', 'log'"),
         (
             lambda: Picture([LOSS], "x", "y", ylim=(1, 0)),

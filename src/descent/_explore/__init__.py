@@ -46,7 +46,8 @@ def explore(
     start : the values shown first, ``{name: value}``; the first of the list where not given.
     labels : what to call a control on the page, ``{name: "embedding dimension $D$"}``.
     drag : controls whose value is a place in the picture, ``{name: "x"}`` or ``{name: "y"}``: in
-        the built book the reader can take hold of it there.
+        the built book the reader can take hold of it there, on that axis; or, of one control for
+        each axis, of the point between the curves that the two are.
     **controls : the values of each argument: numbers become a slider, strings a menu.
 
     Returns

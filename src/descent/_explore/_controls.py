@@ -109,6 +109,11 @@ def call(run: Callable[..., Picture], values: Mapping) -> Picture:
     if not isinstance(picture, Picture):
         kind = type(picture).__name__
         raise error(ValueError, f"run({point}) returned a {kind}", "return a descent.plots.Picture")
-    for label in (picture.xlabel, picture.ylabel, *(curve.label for curve in picture.curves)):
+    for label in (
+        picture.xlabel,
+        picture.ylabel,
+        *(c.label for c in picture.curves),
+        *picture.maps,
+    ):
         plain(label)
     return picture

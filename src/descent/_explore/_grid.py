@@ -28,7 +28,7 @@ def pictures(run: Callable[..., Picture], controls: list[Control]) -> list[Pictu
         if _axes(drawn[-1]) != _axes(drawn[0]):
             raise error(
                 ValueError,
-                f"the picture of run at {point} has other axis labels, scales or ylim than the first",
+                f"the picture of run at {point} has other axis labels, scales, ylim or maps than the first",
                 "keep one pair of axes",
             )
     return drawn
@@ -49,6 +49,7 @@ def grid_data(drawn: list[Picture]) -> dict:
         "y": {"label": runs(first.ylabel), "scale": first.yscale, "limits": ylim},
         "lines": [{"label": runs(name), "role": role, "tone": tone} for name, role, tone in lines],
         "xs": list(xs),
+        "maps": [runs(label) for label in first.maps],
         "pictures": shown,
     }
 
@@ -78,7 +79,8 @@ def _picture_data(picture: Picture, small: Picture, xs: _Table, lines: _Table) -
         y = np.where(drawable(small, curve), curve.y, np.nan)
         place = xs(tuple(significant(curve.x)))
         curves.append([lines((curve.label, curve.role, tone)), place, significant(y)])
-    return {"curves": curves, "summary": describe(picture)}
+    maps = [significant(row, 3) for row in picture.maps.values()]
+    return {"curves": curves, "summary": describe(picture)} | ({"maps": maps} if maps else {})
 
 
 def _sharing_x(picture: Picture) -> list[list[int]]:
@@ -148,7 +150,8 @@ def _height(picture: Picture, curve, ylim) -> np.ndarray:
 
 
 def _axes(picture: Picture) -> tuple:
-    return picture.xlabel, picture.ylabel, picture.xscale, picture.yscale, picture.ylim
+    shape = {label: len(row) for label, row in picture.maps.items()}
+    return picture.xlabel, picture.ylabel, picture.xscale, picture.yscale, picture.ylim, shape
 
 
 def _limits(drawn: list[Picture]) -> tuple[list[float], list[float]]:

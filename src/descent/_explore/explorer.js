@@ -6,6 +6,7 @@
   const SVG = "http://www.w3.org/2000/svg";
   const LINE = 17; // height of a label
   const KEY = 20; // length of the stroke shown beside a label
+  const CELL = 26; // height of a row of shares below the plot
 
   for (const section of document.querySelectorAll("section.descent-explorer:not([data-ready])")) start(section);
 
@@ -73,23 +74,23 @@
     requestAnimationFrame(frame);
   }
 
-  // Take hold of a mark in the picture and move its control along.
+  // Take hold of a mark in the picture and move its control, or its two, along.
   function take(event, plot, moved, knobs) {
-    const name = event.target.closest("[data-drags]")?.dataset.drags;
-    if (!name) return;
-    const knob = knobs.find((each) => each.parentElement.dataset.name === name);
-    const values = JSON.parse(knob.dataset.values);
-    const axis = knob.parentElement.dataset.drag;
+    const names = event.target.closest("[data-drags]")?.dataset.drags.split(" ");
+    if (!names) return;
+    const held = knobs.filter((knob) => names.includes(knob.parentElement.dataset.name));
     event.preventDefault();
     plot.setPointerCapture(event.pointerId);
     const follow = (move) => {
       const svg = plot.querySelector("svg");
       const box = svg.getBoundingClientRect();
-      const at = axis === "x" ? move.clientX - box.left : move.clientY - box.top;
-      const gaps = svg.dataset[`places${knobs.indexOf(knob)}`].split(" ").map((v) => Math.abs(v - at));
-      const nearest = gaps.indexOf(Math.min(...gaps));
-      if (nearest === Number(knob.value) || nearest >= values.length) return;
-      knob.value = nearest;
+      const nearest = held.map((knob) => {
+        const at = knob.parentElement.dataset.drag === "x" ? move.clientX - box.left : move.clientY - box.top;
+        const gaps = svg.dataset[`places${knobs.indexOf(knob)}`].split(" ").map((v) => Math.abs(v - at));
+        return gaps.indexOf(Math.min(...gaps));
+      });
+      if (held.every((knob, k) => Number(knob.value) === nearest[k])) return;
+      held.forEach((knob, k) => (knob.value = nearest[k]));
       moved();
     };
     plot.addEventListener("pointermove", follow);
@@ -129,6 +130,7 @@
     plot.replaceChildren(svg); // text can only be measured on the page
     const names = picture.curves.map(([line]) => line).filter((line, k, all) => all.indexOf(line) === k && data.lines[line].label.length);
     const frame = layout(svg, data, names, width);
+    cells(svg, data, picture, frame);
     const x = position(data.x, frame.left, frame.right);
     const y = position(data.y, frame.bottom, frame.top);
     axes(svg, data, frame, x, y);
@@ -148,9 +150,10 @@
     const legend = width < 480 || widest > 0.36 * width;
     const left = Math.max(...ticks(data.y, 6).map((v) => measure(svg, tick(data.y, v), "tick"))) + 10;
     const top = 26 + (legend ? LINE * 1.25 * rows(svg, data, names, width).count : 0);
-    const height = top + Math.min(300, Math.max(210, 0.48 * width)) + 46;
+    const bottom = top + Math.min(300, Math.max(210, 0.48 * width));
+    const height = bottom + 46 + CELL * data.maps.length;
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    const frame = { left, right: width - (legend ? 12 : widest), top, bottom: height - 46, height, legend };
+    const frame = { left, right: width - (legend ? 12 : widest), top, bottom, height, legend };
     svg.dataset.frame = [frame.left, frame.top, frame.right, frame.bottom].join(" ");
     return frame;
   }
@@ -176,18 +179,43 @@
     svg.append(inside);
   }
 
-  // A ring on the axis for each control whose value is a place on it; the slider beside the picture
-  // does the same by keyboard.
+  // A ring on the axis for each control whose value is a place on it; one ring between the axes where
+  // one control is a place on x and one on y. The sliders below the picture do the same by keyboard.
   function marks(svg, frame, x, y, knobs) {
-    knobs.forEach((knob, k) => {
+    const rings = knobs.flatMap((knob, k) => {
       const { drag, name } = knob.parentElement.dataset;
-      if (!drag) return;
+      if (!drag) return [];
       const places = JSON.parse(knob.dataset.values).map(drag === "x" ? x : y);
       svg.dataset[`places${k}`] = places.join(" ");
-      const at = places[Number(knob.value)];
-      const [cx, cy] = drag === "x" ? [at, frame.bottom] : [frame.left, at];
-      svg.append(element("circle", { class: "mark", cx, cy, r: 9, "data-drags": name }));
-      svg.append(element("circle", { class: "grip", cx, cy, r: 22, "data-drags": name }));
+      return [{ drag, name, at: places[Number(knob.value)] }];
+    });
+    const along = rings.filter((ring) => ring.drag === "x");
+    if (rings.length === 2 && along.length === 1) {
+      const across = rings.find((ring) => ring.drag === "y");
+      ring(svg, along[0].at, across.at, `${along[0].name} ${across.name}`);
+    } else {
+      for (const { drag, name, at } of rings) ring(svg, ...(drag === "x" ? [at, frame.bottom] : [frame.left, at]), name);
+    }
+  }
+
+  function ring(svg, cx, cy, names) {
+    svg.append(element("circle", { class: "mark", cx, cy, r: 9, "data-drags": names }));
+    svg.append(element("circle", { class: "grip", cx, cy, r: 22, "data-drags": names }));
+  }
+
+  // Rows of shares below the plot, the darker the larger.
+  function cells(svg, data, picture, frame) {
+    data.maps.forEach((label, k) => {
+      const row = picture.maps[k];
+      const from = 16 + Math.max(...data.maps.map((each) => measure(svg, each)));
+      const wide = Math.min(64, (frame.right - from) / row.length);
+      const y = frame.bottom + 50 + CELL * k;
+      svg.append(text(label, { x: 0, y: y + 13 }));
+      row.forEach((share, j) => {
+        const x = from + wide * j;
+        svg.append(element("rect", { class: "cell", x, y: y - 3, width: wide - 4, height: CELL - 5, "fill-opacity": 0.3 * share }));
+        if (wide > 40) svg.append(text([[share.toFixed(2), ""]], { x: x + (wide - 4) / 2, y: y + 12, "text-anchor": "middle" }));
+      });
     });
   }
 

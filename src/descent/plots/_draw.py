@@ -28,6 +28,8 @@ COLOURS = {
     "sixth": "#5c6b7a",
 }
 DASHES = (0, (4.5, 2.5))
+ROW, CELL = 20, 34  # a row of a map and one of its cells, points
+SHADE = 0.3  # of the ink at most, so that a number on it can be read
 SIZE = (5.2, 3.3)  # inches: at 10 pt its text can be read at the width of a phone
 
 _STYLE = {
@@ -97,7 +99,7 @@ def draw(picture: Picture, ax: Axes | None = None) -> Axes:
     otherwise. Points that the axes can't show leave a gap after a cross, and a note above says so.
     """
     with style():
-        ax = ax or Shown().add_subplot(axes_class=ShownAxes)
+        ax = ax or _room(picture).add_subplot(axes_class=ShownAxes)
         ax.set(xlabel=picture.xlabel, xscale=picture.xscale)
         ax.set(ylabel=picture.ylabel, yscale=picture.yscale)
         handles = _lines(picture, ax)
@@ -109,7 +111,29 @@ def draw(picture: Picture, ax: Axes | None = None) -> Axes:
         if notes:
             ax.set_title("\n".join(notes), fontsize=8)
         _label(ax, handles, crowded=bool(notes))
+        _cells(picture, ax)
     return ax
+
+
+def _room(picture: Picture) -> Shown:
+    """A figure that is taller by a row for each map."""
+    width, height = SIZE
+    return Shown(figsize=(width, height + len(picture.maps) * ROW / 72))
+
+
+def _cells(picture: Picture, ax: Axes) -> None:
+    """Each map as a label and a row of cells below the axes, from the right."""
+    for k, (label, row) in enumerate(picture.maps.items()):
+        height = -40 - ROW * (k + 1)
+        place = {"textcoords": "offset points", "annotation_clip": False, "fontsize": 9}
+        ax.annotate(label, (0, 0), (0, height), xycoords="axes fraction", **place)
+        for j, share in enumerate(row):
+            fill = {"boxstyle": "square", "facecolor": (INK, SHADE * share), "edgecolor": INK}
+            right = -CELL * (len(row) - 1 - j)
+            ax.annotate(
+                f"{share:.2f}", (1, 0), (right, height), xycoords="axes fraction", ha="right",
+                bbox=fill | {"linewidth": 0.6}, **place,
+            )  # fmt: skip
 
 
 def _short_log_axes(ax: Axes) -> None:

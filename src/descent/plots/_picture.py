@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -68,6 +68,8 @@ class Picture:
     xscale, yscale : ``"linear"`` or ``"log"``. A log axis leaves out what is not positive.
     summary : what the picture shows, in words and numbers; if empty, where each curve ends.
     ylim : (low, high), where the curves' own range would hide what matters (a run that diverges).
+    maps : rows of shares between 0 and 1 by what they are, ``{"attention of sequence 1": phi}``;
+        each is drawn below the curves as a row of cells, the darker the larger.
     """
 
     curves: Sequence[Curve]
@@ -77,9 +79,12 @@ class Picture:
     yscale: Literal["linear", "log"] = "linear"
     summary: str = ""
     ylim: tuple[float, float] | None = None
+    maps: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def __post_init__(self):
         object.__setattr__(self, "curves", tuple(self.curves))
+        maps = {label: _shares(label, row) for label, row in self.maps.items()}
+        object.__setattr__(self, "maps", maps)
         _one_of("xscale", self.xscale, SCALES)
         _one_of("yscale", self.yscale, SCALES)
         if not self.curves:
@@ -177,6 +182,17 @@ def _numbers(what: str, values) -> np.ndarray:
         )
     array.flags.writeable = False
     return array
+
+
+def _shares(label: str, row) -> np.ndarray:
+    shares = _numbers(f"the map {label!r}", row)
+    if not ((shares >= 0) & (shares <= 1)).all():
+        raise error(
+            ValueError,
+            f"the map {label!r} holds {shares.min():g} to {shares.max():g}",
+            "give shares between 0 and 1",
+        )
+    return shares
 
 
 def _one_of(name: str, value, choices: tuple) -> None:
