@@ -165,6 +165,10 @@ def test_moving_the_slider_through_the_kernels_comm_redraws_the_figure(client):
     assert front.models[picture]["value"] == figure(run(0.5, "softmax"), **WORDS).html
     assert describe(run(0.5, "softmax")) in front.models[summary]["value"]
 
+    assert front.move(slider, index=0.9999999999) == [], "as old front ends put it"
+    assert front.models[picture]["value"] == figure(run(0.1, "softmax"), **WORDS).html
+    assert front.move(slider, index=2) == []
+
     assert front.move(menu, index=1) == []
     assert front.models[picture]["value"] == figure(run(0.5, "gaussian"), **WORDS).html
 

@@ -6,6 +6,8 @@ function that returns its complaints, so that it can be shown something broken a
 
 import json
 import re
+import struct
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -530,3 +532,13 @@ def test_a_chapter_says_how_long_it_takes_and_how_to_cite_it(site, name):
     assert f"@misc{{descent-{name.replace('/', '-')}," in page
     numbered = re.search(r'<h1><span class="section-number">', page)
     assert bool(re.search(r"About \d+ minutes to read", page)) == bool(numbered)
+    if held := re.search(r"cells run for \d+ s and hold (\d+) MB", page):
+        assert int(held[1]) < 1000, "Binder offers little more"
+    assert bool(held) == bool(numbered and sys.platform == "linux")
+
+
+def test_a_link_to_the_book_can_be_shown_with_a_picture(site):
+    page = (site / "song2024/values.html").read_text("utf8")
+    (address,) = re.findall(r'property="og:image" content="[^"]*/descent/([^"]+)"', page)
+    data = (site / address).read_bytes()
+    assert data[:4] == b"\x89PNG" and [*struct.unpack(">II", data[16:24])] == [1200, 630]

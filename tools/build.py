@@ -77,6 +77,7 @@ class Result:
     name: str
     notebook: dict
     seconds: float
+    megabytes: int | None  # at its peak, if the system tells
     complaint: str = ""
 
 
@@ -103,6 +104,7 @@ def is_cached(cache, notebook):
 def execute(root, name, notebook, timeout):
     """Run one page in a kernel of its own, in the page's own folder."""
     started = []  # the cells so far, so that a failure can say where it was
+    held = [None]  # megabytes, after each cell
     start, complaint = time.perf_counter(), ""
     with short_folder() as sockets:
         client = NotebookClient(
@@ -112,12 +114,20 @@ def execute(root, name, notebook, timeout):
             record_timing=False,  # it would go into the cells, and the page no longer match its own
             resources={"metadata": {"path": str((root / "book" / name).parent)}},
             on_cell_start=lambda cell_index, **_: started.append(cell_index),
+            on_cell_executed=lambda **_: held.append(peak(client.km.provisioner.pid)),
         )
         try:
             client.execute()
         except (CellExecutionError, CellTimeoutError, RuntimeError) as error:
             complaint = explain(name, notebook, started[-1] if started else 0, error)
-    return Result(name, notebook, time.perf_counter() - start, complaint)
+    return Result(name, notebook, time.perf_counter() - start, held[-1], complaint)
+
+
+def peak(pid):
+    """The most memory that a process has held so far, in MB; None where the system has no /proc."""
+    status = Path(f"/proc/{pid}/status")
+    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text() if status.exists() else "")
+    return found and round(int(found[1]) * 1024 / 1e6)
 
 
 def short_folder():
@@ -169,7 +179,8 @@ def run_pages(root, cache):
 def keep(cache, root, result):
     """Put an executed page where Jupyter Book looks for it."""
     page = root / "book" / f"{result.name}.md"
-    bundle = CacheBundleIn(result.notebook, str(page), data={"execution_seconds": result.seconds})
+    spent = {"execution_seconds": result.seconds, "megabytes": result.megabytes}
+    bundle = CacheBundleIn(result.notebook, str(page), data=spent)
     cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
 
 

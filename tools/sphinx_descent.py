@@ -13,6 +13,7 @@ from textwrap import shorten
 
 import yaml
 from docutils import nodes
+from jupyter_cache import get_cache
 from notebooks.links import Links
 from sphinx import addnodes
 from sphinx.locale import admonitionlabels
@@ -150,6 +151,18 @@ def words_to_read(doctree):
     return words
 
 
+def remember_memory(app):
+    """How many MB the kernel of each page held when it ran, as the build noted."""
+    cache = get_cache(Path(app.outdir).parent / ".jupyter_cache")
+    app.env.descent_memory = {
+        Path(record.uri).relative_to(app.srcdir).with_suffix("").as_posix(): record.data[
+            "megabytes"
+        ]
+        for record in cache.list_cache_records()
+        if record.data.get("megabytes")
+    }
+
+
 def time_it_takes(app, pagename, templatename, context, doctree):
     """Say below a chapter's title how long it takes to read, and how long its cells ran."""
     if (
@@ -161,6 +174,8 @@ def time_it_takes(app, pagename, templatename, context, doctree):
     minutes = 5 * max(1, round(words_to_read(doctree) / WORDS_PER_MINUTE / 5))
     ran = (app.env.nb_metadata[pagename].get("exec_data") or {}).get("runtime")
     run = f"; its cells run for {max(1, round(ran))} s" if ran else ""
+    if held := app.env.descent_memory.get(pagename):
+        run += f" and hold {10 * round(held / 10)} MB"
     line = f'<div class="descent-time">About {minutes} minutes to read{run}</div>'
     context["body"] = context.get("body", "").replace("</h1>", f"</h1>{line}", 1)
 
@@ -306,6 +321,7 @@ def setup(app):
     app.connect("html-page-context", time_it_takes)
     app.connect("html-page-context", mend_roles)
     app.connect("html-page-context", permalinks)
+    app.connect("builder-inited", remember_memory)
     app.connect("config-inited", place_online)
     app.connect("doctree-resolved", number_figures)
     app.connect("doctree-resolved", tidy_boxes)

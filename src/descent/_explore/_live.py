@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 
 import ipywidgets
+import traitlets
 
 from descent._explore._controls import Control, call
 from descent.plots import figure
@@ -44,6 +45,17 @@ def live(run, controls: list[Control], alt: str, caption: str) -> ipywidgets.VBo
     return ipywidgets.VBox([row, picture, summary], layout=ipywidgets.Layout(max_width="46rem"))
 
 
+class _Index(traitlets.Int):
+    """A place in a list, of which some front ends say that it is 6.000000000000001."""
+
+    def validate(self, obj, value):
+        return super().validate(obj, round(value) if isinstance(value, float) else value)
+
+
+class _Slider(ipywidgets.SelectionSlider):
+    index = _Index(None, allow_none=True).tag(sync=True)
+
+
 def _knob(control: Control):
     shared = {
         "options": list(zip(control.texts, control.values, strict=True)),
@@ -53,7 +65,7 @@ def _knob(control: Control):
         "layout": ipywidgets.Layout(width="22rem", max_width="98%"),
     }
     if control.numeric:
-        return ipywidgets.SelectionSlider(continuous_update=False, **shared)
+        return _Slider(continuous_update=False, **shared)
     return ipywidgets.Dropdown(**shared)
 
 
