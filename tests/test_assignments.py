@@ -217,10 +217,10 @@ def test_the_way_from_release_to_marks(name, tmp_path):
     release.release(tmp_path, [name])
     hand_in = tmp_path / "hand-in"
     hand_in.mkdir()
-    for folder in ("student", "teacher"):
-        book = nbformat.read(tmp_path / f"{folder}/{name}.ipynb", 4)
+    for kind, file in (("student", f"release/{name}/{name}"), ("teacher", f"teacher/{name}")):
+        book = nbformat.read(tmp_path / f"{file}.ipynb", 4)
         nbformat.validate(book)
-        nbformat.write(book, hand_in / f"{folder}.ipynb")
+        nbformat.write(book, hand_in / f"{kind}.ipynb")
     stub, model = grade.grade(tmp_path, name, hand_in)
     set_ = source.read(name, (tmp_path / "seed").read_text(), BOOK)
     assert model["total"] == sum(part.points for part in set_.parts), model

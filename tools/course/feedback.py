@@ -17,6 +17,7 @@ from markdown_it.renderer import RendererHTML
 from myst_parser.config.main import MdParserConfig
 from myst_parser.parsers.mdit import create_md_parser
 
+COMPLETE = "Complete."
 STYLE = (
     "body{font:1rem/1.5 system-ui;max-width:50rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse}td,th{border:1px solid #999;padding:.2rem .5rem;"
@@ -63,6 +64,7 @@ def for_student(about: dict, result: dict) -> str:
         rows.append(row((question["name"], "written answer", words, "")))
     notes = "".join(f"<li>{escape(note)}</li>" for note in result["notes"])
     total = f"{result['total']:g} of {sum(about['points'].values()):g} points"
+    total = total if result["graded"] else "Not graded"
     body = f"<h1>{escape(title)}</h1><p>{total}. {escape(result['state'])}</p>"
     return document(title, f"{body}<table>{''.join(rows)}</table><ul>{notes}</ul>")
 
@@ -77,6 +79,8 @@ def for_reader(about: dict, results: list[dict]) -> str:
         for result in results:
             answer = result["answers"].get(name)
             words = "NOT FOUND: look into the notebook" if answer is None else answer or "(empty)"
+            if not answer and result["stray"]:
+                words += f"\n\nElsewhere in the notebook:\n\n{result['stray']}"
             student = escape(result["student"])
             pieces.append(f"<h3>{student}</h3><pre>{escape(words)}</pre>")
     return document(about["title"], "".join(pieces))
@@ -90,32 +94,71 @@ def safe(value: str) -> str:
     return "'" + value if value[:1] in tuple("=+-@\t\r") else value
 
 
-def table(file: Path, rows: Iterable[Iterable]) -> None:
-    with open(file, "w", newline="", encoding="utf-8") as target:
+def table(file: Path, rows: Iterable[Iterable], encoding: str = "utf-8") -> None:
+    with open(file, "w", newline="", encoding=encoding) as target:
         csv.writer(target).writerows(
             [safe(v) if isinstance(v, str) else v for v in r] for r in rows
         )
 
 
 def tables(folder: Path, about: dict, results: list[dict], entered: dict) -> None:
-    """marks.csv for Moodle and for spreadsheets, canvas.csv, and written.csv to be filled in."""
-    problems, most = list(about["points"]), sum(about["points"].values())
-    found = [problem_points(about, result) for result in results]
-    head = ["student", "total", *problems, "state", "notes"]
-    rows = [
-        [r["student"], r["total"], *[p.get(name, "") for name in problems], r["state"]]
-        + [" ".join(r["notes"])]
-        for r, p in zip(results, found, strict=True)
-    ]
-    table(folder / "marks.csv", [head, ["points possible", most, *about["points"].values()], *rows])
-    canvas = [["Student", "ID", "SIS User ID", "SIS Login ID", "Section", about["title"]]]
-    canvas.append(["Points Possible", "", "", "", "", most])
-    canvas += [[r["student"], "", "", r["student"], "", r["total"]] for r in results]
-    table(folder / "canvas.csv", canvas)
+    """marks.csv for spreadsheets, moodle.csv and canvas.csv, and written.csv to be filled in."""
+    most = sum(about["points"].values())
+    for_people = "utf-8-sig"  # by which a spreadsheet knows the encoding
+    table(folder / "marks.csv", marks(about, results, most), for_people)
+    table(folder / "moodle.csv", moodle(results))
+    table(folder / "canvas.csv", canvas(about["title"], results, most))
     names = [question["name"] for question in about["written"]]
     entered = {r["student"]: {} for r in results} | entered
     rows = [[s, *[points.get(name, "") for name in names]] for s, points in entered.items()]
-    table(folder / "written.csv", [["student", *names], *rows])
+    table(folder / "written.csv", [["student", *names], *rows], for_people)
+
+
+def marks(about: dict, results: list[dict], most: float) -> list[list]:
+    """Everything; a total of what was graded, though answers may still wait for a person."""
+    problems = list(about["points"])
+    rows = [["student", "total", *problems, "state", "notes"]]
+    rows.append(["points possible", most, *about["points"].values()])
+    for result in results:
+        total = result["total"] if result["graded"] else ""
+        points = problem_points(about, result)
+        row = [result["student"], total, *[points.get(name, "") for name in problems]]
+        rows.append([*row, result["state"], " ".join(result["notes"])])
+    return rows
+
+
+def final(result: dict) -> float | str:
+    """What may go to a platform: an empty field there is no grade yet, and a zero is one."""
+    return result["total"] if result["state"] == COMPLETE else ""
+
+
+def moodle(results: list[dict]) -> list[list]:
+    """An assignment's grading worksheet, for which it must hold the first, third and fourth column;
+    or, with files named by user name, what its gradebook imports.
+
+    Moodle names the folders of its download "Full Name_12345_assignsubmission_file".
+    """
+    rows = [["Identifier", "Username", "Grade", "Last modified (grade)"]]
+    for result in results:
+        found = re.search(r"_(\d+)_assignsubmission_", result["student"])
+        who = [f"Participant {found[1]}", ""] if found else ["", result["student"]]
+        rows.append([*who, final(result), "-"])
+    return rows
+
+
+def canvas(title: str, results: list[dict], most: float) -> list[list]:
+    """The columns of Canvas's gradebook. It names downloads NAME_ID_ATTACHMENT_FILE.ipynb."""
+    rows = [["Student", "ID", "SIS User ID", "SIS Login ID", "Section", title]]
+    rows.append(["Points Possible", "", "", "", "", most])
+    for result in results:
+        found = re.match(r"([^_]+)_(?:LATE_)?(\d+)_\d+_", result["student"])
+        who = (
+            [found[1], found[2], "", ""]
+            if found
+            else [result["student"], "", "", result["student"]]
+        )
+        rows.append([*who, "", final(result)])
+    return rows
 
 
 def problem_points(about: dict, result: dict) -> dict[str, float]:

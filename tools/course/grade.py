@@ -1,8 +1,9 @@
 """Grade a folder of submissions: STUDENT.ipynb, or STUDENT/ with a notebook somewhere in it.
 
-Writes into COURSE/marks/SET: marks.csv, canvas.csv, written.csv and written.html for the answers
-that people mark, and feedback/STUDENT.html. A second run grades what is new or changed, takes the
-points that were entered into written.csv, and writes all of it again.
+Writes into COURSE/marks/SET: marks.csv for spreadsheets, moodle.csv and canvas.csv to be imported,
+written.csv and written.html for the answers that people mark, and feedback/STUDENT.html; and the
+marks into nbgrader's gradebook. A second run grades what is new or changed, takes the points that
+were entered into written.csv, and writes all of it again.
 """
 
 from __future__ import annotations
@@ -21,18 +22,26 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from . import feedback, jail
-from .judge import BY_HAND, LARGEST_NOTEBOOK, LIMITS
+from . import feedback, gradebook, jail
+from .feedback import COMPLETE
+from .judge import BY_HAND, LARGEST_NOTEBOOK, LIMITS, MISSING
 
 TOOLS = Path(__file__).resolve().parents[1]
 
 
-def submissions(folder: Path) -> Iterator[tuple[str, Path | None]]:
-    """Students and their notebooks: the newest of a folder with several."""
+def submissions(folder: Path, name: str, sets: set[str]) -> Iterator[tuple[str, Path | None]]:
+    """Students and their notebooks: the newest of a folder with several.
+
+    nbgrader collects STUDENT/SET/SET.ipynb: then only this set counts, and who did not hand it in
+    is not there.
+    """
     for entry in sorted(folder.iterdir()):
         if entry.is_dir() and not entry.is_symlink():
-            books = [b for b in entry.rglob("*.ipynb") if ".ipynb_checkpoints" not in b.parts]
-            yield entry.name, max(books, key=lambda book: book.lstat().st_mtime, default=None)
+            collected = any((entry / one).is_dir() for one in sets)
+            below = entry / name if collected else entry
+            if below.is_dir():
+                books = [b for b in below.rglob("*.ipynb") if ".ipynb_checkpoints" not in b.parts]
+                yield entry.name, max(books, key=lambda book: book.lstat().st_mtime, default=None)
         elif entry.suffix == ".ipynb":
             yield entry.stem, entry
 
@@ -54,23 +63,41 @@ def judged(judge: Path, notebook: Path, seed: str, limits: dict) -> dict:
     return json.loads(done.stdout)
 
 
-def answers(notebook: Path | None, names: list[str]) -> dict[str, str | None]:
-    """Written answers by question; None for one whose cell is not there any more."""
+def answers(notebook: Path | None, names: list[str], handed_out: list[str]) -> tuple[dict, str]:
+    """Written answers by question, None for one whose cell is gone, and text that answers none.
+
+    What stands in cells of their own below the place for an answer belongs to it.
+    """
+    found, stray, handed, last = dict.fromkeys(names), [], {t.strip() for t in handed_out}, None
+    for id_, text in _texts(notebook):
+        if name := _question(id_, text, names):
+            last, text = name, LABEL.sub("", text)
+        elif text.strip() in handed:
+            last = None
+            continue
+        if last:
+            found[last] = "\n\n".join(filter(None, [found[last], text.strip()]))
+        elif text.strip():
+            stray.append(text.strip())
+    return found, "\n\n".join(stray)
+
+
+def _texts(notebook: Path | None) -> list[tuple]:
     try:
         cells = json.loads(notebook.read_bytes())["cells"]
-        texts = [(c.get("id"), "".join(c["source"])) for c in cells if c["cell_type"] == "markdown"]
+        return [(c.get("id"), "".join(c["source"])) for c in cells if c["cell_type"] == "markdown"]
     except (AttributeError, OSError, ValueError, KeyError, TypeError, RecursionError):
-        return dict.fromkeys(names)
-    return {name: _answer(name, texts) for name in names}
+        return []
 
 
-def _answer(name: str, texts: list[tuple]) -> str | None:
-    """By the label in the text, or by the cell's id where the label was deleted."""
-    label = re.compile(rf"\*\*Answer {name}\.\*\*( \*Write below this line\.\*)?")
-    found = [label.sub("", text).strip() for _, text in texts if label.search(text)]
-    ids = {f"written-{name.replace('_', '-')}"}
-    found = found or [text.strip() for id_, text in texts if id_ in ids]
-    return "\n\n".join(filter(None, found)) if found else None
+LABEL = re.compile(r"\*\*Answer (\w+)\.\*\*( \*Write below this line\.\*)?")
+
+
+def _question(id_, text: str, names: list[str]) -> str | None:
+    """The question that a cell answers, by the label in its text, or by its id."""
+    label = LABEL.search(text)
+    ids = {f"written-{name.replace('_', '-')}": name for name in names}
+    return label[1] if label and label[1] in names else ids.get(id_)
 
 
 def digest(*parts: bytes) -> str:
@@ -105,14 +132,18 @@ def one(course: Path, name: str, limits: dict, entry: tuple[str, Path | None]) -
 def whole(found: dict, about: dict, notebook: Path | None, entered: dict) -> dict:
     """Marks of the judge, written answers, points entered by hand, and where it all stands."""
     marks, names = found.get("marks", []), [question["name"] for question in about["written"]]
-    texts = answers(notebook, names)
-    # An empty answer is worth nothing; one that was not found waits for a person.
-    written = {name: entered.get(name, 0.0 if texts[name] == "" else None) for name in names}
+    texts, stray = answers(notebook, names, about["handed out"])
+    # An empty answer is worth nothing, unless it may stand elsewhere: that, a person decides.
+    empty = 0.0 if not stray else None
+    written = {name: entered.get(name, empty if texts[name] == "" else None) for name in names}
     total = sum(m["points"] for m in marks) + sum(filter(None, written.values()))
     notes = [*found.get("notes", [])]
     notes += [f"The answer {name} was not found." for name in names if texts[name] is None]
+    if stray and not all(texts.values()):
+        notes.append("There is text that answers no question: look into the notebook.")
     result = {"student": found["student"], "marks": marks, "answers": texts, "written": written}
-    return result | {"total": round(total, 2), "notes": notes, "state": state(found, written)}
+    result |= {"total": round(total, 2), "notes": notes, "state": state(found, written)}
+    return result | {"stray": stray, "graded": "failed" not in found and not found["unreadable"]}
 
 
 def state(found: dict, written: dict) -> str:
@@ -120,10 +151,13 @@ def state(found: dict, written: dict) -> str:
         return "NOT GRADED: " + found["failed"].strip().split("\n")[-1][:200]
     if found["unreadable"]:
         return found["unreadable"]
-    if by_hand := sorted({m["problem"] for m in found["marks"] if BY_HAND in m["why"]}):
-        return "Look at these by hand: " + ", ".join(by_hand)
+    by_hand = {
+        m["problem"] for m in found["marks"] for why in (BY_HAND, MISSING) if why in m["why"]
+    }
     waiting = [name for name, points in written.items() if points is None]
-    return "Written answers to mark: " + ", ".join(waiting) if waiting else "Complete."
+    if by_hand:
+        return "Look at these by hand: " + ", ".join(sorted(by_hand) + waiting)
+    return "Written answers to mark: " + ", ".join(waiting) if waiting else COMPLETE
 
 
 def entered(file: Path, about: dict) -> dict[str, dict[str, float]]:
@@ -132,7 +166,14 @@ def entered(file: Path, about: dict) -> dict[str, dict[str, float]]:
         return {}
     most, found = {q["name"]: q["points"] for q in about["written"]}, {}
     with open(file, newline="", encoding="utf-8-sig") as source:
-        for line in csv.DictReader(source):
+        first = source.readline()  # some spreadsheets save with semicolons
+        source.seek(0)
+        lines = csv.DictReader(
+            source, delimiter=";" if first.count(";") > first.count(",") else ","
+        )
+        if "student" not in (lines.fieldnames or []):
+            raise ValueError(f"{file} has no column student: leave its first line as it was")
+        for line in lines:
             student = line.pop("student").removeprefix("'")
             for name, text in line.items():
                 if name in most and (text or "").strip():
@@ -154,8 +195,9 @@ def grade(course: Path, name: str, folder: Path, workers: int = 2, limits: dict 
     """Grade them all; returns what is known of each, in the order of their names."""
     about_file, out = course / f"judge/{name}.json", course / "marks" / name
     if not about_file.exists():
-        raise ValueError(f"{course} has no set {name}: run `python tools/course release {course}`")
-    about, entries = json.loads(about_file.read_text("utf-8")), list(submissions(folder))
+        raise ValueError(f"{course} has no set {name}: run `make assignments COURSE={course}`")
+    about, sets = json.loads(about_file.read_text("utf-8")), about_file.parent.glob("*.json")
+    entries = list(submissions(folder, name, {file.stem for file in sets}))
     if not entries:
         raise ValueError(f"{folder} holds no submissions: NAME.ipynb, or NAME/ with a notebook")
     for below in ("found", "feedback"):
@@ -169,9 +211,11 @@ def grade(course: Path, name: str, folder: Path, workers: int = 2, limits: dict 
         whole(f, about, notebook, by_hand.get(student, {}))
         for f, (student, notebook) in zip(found, entries, strict=True)
     ]
-    for result in results:
-        file = out / f"feedback/{result['student']}.html"
-        file.write_text(feedback.for_student(about, result), "utf-8")
+    for result, (student, notebook) in zip(results, entries, strict=True):
+        page = feedback.for_student(about, result)
+        (out / f"feedback/{student}.html").write_text(page, "utf-8")
+        gradebook.hand_back(course, name, student, page, notebook)
     (out / "written.html").write_text(feedback.for_reader(about, results), "utf-8")
     feedback.tables(out, about, results, by_hand)
+    gradebook.record(course, name, about, results)
     return results

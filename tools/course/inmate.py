@@ -40,6 +40,8 @@ def main():
 
 
 def answer(names, name, arguments):
+    if name not in names:
+        return "missing", name
     try:
         return "value", plain(names[name](*[whole(one) for one in arguments]))
     except BaseException as error:  # SystemExit too

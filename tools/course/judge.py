@@ -86,6 +86,7 @@ def _share(part: Part, call: Callable, rng) -> tuple[float, str]:
 
 
 BY_HAND = "could not be judged: look at it by hand"
+MISSING = "was not found: no cell that ran defines it"
 
 
 # --------------------------------------------------------------------------- the student's process
@@ -111,6 +112,8 @@ class Student:
             raise
         if kind == "value":
             return unpack(value)
+        if kind == "missing":
+            raise Refused(MISSING)
         known = isinstance(value, str) and isinstance(getattr(builtins, value, None), type)
         raise Refused(f"raised {value if known else 'an error'}")
 

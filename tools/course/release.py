@@ -1,10 +1,12 @@
 """Write a course's folder: what students get, what teachers get, what the judge needs.
 
 COURSE/seed                        the secret from which constants and hidden inputs are drawn
-COURSE/student/NAME.ipynb          to hand out
+COURSE/release/NAME/NAME.ipynb     to hand out
+COURSE/zip/NAME.zip                the same for a learning platform
 COURSE/teacher/NAME.ipynb          with model answers, rubric and notes
 COURSE/teacher/NAME.html           the rubric alone
 COURSE/judge/NAME.py, NAME.json    the hidden tests; the questions that people mark
+COURSE/source, gradebook.db        nbgrader's, see ``gradebook``
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ import os
 import re
 import secrets
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from notebooks.number import Book
 from notebooks.write import give_ids
 
-from . import source
+from . import gradebook, source
 from .feedback import page
 from .source import FOR_ALL, SOLUTION, Cell, Set
 
@@ -45,12 +48,25 @@ def notebook(cells: list, ids: dict[int, str]) -> str:
 def student(set_: Set, setup: str) -> str:
     """The notebook to hand out: text, stubs, and the checks that may be seen."""
     cells = [new_markdown_cell(set_.cells[0].text), new_code_cell(setup)]
-    ids = {}
+    cells += [_cell(cell, cell.stub) for cell in set_.of(*FOR_ALL)[1:]]
+    return notebook(cells, ids(set_))
+
+
+def for_nbgrader(set_: Set, setup: str) -> str:
+    """From this nbgrader makes the same, and knows how many points each answer is worth."""
+    cells = [new_markdown_cell(set_.cells[0].text), new_code_cell(setup)]
     for cell in set_.of(*FOR_ALL)[1:]:
-        if cell.role in ("answer", "check", "written"):
-            ids[len(cells)] = f"{cell.role}-{cell.name.replace('_', '-')}"
-        cells.append(_cell(cell, cell.stub))
-    return notebook(cells, ids)
+        cells.append(_cell(cell, gradebook.marked(cell)))
+        if cell.role in ("answer", "written"):
+            cells[-1].metadata["nbgrader"] = gradebook.metadata(set_, cell)
+    return notebook(cells, ids(set_))
+
+
+def ids(set_: Set) -> dict[int, str]:
+    """The cells that grading may want to find again, by their places in a student's notebook."""
+    cells = enumerate(set_.of(*FOR_ALL)[1:], start=2)  # the title, the set-up, and then they come
+    kinds = ("answer", "check", "written")
+    return {place: gradebook.grade_id(cell) for place, cell in cells if cell.role in kinds}
 
 
 def teacher(set_: Set, setup: str) -> str:
@@ -134,22 +150,52 @@ def release(course: Path, names: list[str], folder: Path = source.FOLDER) -> Non
     seed, book = seed_of(course), Book(source.ROOT)
     for name in names or source.names():
         set_ = source.read(name, seed, book, folder)
-        handed = student(set_, book.links.setup())
-        refuse_leaks(set_, handed)
-        written = [
-            {"name": c.name, "points": c.points, "answer": c.text} for c in set_.of("written")
-        ]
-        about = {"title": set_.title, "points": set_.points, "written": written}
+        setup = book.links.setup()
         for file, text in {
-            f"student/{name}.ipynb": handed,
-            f"teacher/{name}.ipynb": teacher(set_, book.links.setup()),
+            f"source/{name}/{name}.ipynb": for_nbgrader(set_, setup),
+            f"teacher/{name}.ipynb": teacher(set_, setup),
             f"teacher/{name}.html": sheet(set_),
             f"judge/{name}.py": set_.judge,
-            f"judge/{name}.json": json.dumps(about, indent=1),
+            f"judge/{name}.json": json.dumps(about(set_, setup), indent=1),
         }.items():
-            (course / file).parent.mkdir(parents=True, exist_ok=True)
-            (course / file).write_text(text, "utf-8")
-        print(f"{course}/student/{name}.ipynb: {sum(set_.points.values()):g} points")
+            write(course / file, text)
+        handed = gradebook.generate(course, name)
+        try:
+            refuse_leaks(set_, handed)
+        except Leak:
+            gradebook.withdraw(course, name)
+            raise
+        pack(course / f"zip/{name}.zip", f"{name}/{name}.ipynb", handed)
+        print(f"{course}/release/{name}/{name}.ipynb: {sum(set_.points.values()):g} points")
+
+
+def about(set_: Set, setup: str) -> dict:
+    """What grading needs to know of a set besides its judge."""
+    graded = {
+        gradebook.grade_id(c): gradebook.problems(set_, c) for c in set_.of("answer", "written")
+    }
+    handed = nbformat.reads(student(set_, setup), 4).cells
+    return {
+        "title": set_.title,
+        "points": set_.points,
+        "written": [
+            {"name": c.name, "points": c.points, "answer": c.text} for c in set_.of("written")
+        ],
+        "cells": {name: problems for name, problems in graded.items() if problems},
+        "handed out": [cell.source for cell in handed if cell.cell_type == "markdown"],
+    }
+
+
+def write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, "utf-8")
+
+
+def pack(file: Path, name: str, text: str) -> None:
+    """A zip of one file, the same to the byte each time."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with ZipFile(file, "w", ZIP_DEFLATED) as archive:
+        archive.writestr(ZipInfo(name), text, ZIP_DEFLATED)
 
 
 def public() -> dict[str, str]:
