@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import json
 import re
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -439,6 +440,40 @@ def test_what_changed_is_told_once_when_the_hand_rests(open_page, block):
     page.wait_for_function("window.told > 0")
     assert told.inner_text() == describe(run(1e-5, "softmax", 100))
     assert page.evaluate("window.told") == 1
+
+
+def asked(at):
+    """Which step is the largest? The picture of ``at`` answers."""
+
+    def ask(eta):
+        picture = run(eta, "softmax", 50)
+        return replace(picture, answer="No step here is larger." if eta == at else "")
+
+    return ask
+
+
+def test_a_reader_who_finds_what_was_asked_is_told(open_page, in_book):
+    made = explore(asked(0.5), eta=[1e-5, 0.1, 0.5], question="Which $\\eta$ is largest?", **WORDS)
+    page = open_page(made._repr_html_())
+    assert page.locator(".descent-question").inner_text().startswith("Which")
+    summary, slider = page.locator(".descent-summary"), page.get_by_role("slider")
+    for words, answered in (("", False), ("", False), (" ✓ No step here is larger.", True)):
+        assert summary.inner_text().endswith(words) and ("✓" in summary.inner_text()) == answered
+        assert summary.evaluate("e => e.classList.contains('answered')") == answered
+        slider.press("ArrowRight")
+
+
+@pytest.mark.parametrize(
+    ("at", "question", "message"),
+    [
+        (None, "Which?", "no picture answers the question"),
+        (1e-5, "Which?", "the first picture answers the question: start elsewhere"),
+        (0.5, "", "pictures have answers and no question is asked"),
+    ],
+)
+def test_a_question_has_an_answer_that_is_not_there_from_the_start(in_book, at, question, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        explore(asked(at), eta=[1e-5, 0.1, 0.5], question=question, **WORDS)
 
 
 def test_reset_brings_the_first_picture_back(open_page, block):

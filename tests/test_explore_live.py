@@ -173,6 +173,12 @@ def test_moving_the_slider_through_the_kernels_comm_redraws_the_figure(client):
     assert front.models[picture]["value"] == figure(run(0.5, "gaussian"), **WORDS).html
 
 
+def test_a_question_stands_above_the_controls():
+    box = explore(run, question="Which $\\eta$?", eta=[0.1], kernel=["softmax"], **WORDS)
+    assert "Which <math" in box.children[0].value
+    assert len(box.children) == 4
+
+
 def test_a_deaf_slider_would_be_noticed(client):
     front = Front(client)
     deaf = "box = " + CELL + "\nbox.children[0].children[0].unobserve_all()\nbox"

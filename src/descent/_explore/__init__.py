@@ -31,6 +31,7 @@ def explore(
     *,
     alt: str = "",
     caption: str = "",
+    question: str = "",
     start: dict | None = None,
     labels: dict[str, str] | None = None,
     drag: dict[str, str] | None = None,
@@ -43,6 +44,8 @@ def explore(
     run : called as ``run(name=value, ...)`` with one value of each control; returns a ``Picture``.
     alt : what one should see, for readers who don't; required.
     caption : what is plotted; may hold ``$...$``; required.
+    question : what to look for; may hold ``$...$``. A picture that shows it has an ``answer``,
+        which the reader is told on arriving there.
     start : the values shown first, ``{name: value}``; the first of the list where not given.
     labels : what to call a control on the page, ``{name: "embedding dimension $D$"}``.
     drag : controls whose value is a place in the picture, ``{name: "x"}`` or ``{name: "y"}``: in
@@ -66,7 +69,7 @@ def explore(
     if os.environ.get("DESCENT_BOOK") == "1":
         from descent._explore._page import page
 
-        return page(run, knobs, alt, caption)
+        return page(run, knobs, alt, caption, question)
     from descent._explore._live import live
 
-    return live(run, knobs, alt, caption)
+    return live(run, knobs, alt, caption, question)

@@ -10,10 +10,12 @@ import traitlets
 from descent._explore._controls import Control, call
 from descent.plots import figure
 from descent.plots._picture import describe
-from descent.plots._text import plain
+from descent.plots._text import formulas, plain
 
 
-def live(run, controls: list[Control], alt: str, caption: str) -> ipywidgets.VBox:
+def live(
+    run, controls: list[Control], alt: str, caption: str, question: str = ""
+) -> ipywidgets.VBox:
     """Controls above a picture that is redrawn by calling ``run``.
 
     The first run raises what goes wrong, so that a broken notebook fails; later ones say it in
@@ -42,7 +44,9 @@ def live(run, controls: list[Control], alt: str, caption: str) -> ipywidgets.VBo
     for knob in knobs:
         knob.observe(moved, names="value")
     row = ipywidgets.HBox(knobs, layout=ipywidgets.Layout(flex_flow="row wrap"))
-    return ipywidgets.VBox([row, picture, summary], layout=ipywidgets.Layout(max_width="46rem"))
+    asked = [ipywidgets.HTML(f"<p>{formulas(question)}</p>")] if question else []
+    shown = [*asked, row, picture, summary]
+    return ipywidgets.VBox(shown, layout=ipywidgets.Layout(max_width="46rem"))
 
 
 class _Index(traitlets.Int):

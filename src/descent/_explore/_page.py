@@ -20,15 +20,16 @@ from .._errors import error
 BUDGET = 100_000  # bytes after gzip, what a reader on a train is asked to load
 
 
-def page(run, controls: list[Control], alt: str, caption: str) -> Figure:
+def page(run, controls: list[Control], alt: str, caption: str, question: str = "") -> Figure:
     """Run the whole grid and write it into one block of HTML."""
     drawn = pictures(run, controls)
+    _check_answers(question, drawn, _first(drawn, controls))
     data = {"alt": alt, "counts": [len(c.values) for c in controls], **grid_data(drawn)}
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     key = "descent-" + hashlib.sha256((text + caption).encode()).hexdigest()[:8]
     first = _first(drawn, controls)
     small = thinned(first, data["x"]["limits"], data["y"]["limits"])
-    words = (alt, caption, describe(first))
+    words = (alt, caption, describe(first), question)
     time = plain(first.xlabel).startswith(("step", "time"))
     block = _block(key, controls, text, svg(draw(small).figure, alt), time, *words)
     size = len(gzip.compress(block.encode()))
@@ -42,14 +43,28 @@ def page(run, controls: list[Control], alt: str, caption: str) -> Figure:
     return Figure(block, alt)
 
 
-def _block(key, controls: list[Control], data, still, time, alt, caption, summary) -> str:
+def _check_answers(question: str, drawn: list[Picture], first: Picture) -> None:
+    """A question has an answer among the pictures that is not there from the start, and else none."""
+    answers = [picture for picture in drawn if picture.answer]
+    if question and not answers:
+        raise error(
+            ValueError, "no picture answers the question", "give one an answer, or leave it out"
+        )
+    if question and first.answer:
+        found = "the first picture answers the question"
+        raise error(ValueError, found, "start elsewhere")
+    if answers and not question:
+        raise error(ValueError, "pictures have answers and no question is asked", "give question")
+
+
+def _block(key, controls: list[Control], data, still, time, alt, caption, summary, question) -> str:
     knobs = "\n".join(_knob(control, f"{key}-{control.name}") for control in controls)
     data = data.replace("<", "\\u003c")  # a "</script>" inside a string would end the script
     return f"""\
 <section class="descent-explorer" id="{key}" role="group" aria-label="{html.escape(alt)}">
 <style>{css()}{_asset("explorer.css")}</style>
 <div class="descent-card">
-<div class="descent-plot">{still}</div>
+{_question(question)}<div class="descent-plot">{still}</div>
 <div class="descent-controls" style="--d-columns: {_columns(len(controls))}" hidden>
 {knobs}
 </div>
@@ -61,6 +76,10 @@ def _block(key, controls: list[Control], data, still, time, alt, caption, summar
 <script type="application/json">{data}</script>
 <script>{_asset("explorer.js")}</script>
 </section>"""
+
+
+def _question(words: str) -> str:
+    return f'<p class="descent-question">{formulas(words)}</p>\n' if words else ""
 
 
 def _buttons(time: bool) -> str:

@@ -23,6 +23,7 @@
       if (width) draw(plot, data, picture, width, section.id, knobs);
       knobs.forEach(label);
       if (summary.textContent !== picture.summary) summary.textContent = picture.summary;
+      summary.classList.toggle("answered", picture.summary.includes("✓"));
     };
     const moved = () => {
       show();

@@ -70,6 +70,8 @@ class Picture:
     ylim : (low, high), where the curves' own range would hide what matters (a run that diverges).
     maps : rows of shares between 0 and 1 by what they are, ``{"attention of sequence 1": phi}``;
         each is drawn below the curves as a row of cells, the darker the larger.
+    answer : where an explorer asks the reader to find something and this picture shows it, what
+        has been found.
     """
 
     curves: Sequence[Curve]
@@ -80,6 +82,7 @@ class Picture:
     summary: str = ""
     ylim: tuple[float, float] | None = None
     maps: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    answer: str = ""
 
     def __post_init__(self):
         object.__setattr__(self, "curves", tuple(self.curves))
@@ -138,10 +141,14 @@ def gaps(picture: Picture) -> list[str]:
 
 
 def describe(picture: Picture) -> str:
-    """The picture in words: its summary, or where each curve ends, and what could not be drawn."""
+    """The picture in words: its summary, or where each curve ends, and what could not be drawn.
+
+    Last, after a tick, what has been found.
+    """
     last = {plain(c.label): c.y[drawable(picture, c)][-1] for c in picture.curves}
     ends = "; ".join(f"{label} ends at {number(y)}" for label, y in last.items())
-    return " ".join([spoken(picture.summary) or f"{ends}.", *gaps(picture)])
+    found = [f"✓ {spoken(picture.answer)}"] if picture.answer else []
+    return " ".join([spoken(picture.summary) or f"{ends}.", *gaps(picture), *found])
 
 
 def tones(picture: Picture) -> list[str]:
