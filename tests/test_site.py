@@ -91,7 +91,15 @@ def test_no_page_gives_one_id_to_two_places(site):
 def test_the_site_holds_the_pages_of_the_table_of_contents_and_no_others(site):
     # A page taken from _toc.yml stays in _build/html until that is emptied.
     built = {name.removesuffix(".html") for name in outlines(site)}
-    assert set(PAGES) <= built <= EXTRA | set(PAGES)
+    moved = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"]["redirects"]
+    assert set(PAGES) <= built <= EXTRA | set(PAGES) | set(moved)
+
+
+def test_every_page_is_still_where_it_was_published(site):
+    """A page that gets another name leaves a redirect; a new one is added to the list."""
+    published = set((ROOT / "tests/addresses.txt").read_text().split())
+    assert not [name for name in published if not (site / f"{name}.html").exists()]
+    assert set(PAGES) <= published
 
 
 @pytest.mark.parametrize(
