@@ -186,6 +186,7 @@ class InContext:
         the other): with :math:`c(w) = E[f^\circ\sigma(w^\top x)]` and :math:`b = \Sigma^{-1/2}a`,
         the mean over the cloud of :math:`cc^\top\otimes\Sigma^{-1} + \nabla c\,\nabla c^\top\otimes
         bb^\top`. Its eigenvalues are the growth exponents; all others of the flow are zero.
+        Introduced in :doc:`/kim2024/landscape`.
 
         Raises
         ------
@@ -332,6 +333,7 @@ def regress(h: Float[Tensor, "*r m p"], population: Population) -> Moments:
     """The moments of any features on a population, whichever neurons or none make them.
 
     The loss depends on neurons through their features only, and its landscape is best seen there.
+    Introduced in :doc:`/kim2024/landscape`.
 
     Raises
     ------
@@ -360,6 +362,7 @@ def variations(
 
     for the change :math:`\delta`. Along the homotopy :math:`(1-s)h + sRf^\circ` it is
     ``population.F @ R.mT - at.h``.
+    Introduced in :doc:`/kim2024/landscape`.
 
     Raises
     ------
@@ -378,6 +381,7 @@ def steepest(at: Moments) -> Float[Tensor, "*r p k"]:
     r"""The R of norm one along whose homotopy :math:`(1-s)h + sRf^\circ` the loss falls fastest.
 
     The polar factor of :math:`(\Sigma_\zeta B)^\top`, orthogonal for as many features as true ones.
+    Introduced in :doc:`/kim2024/landscape`.
     """
     residual = _moments(at).zeta.mT @ at.zeta / at.zeta.shape[-2]
     U, _, V = torch.linalg.svd(residual @ at.B, full_matrices=False)
