@@ -125,8 +125,8 @@ def test_bad_questions_are_named():
         margin.svm(problem, 0 * u)
     with pytest.raises(ValueError, match="hold 2 of the numbers 0 to 2"):
         margin.svm(problem, selected=torch.tensor([0, 3]))
-    with pytest.raises(ValueError, match="3 tokens are copies"):
-        X = torch.stack([problem.X[0, [0, 0, 0, 0]], problem.X[1, [0, 1, 2, 2]]])
+    with pytest.raises(ValueError, match="2 tokens are copies"):
+        X = torch.stack([problem.X[0, [0, 0, 0, 1]], problem.X[1, [0, 1, 2, 2]]])
         margin.svm(problems.Problem(X, problem.y), selected=torch.tensor([0, 0]))
 
 

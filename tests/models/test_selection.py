@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import differentiable, relative_gap
 
-from descent import margin, problems
+from descent import descend, margin, problems, steps
 from descent.models import Selection
 from descent.models.selection import LOSSES, optimal, scores
 
@@ -190,6 +190,7 @@ def test_bad_data_is_named():
         "one label a token": problem_with(y=torch.ones(2, 3).double()),
         "nothing to select": problem_with(X=good.X[:, :1]),
         "is zero in 1 sequences": problem_with(X=silent),
+        "all tokens are the same in 2 sequences": problem_with(X=good.X[:, :1].expand(2, 3, 4)),
     }
     for words, problem in cases.items():
         with pytest.raises(ValueError, match=words):
@@ -203,12 +204,23 @@ def test_a_decoder_that_prefers_no_token_is_named():
     weights = layer.init(problem, seed=0)
     with pytest.raises(ValueError, match="same score in 2 sequences.*decoder u zero"):
         layer.check(weights._replace(u=0 * weights.u), problem)
-    copies = problem_with(X=problem.X[:, :1].expand(2, 3, 4))
-    with pytest.raises(ValueError, match="copies of one another"):
-        layer.check(weights, copies)
     twins = problem_with(X=torch.cat([problem.X, problem.X], 1))
-    with pytest.raises(ValueError, match="two tokens share the largest score in 2"):
+    with pytest.raises(ValueError, match="two tokens share the largest score in 2.*merge copies"):
         layer.check(weights, twins)
+
+
+def test_training_attention_for_a_decoder_that_tells_no_tokens_apart_is_refused():
+    layer, problem = Selection(), problem_with()
+    weights = layer.init(problem, seed=0, runs=3)
+    u = weights.u.clone()
+    u[1] = 0
+    deaf = weights._replace(u=u)
+    for train in (layer.objective, layer.on_lanes):
+        with pytest.raises(ValueError, match="same score in 1 runs.*decoder u zero"):
+            train(deaf, problem, "W")
+        train(deaf, problem, "Wu")  # u may begin at zero if it is trained
+    with pytest.raises(ValueError, match="decoder u zero"):
+        descend(layer, problem, deaf, train="W", steps=3, step=steps.normalised(0.1))
 
 
 def test_bad_weights_are_named():

@@ -10,6 +10,8 @@ from descent.models import Selection
 from descent.theorems import SelectionStart
 
 RUNS, ENOUGH = 10, 200
+#: Lengths of the steps, where they are not 0.2.
+ETA = {"vasudeva2024-steps": 0.05}
 
 
 def drawn(seed):
@@ -34,7 +36,14 @@ def settling(seed):
     return problem, LAYER.init(problem, seed=seed + 1, runs=RUNS, scale=2.0, u=u)
 
 
+def returning(seed):
+    """No two differences point against each other, and steps below the threshold, some lost."""
+    problem, u = problems.orthonormal_tokens(1 + seed % 3, 2 + seed % 3, 20, seed)
+    return problem, LAYER.init(problem, seed=seed + 1, runs=RUNS, scale=1.0 + seed % 4, u=u)
+
+
 SERIES = {
+    "vasudeva2024-steps": (returning, 1500),
     "vasudeva2024-progress": (drawn, 60),
     "vasudeva2024-domination": (drawn, 1),
     "vasudeva2024-sparsity": (drawn, 60),
@@ -51,7 +60,7 @@ def test_no_conclusion_fails_where_the_hypotheses_are_met(id):
     met = 0
     for seed in range(60):
         try:
-            report = theorems.get(id)(LAYER, *made(seed), eta=0.2)
+            report = theorems.get(id)(LAYER, *made(seed), eta=ETA.get(id, 0.2))
         except margin.Infeasible:
             continue
         outcome = report.trial(steps, looks=10)

@@ -240,6 +240,7 @@ class Selection:
 
     def objective(self, weights: NamedTuple, problem: Problem, train: str) -> Callable:
         """What `descend` calls at every step: trained weights to goal and gradients."""
+        _require_a_way_down(weights, problem, train)
         return lambda moving: self._loss_and_gradient(weights._replace(**moving), problem, train)
 
     def _through_attention(
@@ -259,6 +260,7 @@ class Selection:
 
     def on_lanes(self, weights: NamedTuple, problem: Problem, train: str) -> Step | None:
         """The step for `descent.lanes`; None where W has too many entries to be read whole."""
+        _require_a_way_down(weights, problem, train)
         X, N, n, D = problem.tokens, problem.N, problem.n, problem.D
         whole = self.d is None
         if (whole and X.numel() * D > LARGE) or ("u" in train and self.goal == "log excess"):
@@ -343,9 +345,22 @@ def optimal(gamma: Float[Tensor, "*r N n"]) -> Int[Tensor, "*r N"]:
         raise error(
             ValueError,
             f"two tokens share the largest score in {tied} sequences, so none is the optimal one",
-            "change u, or name the tokens to select",
+            "change u, merge copies of a token, or name the tokens to select",
         )
     return top.indices[..., 0]
+
+
+def _require_a_way_down(weights: NamedTuple, problem: Problem, train: str) -> None:
+    """Raise where u stays and tells no two tokens of a sequence apart, so that no W changes the loss."""
+    gamma = _scores(problem, weights.u)
+    flat = int((gamma.amax(-1) == gamma.amin(-1)).all(-1).sum())
+    if flat and "u" not in train:
+        raise error(
+            ValueError,
+            f"all tokens of every sequence have the same score in {flat} runs, so that no attention "
+            "changes the loss: is the decoder u zero?",
+            "give another u, or train it as well",
+        )
 
 
 def _sequences(found: Tensor) -> int:
@@ -411,6 +426,13 @@ def check_data(problem: Problem, query: int = 0) -> None:
             ValueError,
             f"query must be below n = {problem.n}, got {query}",
             f"be below n = {problem.n}",
+        )
+    alike = int((problem.X == problem.X[..., :1, :]).all(-1).all(-1).sum())
+    if alike:
+        raise error(
+            ValueError,
+            f"all tokens are the same in {alike} sequences: there is nothing to select",
+            "leave these sequences out",
         )
     silent = int((problem.X[..., query, :] == 0).all(-1).sum())
     if silent:

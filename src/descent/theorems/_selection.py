@@ -221,6 +221,21 @@ class SelectionStart:
     # -- convergence from every start ------------------------------------------------------------
 
     @cached_property
+    def everywhere_eta(self) -> Tensor:
+        r"""Steps up to this length serve all sequences from every start; zero if none is known to.
+
+        The root of :math:`a\kappa_{\min}e^{-2\eta B} - 2e\kappa_{\max} = nB^3\kappa_{\max}\eta`.
+        """
+        own, others = self.pull * self.kappa_min, 2 * self.push * self.kappa_max
+        slope = self.problem.N * self.B**3 * self.kappa_max
+        low, high = torch.zeros_like(own), (own - others).clamp_min(0) / slope
+        for _ in range(60):  # the left side falls: halve the interval until float64 is used up
+            middle = (low + high) / 2
+            left = own * torch.exp(-2 * middle * self.B) - others - slope * middle
+            low, high = torch.where(left > 0, middle, low), torch.where(left > 0, high, middle)
+        return low
+
+    @cached_property
     def pull(self) -> Tensor:
         r"""The least squared distance of the hull of one sequence's A_it from zero."""
         blocks = self.gram.unflatten(0, (self.problem.N, -1)).unflatten(-1, (self.problem.N, -1))

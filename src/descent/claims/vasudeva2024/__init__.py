@@ -3,4 +3,4 @@
 One file a chapter.
 """
 
-from . import convergence, joint, logistic, sparsity, text, traps  # noqa: F401  entering their claims is what they are for
+from . import convergence, everywhere, joint, logistic, sparsity, text, traps  # noqa: F401  entering their claims is what they are for

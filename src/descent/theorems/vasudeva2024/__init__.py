@@ -4,7 +4,17 @@ All are this book's own, proved in the chapters; the paper has results of this t
 we have not seen.
 """
 
-from .convergence import domination, everywhere, polyak, progress, rate, sharp_law
+from .convergence import domination, polyak, progress, rate, sharp_law
+from .everywhere import everywhere, in_steps
 from .sparsity import sparsity
 
-__all__ = ["domination", "everywhere", "polyak", "progress", "rate", "sharp_law", "sparsity"]
+__all__ = [
+    "domination",
+    "everywhere",
+    "in_steps",
+    "polyak",
+    "progress",
+    "rate",
+    "sharp_law",
+    "sparsity",
+]

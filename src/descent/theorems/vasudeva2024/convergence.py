@@ -171,31 +171,6 @@ def step_lengths(at: SelectionStart, run: Trajectory) -> Tensor:
 
 
 @theorem(
-    "vasudeva2024-everywhere",
-    title="From every start",
-    box="thm-everywhere",
-    standing=Standing.PROVED,
-    start=SelectionStart,
-    uses=("thm-progress", "thm-rate"),
-)
-def everywhere(at: SelectionStart) -> Report:
-    """Convergence from every start; proved for the flow, run with the steps ``eta``, small ones."""
-    own, pushed = at.pull * at.kappa_min, 2 * at.push * at.kappa_max
-
-    def selected(run: Trajectory):
-        m = at.m(path(run)[-1]).amin(-1)
-        return 1.0 - torch.sigmoid(m), torch.full_like(m, 0.5), ()
-
-    return Report(
-        hypotheses=(*selectable(at), Inequality("2eκ_max < aκ_min", pushed, own, strict=True)),
-        promises=(Promise("all φ_opt ≥ 1/2 at the end", selected, ("weights",)),),
-        constants={"a": at.pull, "e": at.push, "κ_max/κ_min": at.kappa_max / at.kappa_min},
-        train="W",
-        largest_step=lambda: steps.normalised(at.eta),
-    )
-
-
-@theorem(
     "vasudeva2024-sharp-law",
     title="The sharp law",
     box="thm-sharp-law",
