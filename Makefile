@@ -9,7 +9,7 @@ PY := .venv/bin/python
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help environment book test notebooks assignments grade bench zip pdf serve clean
+.PHONY: help environment book test notebooks assignments grade slides bench zip pdf serve clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -40,6 +40,9 @@ assignments: environment  ## write the problem sets of a course into COURSE=fold
 grade: environment  ## grade a folder of notebooks: COURSE=folder SET=foundations SUBMISSIONS=folder
 	@$(PY) tools/course grade "$(or $(COURSE),$(error say COURSE=folder))" \
 	  "$(or $(SET),$(error say SET=foundations))" "$(or $(SUBMISSIONS),$(error say SUBMISSIONS=folder))"
+
+slides: book  ## write slides of each part into _build/slides, from its chapters
+	@$(PY) tools/course slides
 
 bench: environment  ## time the engine against other ways, write src/descent/bench.json (minutes)
 	@test -d _build/bench/jax || $(PY) -m pip install -q --target _build/bench -c requirements.txt -r bench/requirements.txt

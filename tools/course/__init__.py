@@ -3,6 +3,7 @@
     python tools/course release COURSE            write a course's notebooks and judges from assignments/
     python tools/course grade COURSE SET FOLDER   grade a folder of submissions
     python tools/course publish                   write assignments/student/, the notebooks that all can open
+    python tools/course slides                    write _build/slides/, a deck for each part of the book
 
 A set has one source, ``assignments/NAME.md``: the text, the model answers, the checks that a student
 sees, the parts by which a judge decides, and wrong answers on which the judge is tested. ``source``

@@ -1,4 +1,4 @@
-"""The command line: release, grade, publish."""
+"""The command line: release, grade, publish, slides."""
 
 from __future__ import annotations
 
@@ -41,7 +41,16 @@ def _parser() -> argparse.ArgumentParser:
     publish = commands.add_parser("publish", help="write assignments/student/")
     publish.add_argument("--check", action="store_true", help="only say what is out of step")
     publish.set_defaults(command=_publish)
+    slides = commands.add_parser("slides", help="write _build/slides/ from the built book")
+    slides.set_defaults(command=_slides)
     return parser
+
+
+def _slides(options: argparse.Namespace) -> None:
+    from .slides import ROOT, write
+
+    for deck in write(ROOT / "_build" / "slides"):
+        print(deck)
 
 
 def _release(options: argparse.Namespace) -> None:

@@ -1,0 +1,120 @@
+"""Slides are made of the chapters, with their figures, and need no other host."""
+
+import re
+from pathlib import Path
+
+import pytest
+from course import slides
+from notebooks.number import Book
+
+ROOT = Path(__file__).parents[1]
+EVERY_SLIDE = """async () => {
+  const frame = () => new Promise(requestAnimationFrame);
+  const found = [];
+  for (const slide of Reveal.getSlides()) {
+    const place = Reveal.getIndices(slide);
+    Reveal.slide(place.h, place.v);
+    for (let i = 0; i < 5; i++) await frame();
+    const here = Reveal.getCurrentSlide();
+    found.push({
+      place: [place.h, place.v],
+      reached: here === slide,
+      high: here.scrollHeight - Reveal.getConfig().height,
+      wide: here.scrollWidth - here.clientWidth,
+      blank: !here.innerText.trim() && !here.querySelector("svg"),
+      knobs: here.querySelectorAll(".descent-control").length,
+    });
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def book():
+    return Book(ROOT)
+
+
+@pytest.fixture(scope="module")
+def decks(site, tmp_path_factory):
+    """All decks, from what the built book ran; their folder."""
+    folder = tmp_path_factory.mktemp("slides")
+    slides.write(folder)
+    return folder
+
+
+def cells(book, name, outputs=None):
+    page = book.pages[name]
+    count = sum(block.kind == "code-cell" for block in page.blocks)
+    writer = slides.SlideWriter(book, page, outputs or [[]] * count, lambda tex, _: f"[{tex}]")
+    found = list(writer.deck())
+    return [(c.metadata["slideshow"]["slide_type"], writer.show(c.source)) for c in found]
+
+
+def test_a_theorem_is_on_a_slide_and_its_proof_in_the_notes(book):
+    found = cells(book, "song2024/values")
+    (theorem,) = [kind for kind, text in found if text.startswith("**Theorem 9.1**")]
+    assert theorem == "subslide"
+    assert all(kind == "notes" for kind, text in found if "*Proof.*" in text or "∎" in text)
+
+
+def test_a_chapter_opens_with_its_title_and_its_first_sentences(book):
+    (kind, title), (below, first), *_ = cells(book, "song2024/queries")
+    assert (kind, title, below) == ("slide", "# 11. Training the queries", "-")
+    assert first.startswith("With the values frozen") and first.endswith(
+        "does gradient descent find it?"
+    )
+
+
+def test_a_drill_is_asked_before_it_is_answered(book):
+    found = cells(book, "song2024/values")
+    kinds = [kind for kind, _ in found if kind in ("subslide", "fragment")][-8:]
+    assert kinds == ["subslide", "fragment"] * 4
+    questions = [text for _, text in found if text.startswith("**Question.** ")]
+    assert len(questions) == 4 and not any("Drill" in text for text in questions)
+
+
+def test_all_that_a_chapter_says_is_on_a_slide_or_in_the_notes(book):
+    """But for what is left out by name, and what only stands in the repository."""
+    found = " ".join(text for _, text in cells(book, "foundations/span"))
+    page = (ROOT / "book/foundations/span.md").read_text()
+    prose = page.split("## Exercises")[0].split("\n---\n", 1)[1]
+    prose = re.sub(r"```.*?```|:::.*?:::", "", prose, flags=re.S)
+    sentences = [s for s in re.findall(r"[A-Z][a-z ,]{30,}\.", prose)]
+    assert len(sentences) > 5 and not [s for s in sentences if s not in found]
+
+
+def test_a_figure_is_no_slide_within_a_slide():
+    html = slides._typeset_output(
+        '<section class="descent-explorer">$("section.descent-x")</section>'
+    )
+    assert html == '<div class="descent-explorer">$("div.descent-x")</div>'
+    assert slides.FIGURE.search(html)
+
+
+def test_each_part_has_a_deck_with_the_figures_of_its_chapters(book, decks):
+    of = slides.figures(ROOT)
+    for name, (_, chapters) in slides.parts(book).items():
+        text = (decks / f"{name}.html").read_text()
+        drawn = sum(len(cell) for chapter in chapters for cell in of(chapter))
+        assert drawn == len(
+            slides.FIGURE.findall(
+                re.sub(r"<style.*?</style>|<script.*?</script>", "", text, flags=re.S)
+            )
+        )
+        assert drawn >= len(chapters) and "◊" not in text and "$$" not in text
+
+
+def test_slides_fit_work_and_ask_no_other_host(decks, visit):
+    from conftest import serving
+
+    with serving(decks) as base:
+        for deck in sorted(decks.glob("*.html")):
+            seen = visit(base, deck.name)
+            found = seen.page.evaluate(EVERY_SLIDE)
+            seen.page.close()
+            assert not seen.errors and not seen.foreign and not seen.failed
+            bad = [
+                s for s in found if not s["reached"] or s["high"] > 1 or s["wide"] > 2 or s["blank"]
+            ]
+            assert not bad, (deck.name, bad)
+            assert sum(s["knobs"] > 0 for s in found) >= 1, "a figure that can be moved"
