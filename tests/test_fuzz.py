@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import descent
 from descent import kernels, models, problems
-from descent.models import elementary, in_context, selection
+from descent.models import elementary, in_context, linear_attention, selection
 
 # ------------------------------------------------------------------------------ what may come in
 
@@ -113,6 +113,12 @@ def even():
     """Neurons in pairs along w and -w, whose features are even, and the true ones odd."""
     a, w = square(2), square(2)
     return in_context.Neurons(torch.cat([a, a]), torch.cat([w, -w]))
+
+
+def of_heads(**more):
+    """Separate heads of linear attention, on the tokens of a problem."""
+    model, problem = models.LinearAttention(H=2, n=3, rank=1), instance()[1]
+    return {"layer": model, "weights": model.init(problem, seed=0, runs=2), **more}
 
 
 def square(p=3, *shape):
@@ -220,6 +226,25 @@ CALLS = {
         "n": 2,
         "seed": 0,
         "noise": 0.5,
+    },
+    "models.linear_attention.LinearAttention": lambda: {"H": 2, "n": 3, "rank": 1},
+    "models.linear_attention.climbing_time": lambda: {
+        "model": of_heads()["layer"],
+        "problem": instance()[1],
+        "size": 0.01,
+        "share": 0.5,
+    },
+    "models.linear_attention.inputs": lambda: {"spectrum": line()},
+    "models.linear_attention.prompts": lambda: {
+        "problem": instance()[1],
+        "N": 2,
+        "n": 2,
+        "seed": 0,
+    },
+    "models.linear_attention.stairs": lambda: {
+        "model": of_heads()["layer"],
+        "weights": of_heads()["weights"],
+        "problem": instance()[1],
     },
     "models.selection.Selection": lambda: {"ell": "logistic", "d": 2, "query": 0, "goal": "loss"},
     "models.selection.check_data": lambda: {"problem": planted()[0], "query": 0},
@@ -508,6 +533,39 @@ CALLS["models.in_context.InContext.init"] = lambda: {
     "runs": 2,
 }
 
+#: Methods of linear attention, and what each takes beside the layer.
+HEADS = {
+    "landscape": ("problem",),
+    "best": ("problem",),
+    "least": ("problem",),
+    "spectrum": ("problem",),
+    "directions": ("problem",),
+    "gains": ("problem",),
+    "aligned": ("problem", "size"),
+    "init": ("problem", "seed", "runs", "scale"),
+    "check": ("weights", "problem"),
+    "joined": ("weights",),
+    "predict": ("weights", "prompts"),
+    "loss": ("weights", "problem"),
+    "loss_and_gradient": ("weights", "problem", "train"),
+    "objective": ("weights", "problem", "train"),
+    "learned": ("weights", "problem"),
+    "flow": ("weights", "problem", "times", "rtol"),
+}
+
+
+def heads_take(names):
+    given = {"problem": instance()[1], "size": 0.1, "seed": 0, "runs": 2, "scale": 1.0}
+    given |= {"train": "VK", "times": line(), "rtol": 1e-6} | of_heads()
+    given["prompts"] = linear_attention.prompts(instance()[1], 2, 2, 0)
+    return {"layer": given["layer"]} | {name: given[name] for name in names}
+
+
+CALLS |= {
+    f"models.linear_attention.LinearAttention.{name}": partial(heads_take, names)
+    for name, names in HEADS.items()
+}
+
 RECORD = "a record that the library makes"
 INSIDE = "a step of its module's computation, behind functions that look"
 #: What is not fuzzed, as the beginning of a name, and why.
@@ -520,6 +578,8 @@ EXEMPT = {
         + ["models.encoder.Initialisation"]
         + ["models.in_context.Neurons", "models.in_context.Population"]
         + ["models.in_context.Prompts", "models.in_context.Moments"]
+        + ["models.linear_attention.MergedWeights", "models.linear_attention.SeparateWeights"]
+        + ["models.linear_attention.Landscape", "models.linear_attention.Stairs"]
         + ["models.selection.Forward", "span.Reduction", "data.Reviews", "claims.Evidence"]
         + ["claims.Claim", "claims.Entry", "claims.Ledger", "claims.Verdict"]
         + ["theorems.Standing", "theorems.Theorem", "theorems.Inequality", "theorems.Linear"]

@@ -509,3 +509,75 @@ def encoder(activation: str, n: int, D: int, d: int) -> Encoded:
     loss = (tau_1 * sum(hidden * weights["O"]) - y) ** 2 / 2
     gradient = {name: M.applyfunc(loss.diff) for name, M in weights.items()}
     return Encoded(X, y, tau_0, tau_1, weights, loss, gradient)
+
+
+# -- linear attention in context -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The expected loss of linear attention in the entries of its heads, differentiated by each.
+
+    ``spectrum`` and ``n`` are the symbols of Lambda, which is diagonal, and of the prompt's length;
+    ``weights`` has those of "V" (one a head) and, a matrix a head, of "U" or of "K" and "Q".
+    ``gradient`` has the same shapes.
+    """
+
+    spectrum: list[sp.Symbol]
+    n: sp.Symbol
+    weights: dict[str, list]
+    loss: sp.Expr
+    gradient: dict[str, list]
+
+
+def linear_attention(H: int, D: int, rank: int | None = None) -> Linear:
+    r"""The loss :math:`\tfrac12 E(w^\top x - \beta^\top Mx)^2`, from the moments of normal inputs.
+
+    Knows no matrix rule: :math:`E\beta\beta^\top` is summed up from Isserlis' theorem for the n
+    pairs, entry by entry, and the loss is differentiated by each weight. ``rank`` is that of
+    separate keys and queries; left out, they are merged. See :doc:`/kim2024/merged`.
+
+    Raises
+    ------
+    ValueError, TypeError : for a size that is no whole number from 1 on.
+    """
+    H, D = _validate.count("H", H), _validate.count("D", D)
+    columns = D if rank is None else _validate.count("rank", rank)
+    lam = list(sp.symbols(f"lambda_1:{D + 1}", positive=True))
+    count = sp.Symbol("n", positive=True)
+    weights = {"V": list(sp.symbols(f"v:{H}", real=True))}
+    for letter in "U" if rank is None else "KQ":
+        weights[letter] = [sp.Matrix(M) for M in _entries(letter.lower(), H, D, columns)]
+    each = weights["U"] if rank is None else map(_outer, weights["K"], weights["Q"])
+    M = sum((v * A for v, A in zip(weights["V"], each, strict=True)), sp.zeros(D, D))
+    second, first = _second_moment(lam, count), sp.diag(*lam)
+    # E (w.x)^2, E (w.x)(beta.M x) and E (beta.M x)^2; the query has E x x^T = diag(lambda)
+    loss = sum(lam) / 2 - (first * M * first).trace() + (second * M * first * M.T).trace() / 2
+    by = {
+        "V": [loss.diff(v) for v in weights["V"]],
+        **{L: [A.applyfunc(loss.diff) for A in weights[L]] for L in weights if L != "V"},
+    }
+    return Linear(lam, count, weights, loss, by)
+
+
+def _outer(K: sp.Matrix, Q: sp.Matrix) -> sp.Matrix:
+    return K * Q.T
+
+
+def _second_moment(lam: list[sp.Symbol], count: sp.Symbol) -> sp.Matrix:
+    r""":math:`E\beta\beta^\top` for tasks of covariance I, :math:`\beta=\frac1n\sum x_ix_i^\top w`.
+
+    Two different pairs are independent; one with itself has the fourth moments
+    :math:`E x_ax_cx_cx_b = E x_ax_c E x_cx_b + E x_ax_c E x_cx_b + E x_ax_b E x_c^2` (Isserlis).
+    """
+    size = len(lam)
+
+    def two(a: int, b: int) -> sp.Expr:
+        return lam[a] if a == b else sp.Integer(0)
+
+    def entry(a: int, b: int) -> sp.Expr:
+        apart = sum(two(a, c) * two(c, b) for c in range(size))
+        same = sum(2 * two(a, c) * two(c, b) + two(a, b) * two(c, c) for c in range(size))
+        return ((count - 1) * apart + same) / count
+
+    return sp.Matrix(size, size, entry)

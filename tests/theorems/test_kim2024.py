@@ -7,8 +7,9 @@ import torch
 
 from descent import draws, theorems
 from descent.claims.kim2024 import landscape
-from descent.models import InContext
+from descent.models import InContext, LinearAttention
 from descent.models.in_context import Neurons, Population
+from descent.problems import Problem
 from descent.theorems.kim2024 import InContextStart, LandscapeStart
 
 RUNS, ENOUGH = 10, 200
@@ -73,7 +74,34 @@ def cloud_at_saddle(seed):
     return starts[0].model, cloud, starts[0].population
 
 
+def heads(seed, ranks, size):
+    """Linear attention on inputs of a random spectrum and axes, ten random starts of that size."""
+    pick = random.Random(seed)
+    H, D, n = (pick.randint(*of) for of in ((1, 4), (1, 4), (1, 40)))
+    X = draws.normal(seed, "X", (1, D + pick.randint(1, 6), D))
+    problem = Problem(X, torch.zeros_like(X[..., 0]))
+    model = LinearAttention(H, n, pick.choice(ranks))
+    times = torch.linspace(0, pick.choice([3, 30]), 60).double()
+    weights = model.init(problem, seed=seed + 1, runs=RUNS, scale=size(pick))
+    return model, problem, weights, times
+
+
+def merged_heads(seed):
+    model, problem, weights, times = heads(seed, (None,), lambda pick: pick.choice([0.05, 0.3, 1]))
+    # values of the sign that lowers the loss, and longer than the matrices in every other instance
+    ahead = (model.landscape(problem).square * weights.U).sum((-2, -1)).sign()
+    V = (1.0 + seed % 2) * ahead * weights.V.abs()
+    return model, problem, weights._replace(V=V), times
+
+
+def separate_heads(seed):
+    below = random.Random(seed).choice([0.1, 0.3, 1.0])
+    return *heads(seed, (1, 2), lambda pick: below * pick.uniform(0.05, 0.6)), below
+
+
 SERIES = {
+    "one-drop": merged_heads,
+    "long-plateau": separate_heads,
     "kim2024-finite-prompts": drawn,
     "homotopy-slope": with_ends,
     "kim2024-theorem-3-3": critical,

@@ -10,16 +10,20 @@ from .landscape import (
     slope,
     strict_saddle,
 )
+from .merged import LinearAttentionStart, long_plateau, one_drop
 from .prompts import InContextStart, finite_prompts
 
 __all__ = [
     "InContextStart",
     "LandscapeStart",
+    "LinearAttentionStart",
     "SaddleStart",
     "accelerated",
     "finite_prompts",
     "growth",
+    "long_plateau",
     "monotone",
+    "one_drop",
     "slope",
     "strict_saddle",
 ]
