@@ -546,6 +546,35 @@ def test_a_point_between_the_axes_is_dragged_by_both_its_controls(open_page, in_
     assert drawn(section)["summary"] == describe(planar(-1.0, 1.0))
 
 
+def test_a_finger_drags_a_point_through_many_pictures(open_page, in_book):
+    phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+    page = open_page(explore(planar, **WORDS, **PLANE, **POINT)._repr_html_(), **phone)
+    box = page.locator(".grip").bounding_box()
+    frame = page.locator(".descent-plot svg").get_attribute("data-frame").split()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    far = (float(frame[2]) - float(frame[0])) / 2
+    touch = page.context.new_cdp_session(page)
+
+    def finger(kind, *points):
+        where = [{"x": x, "y": y} for x, y in points]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": where})
+
+    finger("touchStart", (x, y))
+    for k in range(1, 9):
+        finger("touchMove", (x - k * far / 8, y))
+        page.wait_for_timeout(30)  # a frame, in which the mark is drawn anew
+    finger("touchEnd")
+    assert drawn(page.locator("section.descent-explorer"))["values"] == ["−2", "0"]
+
+
+def test_a_place_to_drag_to_lies_within_the_axes(in_book):
+    def short(far):
+        return Picture([Curve("f", [0, 1], [0, 1])], "x", "f", summary=f"{far}")
+
+    block = explore(short, **WORDS, far=[0.5, 3.0], drag={"far": "x"})._repr_html_()
+    assert data_of(block)["x"]["limits"] == [0, 3]
+
+
 def test_a_map_is_a_row_of_cells_that_follow_the_controls(open_page, in_book):
     page = open_page(explore(planar, **WORDS, **PLANE, **POINT)._repr_html_())
     cells = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -34,13 +34,13 @@ def pictures(run: Callable[..., Picture], controls: list[Control]) -> list[Pictu
     return drawn
 
 
-def grid_data(drawn: list[Picture]) -> dict:
-    """The grid as plain data for the page.
+def grid_data(drawn: list[Picture], controls: Sequence[Control] = ()) -> dict:
+    """The grid as plain data for the page; what can be dragged stands within its axes.
 
     ``xs`` holds each distinct list of x once; a curve is ``[line, place in xs, y]`` where ``line``
     points into ``lines``, the distinct (label, role, colour); y is null where there is a gap.
     """
-    xlim, ylim = _limits(drawn)
+    xlim, ylim = _limits(drawn, [v for c in controls if c.drag == "x" for v in c.values])
     xs, lines = _Table(), _Table()
     shown = [_picture_data(p, thinned(p, xlim, ylim), xs, lines) for p in drawn]
     first = drawn[0]
@@ -154,12 +154,12 @@ def _axes(picture: Picture) -> tuple:
     return picture.xlabel, picture.ylabel, picture.xscale, picture.yscale, picture.ylim, shape
 
 
-def _limits(drawn: list[Picture]) -> tuple[list[float], list[float]]:
+def _limits(drawn: list[Picture], places: Sequence[float]) -> tuple[list[float], list[float]]:
     """One pair of ranges for the whole grid, so that the eye can compare its pictures."""
     shown = [(c.x[ok], c.y[ok]) for p in drawn for c in p.curves for ok in [drawable(p, c)]]
     x, y = (np.concatenate(parts) for parts in zip(*shown, strict=True))
     first = drawn[0]
-    xlim = _range(x, first.xscale, margin=0)
+    xlim = _range(np.append(x, places), first.xscale, margin=0)
     return xlim, list(first.ylim) if first.ylim else _range(y, first.yscale, margin=0.04)
 
 

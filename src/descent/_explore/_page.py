@@ -24,7 +24,7 @@ def page(run, controls: list[Control], alt: str, caption: str, question: str = "
     """Run the whole grid and write it into one block of HTML."""
     drawn = pictures(run, controls)
     _check_answers(question, drawn, _first(drawn, controls))
-    data = {"alt": alt, "counts": [len(c.values) for c in controls], **grid_data(drawn)}
+    data = {"alt": alt, "counts": [len(c.values) for c in controls], **grid_data(drawn, controls)}
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     key = "descent-" + hashlib.sha256((text + caption).encode()).hexdigest()[:8]
     first = _first(drawn, controls)

@@ -45,6 +45,9 @@
     press("play", () => play(plot));
     new ResizeObserver(resize).observe(plot); // fires at once, and when a folded block is opened
     plot.addEventListener("pointerdown", (event) => take(event, plot, moved, knobs));
+    // The mark under a finger is drawn anew at each move, and the page would take the touch for a scroll.
+    const held = (event) => event.target.closest("[data-drags]") && event.preventDefault();
+    plot.addEventListener("touchstart", held, { passive: false });
     section.dataset.ready = "";
   }
 
