@@ -359,6 +359,72 @@ def operations(N: int, runs: int) -> float:
     return runs * (product + sums)
 
 
+def over_widths(rounds: int) -> list[dict]:
+    """Seconds for the tangent kernels of eight encoders, in closed form and by `torch.func`.
+
+    And the megabytes that a process holds at most for each, beyond what stood before.
+    """
+    return [tangent_kernels(d, rounds) for d in (128, 1024, 16384)]
+
+
+def wide(d: int):
+    """An encoder, ten sequences of three tokens, and eight draws of its weights."""
+    problem = problems.sequences(N=10, n=3, D=15, seed=0, length=1.0)
+    encoder = models.Encoder(d, initialisation="ntk")
+    return encoder, problem, encoder.init(problem, runs=8, seed=1)
+
+
+def kernels_of(d: int) -> dict:
+    """Both ways to the tangent kernels of `wide`, as functions of how often."""
+    encoder, problem, weights = wide(d)
+    return {
+        "closed form": lambda times: [encoder.ntk(weights, problem) for _ in range(times)][-1],
+        "torch.func": lambda times: [
+            rivals.tangent_kernels(encoder, problem, weights) for _ in range(times)
+        ][-1],
+    }
+
+
+def tangent_kernels(d: int, rounds: int) -> dict:
+    candidates = kernels_of(d)
+    ours, theirs = (compute(1) for compute in candidates.values())
+    must_agree({"descend": ours, "torch.func": theirs})
+    taken = in_turn(f"width {d}", candidates, rounds)
+    return {
+        "width": d,
+        "cores": cores(),
+        "seconds": {key: statistics.median(seconds) for key, seconds in taken.items()},
+        "ratio": ratio(taken["torch.func"], taken["closed form"]),
+        "memory": {key: held(d, key) for key in candidates} | {"a step": held(d, "a step")},
+    }
+
+
+def once(d: int, what: str):
+    """One kernel in either way, or one step of descent on all four weights; for `held`."""
+    if what != "a step":
+        compute = kernels_of(d)[what]
+        return lambda: compute(1)
+    encoder, problem, weights = wide(d)
+    return lambda: encoder.loss_and_gradient(weights, problem)
+
+
+def held(d: int, what: str) -> float:
+    """Megabytes beyond what stood before, weights included, that a process of its own holds."""
+    before, after = in_a_child(HOLD.format(here=str(Path(__file__).parent), d=d, what=what))
+    return after - before
+
+
+HOLD = """
+import sys
+sys.path.insert(0, {here!r})
+import bench
+bench.once(2, {what!r})()
+compute = bench.once({d}, {what!r})
+before = bench.high_water()
+compute()
+print(before, bench.high_water())
+"""
+
 CHILD = """
 import sys
 sys.path.insert(0, {here!r})
@@ -383,10 +449,15 @@ def memory(rounds: int) -> list[dict]:
 
 def peak_memory(D: int, runs: int) -> dict:
     """Megabytes that a process holds at most, and before `descend` began (weights included)."""
-    code = CHILD.format(here=str(Path(__file__).parent), D=D, runs=runs)
+    before, after = in_a_child(CHILD.format(here=str(Path(__file__).parent), D=D, runs=runs))
+    return {"D": D, "runs": runs, "before": before, "peak": after}
+
+
+def in_a_child(code: str) -> tuple[float, float]:
+    """The two numbers that it prints."""
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
     before, after = map(float, answer.split())
-    return {"D": D, "runs": runs, "before": before, "peak": after}
+    return before, after
 
 
 # -- what is printed ------------------------------------------------------------------------------
@@ -430,6 +501,17 @@ def print_sequences(rows: list[dict]) -> str:
     return "\n".join(lines + [f"  {row['tokens']:6} tokens {row['share']:8.1%}" for row in rows])
 
 
+def print_widths(rows: list[dict]) -> str:
+    lines = ["\ntangent kernels of eight encoders"]
+    for row in rows:
+        took, memory = row["seconds"]["closed form"], row["memory"]
+        lines.append(
+            f"  width {row['width']:6}: {took * 1e3:8.2f} ms, torch.func {row['ratio']:.1f} times that;"
+            f" MB held: " + ", ".join(f"{key} {value:.0f}" for key, value in memory.items())
+        )
+    return "\n".join(lines)
+
+
 def print_memory(rows: list[dict]) -> str:
     return "\n".join(
         ["\npeak memory, MB"]
@@ -449,6 +531,7 @@ TABLES = {
     "dimension": over_dimension,
     "runs": over_runs,
     "memory": memory,
+    "widths": over_widths,
 }
 #: What is timed on a GPU as well.
 ON_A_GPU = ("dimension", "runs")
@@ -461,6 +544,7 @@ PRINTED = {
     "dimension": print_rates("D"),
     "runs": print_rates("runs"),
     "memory": print_memory,
+    "widths": print_widths,
 }
 
 if __name__ == "__main__":

@@ -38,12 +38,17 @@ def attention(of, layer, problem, W):
 
 
 def encoder(of, layer, problem, W):
+    """Half the squared residuals of an encoder."""
+    return of.square(encoded(of, layer, problem, W) - of.array(problem.y)).sum() / 2
+
+
+def encoded(of, layer, problem, W):
     """Attention, ReLU, a sum over tokens and a linear read-out."""
-    X, y = of.array(problem.X), of.array(problem.y)
+    X = of.array(problem.X)
     q, k, v = (X @ W[name] for name in "QKV")
     S = of.softmax(layer.tau_0 * q @ k.swapaxes(-1, -2), -1)
     features = layer.tau_1(problem) * of.relu(S @ v).sum(-2)
-    return of.square(features @ W["O"] - y).sum() / 2
+    return features @ W["O"]
 
 
 def selection(of, layer, problem, W):
@@ -158,3 +163,14 @@ def jitted(model, problem, weights, eta=None, train=None):
         return compiled[steps](*start).tolist()
 
     return descend
+
+
+def tangent_kernels(model, problem, weights):
+    """The tangent kernels of an encoder (runs, N, N) from ``torch.func``, by its Jacobians."""
+
+    def one(W):
+        J = torch.func.jacrev(lambda W: encoded(TORCH, model, problem, W))(W)
+        rows = torch.cat([j.flatten(1) for j in J.values()], 1)
+        return rows @ rows.mT
+
+    return torch.func.vmap(one)(weights._asdict())

@@ -40,6 +40,12 @@ def test_the_rivals_know_every_model_that_has_lanes(bench):
         bench.must_agree(losses)
 
 
+def test_both_ways_to_the_tangent_kernel_give_the_same(bench):
+    closed, jacobian = (compute(1) for compute in bench.kernels_of(5).values())
+    assert closed.shape == (8, 10, 10)
+    assert (closed - jacobian).abs().max() < 1e-12 * jacobian.abs().max()
+
+
 def test_a_bench_that_is_broken_off_leaves_what_was_written(bench, tmp_path, monkeypatch):
     file = tmp_path / "bench.json"
     bench.write(file, "old\n")
@@ -80,7 +86,7 @@ def test_a_rate_is_the_median_of_its_rounds(bench):
 def test_the_times_that_the_book_shows_are_complete():
     kept = json.loads((resources.files(descent) / "bench.json").read_text())
     figures = {"rivals", "models", "sequences", "way", "rules", "dimension", "runs", "memory"}
-    assert set(kept) == {"machine", *figures}
+    assert set(kept) == {"machine", "widths", *figures}
     assert [table["D"] for table in kept["rivals"]] == [32, 512, 4096]
     for table in kept["rivals"]:
         assert set(table["rates"]) == {"descend", *table["ratios"]}
@@ -92,6 +98,10 @@ def test_the_times_that_the_book_shows_are_complete():
         assert {"in torch", "jax, reduced"} == set(row["ratios"])
     assert [row["D"] for row in kept["dimension"]][-1] == 10**6
     assert [row["runs"] for row in kept["runs"]][-1] == 4096
+    assert [row["width"] for row in kept["widths"]] == [128, 1024, 16384]
+    for row in kept["widths"]:
+        assert set(row["seconds"]) == {"closed form", "torch.func"}
+        assert set(row["memory"]) == {*row["seconds"], "a step"}
 
 
 def test_a_gpu_is_timed_into_a_file_of_its_own_and_only_if_it_agrees(bench, monkeypatch, tmp_path):
