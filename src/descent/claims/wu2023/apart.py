@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from ... import draws, problems, spectra
+from ... import draws, problems, spectra, theorems
 from ...models import Encoder
 from ...models.encoder import arc_cosine, pooled_kernel
 from ...problems import Problem
 from ...theorems import Standing
 from .._record import Evidence, Verdict, claim
-from ._shared import PAPER
+from ._shared import PAPER, unit_tokens
 
 APART = "wu2023/apart"
 
@@ -76,6 +76,62 @@ def told_apart(sign: float = 1.0, shared: bool = False) -> Evidence:
 
 
 @claim(
+    "how-far-apart",
+    theorem="how-far-apart",
+    paper="Descent",
+    number="Proposition",
+    statement=r"$\frac14\lambda_{\min}(Q)\sigma_{\min}(M)^2\le\lambda_{\mathrm{pool}}"
+    r"\le\frac14\lambda_{\max}(Q)\sigma_{\min}(M)^2$, with $M$ the two linear conditions and $Q$ "
+    r"made of the angles between lines.",
+    verdict=Verdict.HOLDS,
+    chapter=APART,
+    mutations={
+        "a quarter replaced by a half": {"factor": 2.0},
+        "a quarter replaced by an eighth": {"factor": 0.5},
+    },
+)
+def how_far(factor: float = 1.0) -> Evidence:
+    """Random vectors, of one, two and six lines, 100 draws each; and one token a sequence."""
+    shapes = [(1, 1, 3), (2, 1, 2), (2, 3, 4), (4, 2, 6)]
+    starts = [theorems.wu2023.Attended(draws.normal(k, "u", s, 100)) for k, s in enumerate(shapes)]
+    scaled = [_Factor(at.u, factor) for at in starts]
+    return Evidence.of(theorems.get("how-far-apart").state(at).against() for at in scaled)
+
+
+class _Factor(theorems.wu2023.Attended):
+    """The same with both bounds multiplied, for a mutation."""
+
+    def __init__(self, u: Tensor, factor: float) -> None:
+        super().__init__(u)
+        self.__dict__["told"] = factor**0.5 * theorems.wu2023.Attended(u).told
+
+
+@claim(
+    "wu2023-wide-features",
+    theorem="wu2023-wide-features",
+    paper=PAPER,
+    number="Lemma 15 and its use",
+    statement=r"With probability $1-\delta$ over $W_V$, "
+    r"$\alpha^2\ge\frac12\tau_1^2d\nu\lambda_{\mathrm{pool}}$ from the width "
+    r"$\frac{6}{\delta\lambda_{\mathrm{pool}}^2}(\sum_jU_j^2)^2$ on.",
+    verdict=Verdict.CORRECTED,
+    chapter=APART,
+    mutations={"the values of another variance": {"scale": 0.5}},
+)
+def wide_features(scale: float = 1.0) -> Evidence:
+    """Two sequences of two tokens, widths 3000 and 30 000, both scalings, 12 draws each."""
+    outcomes = []
+    for d, chance in ((3000, 0.5), (30_000, 0.05)):
+        for scaling in ("d^-1/2", "d^-1"):
+            problem, encoder = unit_tokens(2, 2, 5), Encoder(d, scaling, "lecun")
+            weights = encoder.init(problem, runs=12, seed=1)
+            weights = weights._replace(V=scale * weights.V)
+            of = theorems.get("wu2023-wide-features")
+            outcomes.append(of(encoder, problem, weights, chance=chance).against())
+    return Evidence.of(outcomes)
+
+
+@claim(
     "wu2023-alpha-bound",
     title="A permuted sequence",
     box="prop-permuted",
@@ -129,9 +185,7 @@ def _pooled_below_first(draws_: int) -> int:
 
 @claim(
     "wu2023-hermite-bound",
-    title="The first Hermite coefficient",
-    box="prop-permuted",
-    standing=Standing.CITED,
+    theorem="wu2023-first-tokens",
     paper=PAPER,
     number="Lemma 15, first part",
     statement=r"$\lambda_0\ge\frac14\lambda_{\min}(\Phi\Phi^\top)$ for the kernel of first tokens. "
@@ -167,7 +221,8 @@ def hermite_bound(coefficient: float = 0.25, parallel: bool = False) -> Evidence
     "wu2023-theorem-1",
     title="Width that is enough",
     box="thm-width",
-    standing=Standing.CITED,
+    standing=Standing.PROVED,
+    uses=("lem-wide-features",),
     paper=PAPER,
     number="Theorem 1",
     statement=r"At LeCun's initialisation $\alpha^2/d$ tends to $\nu\lambda_{\mathrm{pool}}$, so "

@@ -7,6 +7,7 @@ from ... import problems, spectra
 from ..._descend import descend
 from ...models import Encoder
 from ...theorems import Standing
+from ...theorems.wu2023.initialisations import least_loss
 from .._record import Evidence, Verdict, claim
 from ._shared import PAPER, spectrum
 
@@ -69,9 +70,7 @@ def _after(name: str, step: float | None) -> Tensor:
 
 @claim(
     "wu2023-corollary-1",
-    title="Three parameters",
-    box="thm-three",
-    standing=Standing.PROVED,
+    theorem="wu2023-corollary-1",
     paper=PAPER,
     number="Corollary 1",
     statement=r"A vector fed as tokens of dimension one leaves an encoder three effective "
@@ -94,7 +93,8 @@ def corollary_1(whole: bool = False) -> Evidence:
         step = 1 / torch.linalg.eigvalsh(K)[:, -1]
         run = descend(encoder, problem, weights, train="QKVO", step=step, steps=1000)
         ends.append(float(run.loss[-1].min()))
-    floor = floor_in_one_dimension(eight)
+    s = torch.linspace(-40, 40, 8001, dtype=torch.float64)
+    floor = float(least_loss(eight, s).min())
     return Evidence(
         {
             "the features have rank at most two": max(ranks) <= 2,
@@ -105,13 +105,3 @@ def corollary_1(whole: bool = False) -> Evidence:
         {"rank_of_features": max(ranks), "rank_of_kernel": max(kernels), "floor": floor}
         | {"least_loss_after_descent": min(ends)},
     )
-
-
-def floor_in_one_dimension(problem: problems.Problem) -> float:
-    """The least loss over s from -40 to 40 on a fine grid, p and q at their best."""
-    s = torch.linspace(-40, 40, 8001, dtype=torch.float64)[:, None, None, None]
-    seen = (torch.softmax(s * problem.X @ problem.X.mT, -1) @ problem.X)[..., 0]
-    M = torch.stack([seen.clamp_min(0).sum(-1), (-seen).clamp_min(0).sum(-1)], -1)
-    y = problem.y.expand(len(M), -1)[..., None]
-    fit = torch.linalg.lstsq(M, y).solution
-    return float(((M @ fit - y).square().sum((1, 2)) / 2).min())

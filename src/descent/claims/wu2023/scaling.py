@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ... import draws, problems
+from ... import draws, problems, theorems
 from ..._descend import descend
 from ...models import Encoder
 from ...problems import Problem
@@ -21,9 +21,7 @@ WIDTHS = [64, 256, 1024, 4096]
 
 @claim(
     "wu2023-softmax-degeneration",
-    title="What width does to attention",
-    box="prop-degeneration",
-    standing=Standing.PROVED,
+    theorem="wu2023-softmax-degeneration",
     paper=PAPER,
     number="Section 4.4",
     statement=r"At initialisation, scores divided by $d$ make attention uniform at the rate "
@@ -112,6 +110,48 @@ def _loss_after(problem: Problem, d: int, scaling: str, steps: int) -> Tensor:
     top = torch.linalg.eigvalsh(encoder.ntk(weights, problem))[:, -1]
     run = descend(encoder, problem, weights, train="QKVO", step=1 / top, steps=steps)
     return run.loss[-1] / run.loss[0]
+
+
+@claim(
+    "wu2023-equal-means",
+    theorem="wu2023-equal-means",
+    paper=PAPER,
+    number="Section 4.4",
+    statement=r"For sequences of one mean token "
+    r"$\|F_j-F_k\|\le\tau_1\|W_V\|(\Delta_j+\Delta_k)$ with "
+    r"$\Delta_j=\sum_i\|u_{ji}-\bar x_j\|$, and $\alpha$ is at most that over $\sqrt2$: of order "
+    r"$d^{-1/2}$ at NTK initialisation and $\tau_0=d^{-1}$.",
+    verdict=Verdict.HOLDS,
+    chapter=SCALING,
+    mutations={
+        "sequences of different means": {"equal": False},
+        "the scaling of practice": {"scaling": "d^-1/2"},
+    },
+)
+def nearly_equal(equal: bool = True, scaling: str = "d^-1") -> Evidence:
+    """Six sequences, widths 64 to 4096, NTK initialisation, 20 draws each."""
+    problem = problems.equal_means(N=6, D=8, seed=0)
+    if not equal:
+        problem = problems.sequences(N=6, n=2, D=8, seed=0)
+    of, outcomes = theorems.get("wu2023-equal-means"), []
+    for d in WIDTHS:
+        encoder = Encoder(d, scaling, "ntk")
+        outcomes.append(of(encoder, problem, encoder.init(problem, runs=20, seed=1)).against())
+    alphas = torch.stack([outcome.report["α"] for outcome in outcomes])
+    bounds = torch.stack([outcome.report["the least of that over √2"] for outcome in outcomes])
+    slopes = {
+        name: interval(log_slopes(WIDTHS, values))
+        for name, values in (("alpha", alphas), ("its bound", bounds))
+    }
+    return Evidence.of(
+        outcomes,
+        conclusions={
+            f"{name} falls like d^(-1/2)": abs(slope + 0.5) < 0.1
+            for name, (slope, _) in slopes.items()
+        },
+        slope_of_alpha=slopes["alpha"][0],
+        half_interval=slopes["alpha"][1],
+    )
 
 
 @claim(

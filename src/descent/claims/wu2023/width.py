@@ -19,9 +19,7 @@ TIGHT = (0.1, 0.1, 0.1, 0.1)
 
 @claim(
     "wu2023-gradient-bounds",
-    title="Gradients within the budgets",
-    box="lem-encoder-gradients",
-    standing=Standing.PROVED,
+    theorem="wu2023-gradient-bounds",
     paper=PAPER,
     number="Lemma 12",
     statement=r"$\|\nabla_{w_O}\ell\|\le\rho\bar\lambda_V\|r\|$, "
@@ -77,6 +75,50 @@ def proposition_1(share: float = 1.0) -> Evidence:
         outcomes.append(of(*start, budgets=TIGHT).trial(400, share, looks=8))
     least = min(float(torch.log10(o.report.bound(400)).max()) for o in outcomes)
     return Evidence.of(outcomes, log10_of_the_bound_at_the_end=least)
+
+
+@claim(
+    "wu2023-proposition-1-smooth",
+    theorem="wu2023-proposition-1-smooth",
+    paper=PAPER,
+    number="Proposition 1",
+    statement=r"For a smooth activation, as printed: under (2), (3) and $\eta\le1/C$ with an explicit "
+    r"$C$, $\ell_t\le(1-\eta\alpha^2/2)^t\ell_0$, no weight leaves half its budget and "
+    r"$\|F_t-F_0\|\le\alpha/8$.",
+    verdict=Verdict.HOLDS,
+    chapter=WIDTH,
+    mutations={"a step a thousand times too long": {"share": 1000.0}},
+)
+def proposition_1_smooth(share: float = 1.0) -> Evidence:
+    """Two and three sequences of two tokens, tanh, widths 256 and 1024, eight draws each."""
+    of, outcomes = theorems.get("wu2023-proposition-1-smooth"), []
+    for N, d, scaling in ((2, 256, "d^-1/2"), (3, 1024, "d^-1")):
+        start = near_outputs(Encoder(d, scaling, "lecun", "tanh"), unit_tokens(N, 2, 8), 1e-3)
+        outcomes.append(of(*start, budgets=TIGHT).trial(1000, share, looks=8))
+    least = min(float(torch.log10(o.report.bound(1000)).max()) for o in outcomes)
+    return Evidence.of(outcomes, log10_of_the_bound_at_the_end=least)
+
+
+@claim(
+    "wu2023-proposition-1-flow",
+    theorem="wu2023-proposition-1-flow",
+    paper=PAPER,
+    number="Proposition 1",
+    statement=r"Along gradient flow, with 4 for 8 in (2) and 8 for 32 in (3), "
+    r"$\ell(t)\le e^{-\alpha^2t/2}\ell(0)$ for ReLU and for smooth activations; no weight leaves its "
+    r"budget and $\|F_t-F_0\|\le\alpha/2$.",
+    verdict=Verdict.HOLDS,
+    chapter=WIDTH,
+    mutations={"budgets of a millionth": {"budgets": (1e-6,) * 4}},
+)
+def proposition_1_flow(budgets: tuple[float, ...] = TIGHT) -> Evidence:
+    """Two sequences of two tokens, width 64, both activations, four draws each."""
+    of, outcomes = theorems.get("wu2023-proposition-1-flow"), []
+    for activation in ("relu", "tanh"):
+        encoder = Encoder(64, "d^-1/2", "lecun", activation)
+        start = near_outputs(encoder, unit_tokens(2, 2, 8), 1e-4, runs=4)
+        outcomes.append(of(*start, budgets=budgets).trial(40, looks=8))
+    return Evidence.of(outcomes)
 
 
 @claim(

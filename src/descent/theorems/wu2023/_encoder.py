@@ -7,10 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ... import spectra
+from ... import _validate, spectra
 from ..._errors import error
 from ...models import Encoder, EncoderWeights
+from ...models.encoder import INITIALISATIONS, pooled_kernel
 from ...problems import Problem
+from .._inequality import Inequality
 
 
 @dataclass(frozen=True)
@@ -18,16 +20,19 @@ class EncoderStart:
     r"""An encoder, data, weights, and how far the proof lets each weight move; ``*r`` are runs.
 
     ``budgets`` are the positive constants :math:`C_Q, C_K, C_V, C_O` of Wu et al. 2023, Proposition
-    1, which whoever states it may choose. Norms are spectral. Arrays of numpy will do for the
-    weights, and a pair (tokens, labels) for the problem. ValueError where shapes do not fit.
+    1, which whoever states it may choose; ``chance`` is the probability with which a statement
+    about drawn weights may fail. Norms are spectral. Arrays of numpy will do for the weights, and a
+    pair (tokens, labels) for the problem. ValueError where shapes do not fit.
     """
 
     model: Encoder
     problem: Problem
     weights: EncoderWeights
     budgets: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    chance: float = 0.01
 
     def __post_init__(self) -> None:
+        _validate.positive("chance", _validate.fraction("chance", self.chance))
         if not isinstance(self.problem, Problem):
             object.__setattr__(self, "problem", Problem(*map(torch.as_tensor, self.problem)))
         object.__setattr__(self, "weights", EncoderWeights(*map(torch.as_tensor, self.weights)))
@@ -89,3 +94,49 @@ class EncoderStart:
         q, k, v, o = self.norms
         scores = 2 * self.model.tau_0 * self.problem.n * self.size**2 * v
         return o.square() * (1 + scores.square() * (q.square() + k.square()))
+
+    # -- what attention lets through ----------------------------------------------------------------
+
+    @cached_property
+    def attended(self) -> Float[Tensor, "*r N n D"]:
+        r"""What each token sees, :math:`u_{ji} = X_j^\top\beta_{ji}`."""
+        return self.forward.S @ self.problem.X
+
+    @cached_property
+    def far(self) -> Float[Tensor, "*r"]:
+        """The largest distance of an attention weight from 1/n."""
+        return (self.forward.S - 1 / self.problem.n).abs().amax((-3, -2, -1))
+
+    @cached_property
+    def seen(self) -> Float[Tensor, "*r N"]:
+        r""":math:`U_j = \sum_i\|u_{ji}\|`."""
+        return torch.linalg.vector_norm(self.attended, dim=-1).sum(-1)
+
+    @cached_property
+    def pooled(self) -> Float[Tensor, "*r"]:
+        r""":math:`\lambda_{\mathrm{pool}}`, for ReLU."""
+        _validate.one_of("activation", self.model.activation, ("relu",))
+        return torch.linalg.eigvalsh(pooled_kernel(self.attended))[..., 0]
+
+    def variance(self, W: str) -> float:
+        """Variance of an entry of W_Q, W_K, W_V or w_O as the model's initialisation draws it."""
+        table = INITIALISATIONS[self.model.initialisation]
+        summed = self.model.d if W == "O" else self.problem.D
+        return table.variance / summed if table.fan_in else table.variance
+
+    @cached_property
+    def drawn(self) -> Inequality:
+        """Entries of the size that the initialisation gives them: what can be seen of a draw.
+
+        A mean of m squares of normal numbers is off by ten times its standard deviation, the root of
+        2/m, about as often as never.
+        """
+        off = []
+        for name, W in zip("QKVO", self.weights, strict=True):
+            entries = W.flatten(W.ndim - self.model.own[name])
+            mean = entries.square().mean(-1) / self.variance(name)
+            off.append((mean - 1).abs() * (entries.shape[-1] / 2) ** 0.5)
+        largest = torch.stack(off).amax(0)
+        return Inequality(
+            "weights of the size of the draw", largest, torch.full_like(largest, 10.0)
+        )
