@@ -5,6 +5,7 @@ COURSE/release/NAME/NAME.ipynb     to hand out
 COURSE/zip/NAME.zip                the same for a learning platform
 COURSE/teacher/NAME.ipynb          with model answers, rubric and notes
 COURSE/teacher/NAME.html           the rubric alone
+COURSE/teacher/exam-*.html         questions for an examination, and their answers
 COURSE/judge/NAME.py, NAME.json    the hidden tests; the questions that people mark
 COURSE/source, gradebook.db        nbgrader's, see ``gradebook``
 """
@@ -148,6 +149,7 @@ def seed_of(course: Path) -> str:
 def release(course: Path, names: list[str], folder: Path = source.FOLDER) -> None:
     """Write the folder of a course."""
     seed, book = seed_of(course), Book(source.ROOT)
+    examine(course, seed, book)
     for name in names or source.names():
         set_ = source.read(name, seed, book, folder)
         setup = book.links.setup()
@@ -167,6 +169,18 @@ def release(course: Path, names: list[str], folder: Path = source.FOLDER) -> Non
             raise
         pack(course / f"zip/{name}.zip", f"{name}/{name}.ipynb", handed)
         print(f"{course}/release/{name}/{name}.ipynb: {sum(set_.points.values()):g} points")
+
+
+def examine(course: Path, seed: str, book: Book) -> None:
+    """Questions for an examination with this course's numbers, without and with their answers."""
+    exam = source.read("Exam", seed, book)
+    questions = "\n\n".join(cell.text for cell in exam.of("text"))
+    answers = "\n\n".join(
+        cell.text if cell.role == "text" else f"**Answer.** {cell.text}"
+        for cell in exam.of("text", "written")
+    )
+    write(course / "teacher/exam-questions.html", page(exam.title, questions))
+    write(course / "teacher/exam-answers.html", page(exam.title, answers))
 
 
 def about(set_: Set, setup: str) -> dict:

@@ -135,10 +135,18 @@ def read(name: str, seed: str, book: Book, folder: Path = FOLDER) -> Set:
 
 def with_constants(text: str, rng) -> str:
     """The text with the draw's constants in place of their names."""
+    drawn = constants(text, rng)
+    return text if drawn is None else filled(text, drawn)
+
+
+def constants(text: str, rng) -> dict | None:
+    """What the draw gives by name; None without a draw."""
     found, space = DRAW.search(text), {}
-    if not found:
-        return text
-    exec(found[1], space)
-    drawn = space["draw"](rng)
-    rest = text.replace(found[0], "")
-    return re.sub(r"<<(\w+)>>", lambda name: str(drawn[name[1]]), rest)
+    if found:
+        exec(found[1], space)
+        return space["draw"](rng)
+    return None
+
+
+def filled(text: str, drawn: dict) -> str:
+    return re.sub(r"<<(\w+)>>", lambda name: str(drawn[name[1]]), DRAW.sub("", text))
