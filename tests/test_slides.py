@@ -73,6 +73,17 @@ def test_a_drill_is_asked_before_it_is_answered(book):
     assert len(questions) == 4 and not any("Drill" in text for text in questions)
 
 
+def test_each_chapter_has_four_questions_with_answers_to_ask_oneself(book):
+    """On the page the answer is folded below the question, on a slide it comes one step later."""
+    for page in book.pages.values():
+        if not page.chapter or page.name.endswith("/index"):
+            continue
+        folded = {b.title for b in page.blocks if b.kind.startswith("solution") and b.folded}
+        exercises = [b.label for b in page.blocks if b.kind.startswith("exercise") and b.label]
+        assert len([label for label in exercises if label in folded]) >= 4, page.name
+        assert set(slides.drills(page)) <= folded and len(slides.drills(page)) >= 3, page.name
+
+
 def test_all_that_a_chapter_says_is_on_a_slide_or_in_the_notes(book):
     """But for what is left out by name, and what only stands in the repository."""
     found = " ".join(text for _, text in cells(book, "foundations/span"))

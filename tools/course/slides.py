@@ -40,6 +40,7 @@ class SlideWriter(Writer):
     def __init__(self, book: Book, page: Page, outputs: list[list], typeset: Callable):
         super().__init__(book, page)
         self.outputs, self.typeset, self.formulas = iter(outputs), typeset, []
+        self.asked = set(drills(page))
 
     def link(self, words: str, page: Page) -> str:
         return words
@@ -98,10 +99,10 @@ class SlideWriter(Writer):
 
     def drill(self, block: Block) -> Iterator:
         """The question, and then its answer."""
-        if block.kind == "exercise" and "drill" in block.label:
+        if block.kind == "exercise" and block.label in self.asked:
             question = re.sub(r"^\W*Drill\.\W*", "", self.inside(block))
             yield self.text(f"**Question.** {question}", "subslide")
-        elif block.kind == "solution" and "drill" in block.title:
+        elif block.kind == "solution" and block.title in self.asked:
             yield self.text(self.inside(block), "fragment")
 
     def text(self, markdown: str, kind: str):
@@ -115,6 +116,15 @@ class SlideWriter(Writer):
 
     def show(self, html: str) -> str:
         return re.sub("◊(.+?)◊", lambda found: self.formulas[int(found[1])], html)
+
+
+def drills(page: Page) -> list[str]:
+    """Labels of the exercises that say that they are drills, or else of the shortest four."""
+    answers = {block.title: block.body for block in page.blocks if block.kind == "solution"}
+    asked = [b for b in page.blocks if b.kind == "exercise" and b.label in answers]
+    named = [block.label for block in asked if re.match(r"\W*Drill\b", block.body)]
+    by_length = sorted(asked, key=lambda block: len(block.body) + len(answers[block.label]))
+    return named or [block.label for block in by_length[:4]]
 
 
 def _slide(cell, kind: str):
