@@ -565,13 +565,35 @@ CALLS |= {
     f"models.linear_attention.LinearAttention.{name}": partial(heads_take, names)
     for name, names in HEADS.items()
 }
+CALLS |= {
+    "flows.euler": lambda: {
+        "model": models.InContext(),
+        "neurons": of_cloud()["neurons"],
+        "population": taught(),
+        "dt": 0.1,
+        "steps": 2,
+        "train": "aw",
+        "birth": 0.5,
+        "mass": line(),
+        "every": 1,
+    },
+    "flows.weighted": lambda: {"neurons": of_cloud()["neurons"], "mass": line()},
+    "flows.paired": lambda: {"neurons": of_cloud()["neurons"]},
+    "flows.perturbed": lambda: {
+        "neurons": of_cloud()["neurons"],
+        "size": 0.1,
+        "seed": 0,
+        "length": 1.0,
+        "runs": 2,
+    },
+}
 
 RECORD = "a record that the library makes"
 INSIDE = "a step of its module's computation, behind functions that look"
 #: What is not fuzzed, as the beginning of a name, and why.
 EXEMPT = {
     **dict.fromkeys(
-        ["landscape.TwoStages", "margin.Margin"]
+        ["landscape.TwoStages", "margin.Margin", "flows.Flow"]
         + ["models.attention.AttentionWeights", "models.attention.Forward", "queries.PL"]
         + ["models.selection.SelectionWeights", "models.selection.FactoredWeights"]
         + ["models.encoder.EncoderWeights", "models.encoder.Pass", "models.encoder.Activation"]

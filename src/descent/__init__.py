@@ -10,6 +10,7 @@ import importlib
 from . import (
     _deprecated,
     draws,
+    flows,
     kernels,
     landscape,
     lanes,
@@ -44,6 +45,7 @@ __all__ = [
     "draws",
     "exact",
     "explore",
+    "flows",
     "kernels",
     "landscape",
     "lanes",
