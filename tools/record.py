@@ -1,7 +1,7 @@
 """Runs of `models.InContext` that are too long for a page, kept as what they wrote.
 
     python tools/record.py prompts --steps 400 --out src/descent/tables/in-context-prompts.json
-    python tools/record.py widths --runs 100 --out src/descent/tables/in-context-widths.json
+    python tools/record.py widths --runs 50 --out src/descent/tables/in-context-widths.json
 
 The first takes ``--device cuda`` where there is a GPU.
 """
@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from descent import draws
+from descent.claims.kim2024 import dynamics
 from descent.models import InContext, in_context
 from descent.models.in_context import Neurons, Population
 
@@ -107,10 +107,22 @@ class Joint:
         self.neurons = Neurons(*(x + self.dt * v for x, v in pairs))
 
 
+# ------------------------------------------------------------------ the map over width
+
+WIDTHS = (2, 3, 4, 5, 6, 8, 12)
+
+
+def widths(asked: argparse.Namespace) -> dict:
+    """Quasi-Newton from many starts at each width: the last loss and the longest inner weight."""
+    ends = [dynamics.quasi_newton(d, run) for d in tqdm(WIDTHS) for run in range(asked.runs)]
+    names = ("d", "run", "loss", "longest", "steps")
+    return {"rows": {name: [end[i] for end in ends] for i, name in enumerate(names)}}
+
+
 # ------------------------------------------------------------------ what is written
 
 
-RUNS = {"prompts": prompts}
+RUNS = {"prompts": prompts, "widths": widths}
 
 
 def main() -> None:
@@ -118,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", choices=RUNS)
     parser.add_argument("--steps", type=int, default=400, help="of the prompts' run")
-    parser.add_argument("--runs", type=int, default=100, help="starts for each width")
+    parser.add_argument("--runs", type=int, default=50, help="starts for each width")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")

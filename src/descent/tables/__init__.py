@@ -6,6 +6,7 @@ See :doc:`/sweeps`.
 
 from __future__ import annotations
 
+import json
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 #: name -> the page that shows it; ``<name>.yaml`` is its grid, ``<name>.parquet`` the table.
 TABLES = {"converge": "intro", "encoder": "wu2023/width"}
+
+#: name -> the page that shows it; ``tools/record.py`` makes them.
+RECORDS = {"in-context-widths": "kim2024/dynamics", "in-context-prompts": "kim2024/outside"}
 
 
 def read(name: str) -> pandas.DataFrame:
@@ -37,6 +41,20 @@ def read(name: str) -> pandas.DataFrame:
 def grid(name: str) -> str:
     """The grid that made the table, as text for ``python -m descent sweep``."""
     return _file(name, "yaml").read_text("utf-8")
+
+
+def recorded(name: str) -> dict:
+    """A run that no sweep makes: its rows by name, and the command, seed, machine and date.
+
+    Examples
+    --------
+    >>> from descent import tables
+    >>> tables.recorded("in-context-widths")["command"].split()[:2]
+    ['python', 'tools/record.py']
+    """
+    _validate.one_of("record", name, RECORDS)
+    file = resources.files("descent.tables").joinpath(f"{name}.json")
+    return json.loads(file.read_text("utf-8"))
 
 
 def caseless(table: pandas.DataFrame) -> pandas.DataFrame:

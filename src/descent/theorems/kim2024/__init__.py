@@ -1,6 +1,7 @@
 """Theorems of the part on Kim and Suzuki 2024, *Transformers Learn Nonlinear Features In Context*,
 one file a chapter."""
 
+from .dynamics import CloudStart, by_birth, conserved, frozen, improvement
 from .landscape import (
     LandscapeStart,
     SaddleStart,
@@ -14,13 +15,18 @@ from .merged import LinearAttentionStart, long_plateau, one_drop
 from .prompts import InContextStart, finite_prompts
 
 __all__ = [
+    "CloudStart",
     "InContextStart",
     "LandscapeStart",
     "LinearAttentionStart",
     "SaddleStart",
     "accelerated",
+    "by_birth",
+    "conserved",
     "finite_prompts",
+    "frozen",
     "growth",
+    "improvement",
     "long_plateau",
     "monotone",
     "one_drop",
