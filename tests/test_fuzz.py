@@ -361,6 +361,7 @@ CALLS = {
     "tables.caseless": lambda: {"table": descent.tables.read("converge")},
     "tables.grid": lambda: {"name": "converge"},
     "tables.read": lambda: {"name": "converge"},
+    "tables.recorded": lambda: {"name": "in-context-widths"},
     "theorems.AttentionStart": lambda: dict(
         zip(("model", "problem", "weights"), instance(), strict=True)
     ),

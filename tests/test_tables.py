@@ -3,10 +3,12 @@
 import sqlite3
 from contextlib import closing
 from importlib import resources
+from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
 import descent
@@ -14,7 +16,9 @@ from descent._sweep._cli import _apart, parse
 from descent._sweep._grid import Grid
 from descent._sweep._table import KEY, schema, table
 from descent._sweep._task import run_task
-from descent.tables import TABLES
+from descent.claims.kim2024 import dynamics
+from descent.models.in_context import Neurons
+from descent.tables import RECORDS, TABLES
 
 
 def grid_of(name):
@@ -70,3 +74,46 @@ def test_a_table_goes_into_sqlite_and_comes_back():
     pd.testing.assert_frame_equal(found, expected, check_dtype=False)
     with pytest.raises(TypeError, match="table must be a table of pandas, got .*: give what desc"):
         descent.tables.caseless([1, 2])
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_recorded_run_says_how_it_was_made(name):
+    record = descent.tables.recorded(name)
+    assert record["command"].startswith("python tools/record.py") and name in record["command"]
+    assert record["date"] and record["machine"] and record["seconds"] > 0
+    assert len({len(rows) for rows in record["rows"].values()}) == 1
+
+
+def test_recorded_ends_of_few_neurons_come_again():
+    """On another processor a run may end elsewhere: of six starts two thirds must come again."""
+    rows = descent.tables.recorded("in-context-widths")["rows"]
+    again = 0
+    for k in (0, 51, 102, 203, 204, 205):
+        end = dynamics.quasi_newton(rows["d"][k], rows["run"][k])
+        assert end[:2] == (rows["d"][k], rows["run"][k])
+        again += abs(end[2] - rows["loss"][k]) < 1e-3
+    assert again >= 4
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_the_recorder_steps_down_the_gradient(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "tools"))
+    import record
+
+    size = record.Size(D=4, k=2, neurons=7, prompts=11, pairs=5, inputs=30)
+    joint = record.Joint(size, 0, "cpu")
+    a, w, W = (x.double().requires_grad_() for x in (*joint.neurons, joint.W))
+    h = joint.model._features(Neurons(a, w), joint.population.X.double())
+    context, asked = joint.read.to_dense().double() @ h, h[joint.query]
+    loss = ((context @ W * asked).sum(1) - joint.answer).square().mean() / 2
+    slopes = torch.autograd.grad(loss, (a, w, W))
+    with_W = joint.model.loss_with(joint.neurons, joint.W, joint.population)
+    best = joint.model.loss(joint.neurons, joint.population)
+    found = joint.step()
+    # single precision: seven digits, of sums over thirty inputs
+    for name, value in (("prompts", loss), ("with_W", with_W), ("best_W", best)):
+        assert found[name] == pytest.approx(float(value), rel=1e-5)
+    before, scale = (a, w, W), (7, 7, 1)
+    for x, new, slope, times in zip(before, (*joint.neurons, joint.W), slopes, scale, strict=True):
+        moved = -size.dt * times * slope
+        assert (new - x - moved).abs().max() < 1e-4 * moved.abs().max() + 1e-6

@@ -80,6 +80,9 @@ def euler(
     >>> bool((flow.loss[-1] < flow.loss[0]).all()), tuple(flow.mass.shape)
     (True, (21, 3, 10))
     """
+    if not isinstance(model, InContext):
+        found = f"model must be an InContext, got {_validate.shown(model)}"
+        raise error(TypeError, found, "make one with models.InContext()")
     model.loss(neurons, population)  # it says what does not fit
     cloud, birth = _neurons(neurons), _not_negative("birth", birth)
     dt, steps = _validate.positive("dt", dt), _validate.count("steps", steps)

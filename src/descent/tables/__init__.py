@@ -46,6 +46,12 @@ def grid(name: str) -> str:
 def recorded(name: str) -> dict:
     """A run that no sweep makes: its rows by name, and the command, seed, machine and date.
 
+    Introduced in :doc:`/kim2024/dynamics`.
+
+    Raises
+    ------
+    ValueError : for an unknown name.
+
     Examples
     --------
     >>> from descent import tables
