@@ -112,7 +112,7 @@ def test_the_recorder_steps_down_the_gradient(monkeypatch):
     found = joint.step()
     # single precision: seven digits, of sums over thirty inputs
     for name, value in (("prompts", loss), ("with_W", with_W), ("best_W", best)):
-        assert found[name] == pytest.approx(float(value), rel=1e-5)
+        assert found[name] == pytest.approx(float(value.detach()), rel=1e-5)
     before, scale = (a, w, W), (7, 7, 1)
     for x, new, slope, times in zip(before, (*joint.neurons, joint.W), slopes, scale, strict=True):
         moved = -size.dt * times * slope

@@ -10,7 +10,7 @@ from descent.claims.kim2024 import landscape
 from descent.models import InContext, LinearAttention
 from descent.models.in_context import Neurons, Population
 from descent.problems import Problem
-from descent.theorems.kim2024 import InContextStart, LandscapeStart
+from descent.theorems.kim2024 import CloudStart, InContextStart, LandscapeStart
 
 RUNS, ENOUGH = 10, 200
 
@@ -126,7 +126,8 @@ def test_no_conclusion_fails_where_the_hypotheses_are_met(id):
 def test_every_theorem_of_the_part_is_tried():
     part = theorems.kim2024.__name__
     ours = {id for id, t in theorems.registry.items() if t.state.__module__.startswith(part)}
-    assert ours == set(SERIES)
+    flowing = {id for id in ours if theorems.get(id).start is CloudStart}  # in a file of their own
+    assert ours - flowing == set(SERIES)
 
 
 def test_the_orthogonal_matrix_of_the_proof_takes_what_is_left_to_the_kernel():
