@@ -25,8 +25,9 @@ import rivals
 import torch
 from tqdm import tqdm
 
-from descent import _layout, descend, models, problems, span
+from descent import _layout, descend, margin, models, problems, span
 from descent import steps as rules
+from descent.claims.vasudeva2024.convergence import exponents
 
 DEVICE = os.environ.get("DEVICE", "cpu")
 NAME = "bench.json" if DEVICE == "cpu" else f"bench-{DEVICE}.json"
@@ -312,10 +313,40 @@ def model_against(name: str, model, problem, eta: float, train: str, drawn: dict
     return {"model": name, **compared(in_turn(name, candidates, rounds))}
 
 
-def compared(taken: dict[str, list[float]]) -> dict:
+def over_selection(rounds: int) -> dict:
+    """What Part IV asks for: normalised descent of 64 runs, a large SVM, a chapter's exponents."""
+    model, problem, _, train, drawn = in_the_book()["selection"]
+    eta = 1e-3  # short: a run that comes to where float64 ends stands still, and costs nothing
+    weights, large = model.init(problem, runs=64, seed=1, **drawn), problems.planted(64, 16, 64, 0)
+    one = (model, problem, weights, eta, train, True)
+    ours = engine(model, problem, weights, step=rules.normalised(eta), train=train)
+    candidates = {
+        "descend": ours,
+        "autograd loop": rivals.autograd_loop(*one),
+        "jax": rivals.jitted(*one),
+    }
+    must_agree({key: train(5) for key, train in candidates.items()})
+    taken = in_turn("selection", candidates, rounds)
+    margin.svm(*large)  # a first call imports the solver
+    return {
+        "machine": machine(),
+        **compared(taken, runs=64),
+        "svm": statistics.median(processor(lambda: margin.svm(*large)) for _ in range(rounds)),
+        "slopes": processor(exponents),
+    }
+
+
+def processor(work) -> float:
+    """Seconds of the processor."""
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def compared(taken: dict[str, list[float]], runs: int = RUNS) -> dict:
     """Run-steps a second of all candidates, and how many times ours are those of the others."""
     return {
-        "rates": {key: rate(RUNS, seconds) for key, seconds in taken.items()},
+        "rates": {key: rate(runs, seconds) for key, seconds in taken.items()},
         "ratios": {key: ratio(s, taken["descend"]) for key, s in taken.items() if key != "descend"},
     }
 
@@ -525,6 +556,7 @@ def print_memory(rows: list[dict]) -> str:
 TABLES = {
     "rivals": rivalry,
     "models": over_models,
+    "selection": over_selection,
     "sequences": over_sequences,
     "way": the_way,
     "rules": over_rules,
@@ -538,6 +570,7 @@ ON_A_GPU = ("dimension", "runs")
 PRINTED = {
     "rivals": print_compared("D"),
     "models": print_compared("model"),
+    "selection": lambda table: print_compared("name")([table | {"name": "normalised, 64 runs"}]),
     "sequences": print_sequences,
     "way": print_way,
     "rules": print_rules,

@@ -97,8 +97,11 @@ def parts(model, weights, train):
 # -- the rivals -----------------------------------------------------------------------------------
 
 
-def autograd_loop(model, problem, weights, eta=None, train=None):
-    """One module and one ``torch.optim.SGD`` a run, one run after the other."""
+def autograd_loop(model, problem, weights, eta=None, train=None, normalise=False):
+    """One module and one ``torch.optim.SGD`` a run, one run after the other.
+
+    ``normalise`` divides each gradient by its length.
+    """
     eta, each = eta or step_size(problem), LOSSES[type(model)]
     moving, fixed = parts(model, weights, train)
     runs = len(weights[0])
@@ -111,6 +114,8 @@ def autograd_loop(model, problem, weights, eta=None, train=None):
         for _ in range(steps):
             optimiser.zero_grad()
             each(TORCH, model, problem, here).backward()
+            for W in module.parameters() if normalise else ():
+                W.grad /= W.grad.norm()
             optimiser.step()
         return each(TORCH, model, problem, here).item()
 
@@ -137,8 +142,11 @@ def vmapped(model, problem, weights, eta=None, train=None):
     return descend
 
 
-def jitted(model, problem, weights, eta=None, train=None):
-    """``jax.jit(vmap(scan))``: compiled once for each number of steps, before it is timed."""
+def jitted(model, problem, weights, eta=None, train=None, normalise=False):
+    """``jax.jit(vmap(scan))``: compiled once for each number of steps, before it is timed.
+
+    ``normalise`` divides each gradient by its length.
+    """
     import jax
 
     of, eta, each = in_jax(), eta or step_size(problem), LOSSES[type(model)]
@@ -150,6 +158,8 @@ def jitted(model, problem, weights, eta=None, train=None):
     def one_run(steps, moving, fixed):
         def step(moving, _):
             gradient = jax.grad(loss)(moving, fixed)
+            if normalise:
+                gradient = jax.tree.map(lambda g: g / of.square(g).sum() ** 0.5, gradient)
             return jax.tree.map(lambda W, g: W - eta * g, moving, gradient), None
 
         return loss(jax.lax.scan(step, moving, length=steps)[0], fixed)

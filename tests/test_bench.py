@@ -46,6 +46,15 @@ def test_both_ways_to_the_tangent_kernel_give_the_same(bench):
     assert (closed - jacobian).abs().max() < 1e-12 * jacobian.abs().max()
 
 
+def test_the_normalised_rival_takes_our_normalised_steps(bench):
+    model, problem, eta, train, drawn = bench.in_the_book()["selection"]
+    weights = model.init(problem, runs=2, seed=1, **drawn)
+    step = bench.rules.normalised(eta)
+    ours = bench.engine(model, problem, weights, step=step, train=train)
+    loop = bench.rivals.autograd_loop(model, problem, weights, eta, train, normalise=True)
+    bench.must_agree({"descend": ours(5), "loop": loop(5)})
+
+
 def test_a_bench_that_is_broken_off_leaves_what_was_written(bench, tmp_path, monkeypatch):
     file = tmp_path / "bench.json"
     bench.write(file, "old\n")
@@ -86,13 +95,15 @@ def test_a_rate_is_the_median_of_its_rounds(bench):
 def test_the_times_that_the_book_shows_are_complete():
     kept = json.loads((resources.files(descent) / "bench.json").read_text())
     figures = {"rivals", "models", "sequences", "way", "rules", "dimension", "runs", "memory"}
-    assert set(kept) == {"machine", "widths", *figures}
+    assert set(kept) == {"machine", "widths", "selection", *figures}
     assert [table["D"] for table in kept["rivals"]] == [32, 512, 4096]
     for table in kept["rivals"]:
         assert set(table["rates"]) == {"descend", *table["ratios"]}
         assert {"autograd loop", "vmap(grad)", "jax", "jax, reduced"} == set(table["ratios"])
     for row in kept["models"]:
         assert {"in torch", "autograd loop", "vmap(grad)", "jax"} == set(row["ratios"])
+    assert {"autograd loop", "jax"} == set(kept["selection"]["ratios"])
+    assert kept["selection"]["svm"] > 0 and kept["selection"]["slopes"] > 0
     assert [row["N"] for row in kept["sequences"]] == [8, 64, 256]
     for row in kept["sequences"]:
         assert {"in torch", "jax, reduced"} == set(row["ratios"])
