@@ -189,7 +189,7 @@ def test_no_answer_and_no_judge_is_in_what_students_get_back(cohort):
     course, _, _ = cohort
     set_ = source.read(SET, (course / "seed").read_text(), sets.BOOK)
     given_back = [
-        *(course / f"marks/{SET}/feedback").iterdir(),
+        *(course / f"marks/{SET}/feedback").rglob("*.html"),
         course / f"release/{SET}/{SET}.ipynb",
     ]
     assert len(given_back) == COUNT + 1

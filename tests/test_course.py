@@ -318,7 +318,7 @@ def test_a_function_that_is_gone_is_reported(results):
 def test_feedback_shows_hints_and_nothing_hidden(results, course, factor):
     out = course / "marks/small"
     text = "".join(file.read_text() for file in out.rglob("*.html"))
-    assert "Zero is not positive." in (out / "feedback/zeros.html").read_text()
+    assert "Zero is not positive." in (out / "feedback/zeros/feedback.html").read_text()
     assert "SECRET" not in text and "7777" not in text and "wrong shape" in text
     assert "<script>" not in text and "&lt;script&gt;" in text
     for line in (course / "judge/small.py").read_text().splitlines():
@@ -389,7 +389,7 @@ def test_a_second_run_grades_only_what_changed_and_adds_what_was_entered(
     assert again["colab"]["total"] == ALL + 2.5 and again["colab"]["state"] == "Complete."
     assert again["=cmd()"]["total"] == ALL + 1
     assert "colab,2.5" in (out / "written.csv").read_text(), "what a person entered is kept"
-    assert "2.5 of 3" in (out / "feedback/colab.html").read_text()
+    assert "2.5 of 3" in (out / "feedback/colab/feedback.html").read_text()
 
 
 def test_points_are_read_from_a_table_with_semicolons(tmp_path):

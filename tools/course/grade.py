@@ -1,8 +1,8 @@
 """Grade a folder of submissions: STUDENT.ipynb, or STUDENT/ with a notebook somewhere in it.
 
 Writes into COURSE/marks/SET: marks.csv for spreadsheets, moodle.csv and canvas.csv to be imported,
-written.csv and written.html for the answers that people mark, and feedback/STUDENT.html; and the
-marks into nbgrader's gradebook. A second run grades what is new or changed, takes the points that
+written.csv and written.html for the answers that people mark, and feedback/STUDENT/feedback.html;
+and the marks into nbgrader's gradebook. A second run grades what is new or changed, takes the points that
 were entered into written.csv, and writes all of it again.
 """
 
@@ -213,7 +213,8 @@ def grade(course: Path, name: str, folder: Path, workers: int = 2, limits: dict 
     ]
     for result, (student, notebook) in zip(results, entries, strict=True):
         page = feedback.for_student(about, result)
-        (out / f"feedback/{student}.html").write_text(page, "utf-8")
+        (out / "feedback" / student).mkdir(exist_ok=True)
+        (out / "feedback" / student / "feedback.html").write_text(page, "utf-8")
         gradebook.hand_back(course, name, student, page, notebook)
     (out / "written.html").write_text(feedback.for_reader(about, results), "utf-8")
     feedback.tables(out, about, results, by_hand)
