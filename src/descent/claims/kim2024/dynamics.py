@@ -339,7 +339,6 @@ def avoids_saddles(size: float = 1e-4) -> Evidence:
 @claim(
     "no-long-plateaus",
     title="After the saddle, no plateaus",
-    box="sec-no-plateaus",
     standing=Standing.OBSERVED,
     paper="Descent",
     number="Experiment",
@@ -402,7 +401,6 @@ def quasi_newton(d: int, run: int) -> tuple[int, int, float, float, int]:
 @claim(
     "finite-width",
     title="What few neurons cannot do, and where they are trapped",
-    box="sec-width",
     standing=Standing.OBSERVED,
     paper="Descent",
     number="Experiment",
