@@ -5,6 +5,7 @@ import sympy as sp
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.integrate import quad
 from strategies import differentiable, relative_gap
 
 from descent import descend, draws, models, symbolic
@@ -150,6 +151,17 @@ def test_aligned_starts_are_balanced_and_as_long_as_said():
         # M is a function of Lambda
         Lambda, M = model.landscape(problem).Lambda, model.joined(at)
         assert (M @ Lambda - Lambda @ M).abs().max() < 1e-13
+
+
+@pytest.mark.parametrize(("size", "share"), [(0.3, 0.2), (0.05, 0.5), (0.05, 0.99)])
+def test_an_aligned_head_climbs_as_long_as_its_equation_says(size, share):
+    problem, model = linear_attention.inputs([1.0, 0.6]), LinearAttention(H=2, n=9, rank=1)
+    found = linear_attention.climbing_time(model, problem, size, share)
+    for time, lam in zip(found, (1.0, 0.6), strict=True):
+        g = (1 + 1 / 9) * lam**2 + 1.6 * lam / 9
+        end = (share * lam / g) ** (1 / 3)
+        wanted, _ = quad(lambda s, lam=lam, g=g: 1 / (lam**2 * s**2 - g * lam * s**5), size, end)
+        assert abs(float(time) / wanted - 1) < 1e-7
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
