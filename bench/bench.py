@@ -25,7 +25,7 @@ import rivals
 import torch
 from tqdm import tqdm
 
-from descent import _layout, descend, margin, models, problems, span
+from descent import _layout, descend, flows, margin, models, problems, span
 from descent import steps as rules
 from descent.claims.vasudeva2024.convergence import exponents
 
@@ -313,6 +313,35 @@ def model_against(name: str, model, problem, eta: float, train: str, drawn: dict
     return {"model": name, **compared(in_turn(name, candidates, rounds))}
 
 
+def of_flows(rounds: int) -> list[dict]:
+    """Run-steps a second of clouds of 60 neurons in one batch, and of the rivals."""
+    candidates = flowing(RUNS)
+    must_agree({key: train(5) for key, train in candidates.items()})
+    return [{"neurons": 60, "cores": cores(), **compared(in_turn("flows", candidates, rounds))}]
+
+
+def flowing(runs: int, jax: bool = True) -> dict:
+    """Euler's steps of clouds of sigmoid neurons, by `flows.euler` and by the rivals.
+
+    The flow is minus d times the gradient: theirs go d times as far along it.
+    """
+    population, _ = models.in_context.planted(6, 3, 100, seed=0, r=(2.25, 1.0, 0.49))
+    model, dt = models.InContext(), 1e-3
+    cloud = model.init(population, d=60, seed=1, runs=runs)
+
+    def ours(steps):
+        options = {"dt": dt, "steps": steps, "every": steps}
+        return flows.euler(model, cloud, population, **options).loss[-1]
+
+    given = (model, population, cloud, 60 * dt, "aw")
+    candidates = {
+        "descend": ours,
+        "autograd loop": rivals.autograd_loop(*given),
+        "vmap(grad)": rivals.vmapped(*given),
+    }
+    return candidates | ({"jax": rivals.jitted(*given)} if jax else {})
+
+
 def over_selection(rounds: int) -> dict:
     """What Part IV asks for: normalised descent of 64 runs, a large SVM, a chapter's exponents."""
     model, problem, _, train, drawn = in_the_book()["selection"]
@@ -564,6 +593,7 @@ TABLES = {
     "runs": over_runs,
     "memory": memory,
     "widths": over_widths,
+    "flows": of_flows,
 }
 #: What is timed on a GPU as well.
 ON_A_GPU = ("dimension", "runs")
@@ -578,6 +608,7 @@ PRINTED = {
     "runs": print_rates("runs"),
     "memory": print_memory,
     "widths": print_widths,
+    "flows": print_compared("neurons"),
 }
 
 if __name__ == "__main__":

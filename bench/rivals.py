@@ -59,14 +59,30 @@ def selection(of, layer, problem, W):
     return of.softplus(-f).mean()
 
 
-LOSSES = {models.Attention: attention, models.Encoder: encoder, models.Selection: selection}
+def in_context(of, model, population, W):
+    """What infinite prompts leave of the true features with the best attention; sigmoid neurons."""
+    X, F = of.array(population.X), of.array(population.F)
+    h = of.sigmoid(X @ W["w"].swapaxes(-1, -2)) @ W["a"] / W["a"].shape[-2]
+    Sigma, C = h.swapaxes(-1, -2) @ h / len(X), F.swapaxes(-1, -2) @ h / len(X)
+    zeta = F - h @ of.solve(Sigma, C.swapaxes(-1, -2))
+    return of.square(zeta).sum() / (2 * len(X))
+
+
+LOSSES = {
+    models.Attention: attention,
+    models.Encoder: encoder,
+    models.Selection: selection,
+    models.InContext: in_context,
+}
 TORCH = SimpleNamespace(
     array=lambda x: x,
     einsum=torch.einsum,
     exp=torch.exp,
     relu=torch.relu,
+    sigmoid=torch.sigmoid,
     softmax=torch.softmax,
     softplus=nn.functional.softplus,
+    solve=torch.linalg.solve,
     square=torch.square,
 )
 
@@ -81,8 +97,10 @@ def in_jax():
         einsum=jnp.einsum,
         exp=jnp.exp,
         relu=jax.nn.relu,
+        sigmoid=jax.nn.sigmoid,
         softmax=jax.nn.softmax,
         softplus=jax.nn.softplus,
+        solve=jnp.linalg.solve,
         square=jnp.square,
     )
 

@@ -30,7 +30,8 @@ def test_the_rivals_take_the_steps_that_we_take(bench):
 
 def test_the_rivals_know_every_model_that_has_lanes(bench):
     settings = bench.in_the_book()
-    assert {type(model) for model, *_ in settings.values()} == set(bench.rivals.LOSSES)
+    with_lanes = set(bench.rivals.LOSSES) - {descent.models.InContext}
+    assert {type(model) for model, *_ in settings.values()} == with_lanes
     for name, (model, problem, eta, train, drawn) in settings.items():
         weights = model.init(problem, runs=2, seed=1, **drawn)
         assert model.on_lanes(weights, problem, train) is not None, name
@@ -53,6 +54,12 @@ def test_the_normalised_rival_takes_our_normalised_steps(bench):
     ours = bench.engine(model, problem, weights, step=step, train=train)
     loop = bench.rivals.autograd_loop(model, problem, weights, eta, train, normalise=True)
     bench.must_agree({"descend": ours(5), "loop": loop(5)})
+
+
+def test_the_rivals_follow_the_flow_of_neurons(bench):
+    losses = {name: train(5) for name, train in bench.flowing(2, jax=False).items()}
+    bench.must_agree(losses)
+    assert (losses["descend"] < bench.flowing(2, jax=False)["descend"](1)).all()
 
 
 def test_a_bench_that_is_broken_off_leaves_what_was_written(bench, tmp_path, monkeypatch):
@@ -95,7 +102,7 @@ def test_a_rate_is_the_median_of_its_rounds(bench):
 def test_the_times_that_the_book_shows_are_complete():
     kept = json.loads((resources.files(descent) / "bench.json").read_text())
     figures = {"rivals", "models", "sequences", "way", "rules", "dimension", "runs", "memory"}
-    assert set(kept) == {"machine", "widths", "selection", *figures}
+    assert set(kept) == {"machine", "widths", "flows", "selection", *figures}
     assert [table["D"] for table in kept["rivals"]] == [32, 512, 4096]
     for table in kept["rivals"]:
         assert set(table["rates"]) == {"descend", *table["ratios"]}
@@ -109,6 +116,8 @@ def test_the_times_that_the_book_shows_are_complete():
         assert {"in torch", "jax, reduced"} == set(row["ratios"])
     assert [row["D"] for row in kept["dimension"]][-1] == 10**6
     assert [row["runs"] for row in kept["runs"]][-1] == 4096
+    (flow,) = kept["flows"]
+    assert {"autograd loop", "vmap(grad)", "jax"} == set(flow["ratios"])
     assert [row["width"] for row in kept["widths"]] == [128, 1024, 16384]
     for row in kept["widths"]:
         assert set(row["seconds"]) == {"closed form", "torch.func"}
