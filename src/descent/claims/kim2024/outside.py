@@ -99,7 +99,6 @@ def nearest(D: int, neurons: int, seed: int) -> float:
 @claim(
     "full-size-run",
     title="A run at the size of the paper's",
-    box="sec-one-speed",
     standing=Standing.OBSERVED,
     paper="Descent",
     number="Experiment",
@@ -130,7 +129,6 @@ def full_size(last: int = -1) -> Evidence:
 @claim(
     "overfit-prompts",
     title="Finitely many prompts are fitted",
-    box="sec-finite-tasks",
     standing=Standing.OBSERVED,
     paper="Descent",
     number="Experiment",
