@@ -383,9 +383,58 @@ def test_relaxing_w_solves_its_flow():
         _, velocity = model.joint_velocities(neurons, W, population)
         assert relative_gap((ahead - behind) / (2 * h), velocity) < 1e-7  # h^2, and 1e-16 |W| / h
     assert relative_gap(model.relax(neurons, start, population, 1e-9), start) < 1e-8
+    together = model.relax(neurons, start, population, torch.tensor([0.1, 3.0, 9.0]))
+    for r, t in enumerate((0.1, 3.0, 9.0)):
+        alone = model.relax(neurons, start, population, t)[r]
+        assert relative_gap(together[r], alone) < 1e-9  # the inverse of Sigma is known to that
     rested = model.relax(neurons, start, population, 1e9)
     gap = model.loss_with(neurons, rested, population) - model.loss(neurons, population)
     assert gap.abs().max() < 1e-12
+
+
+def test_joint_steps_follow_the_joint_flow_to_first_order():
+    population, _ = in_context.planted(3, 2, 40, seed=0, r=(1.0, 0.5))
+    model = InContext()
+    neurons, ratio = model.init(population, d=6, seed=1, runs=2), torch.tensor([1.0, 20.0])
+    start = model.best_attention(neurons, population) + attention(neurons)
+
+    def follow(steps, step):
+        state = (*neurons, start)
+        for _ in range(steps):
+            state = step(*state)
+        return state
+
+    def split(steps):
+        def step(a, w, W):
+            cloud, W = model.joint_step(Neurons(a, w), W, population, 1 / steps, ratio)
+            return *cloud, W
+
+        return follow(steps, step)
+
+    def fine(a, w, W, eta=1e-3):
+        def slope(a, w, W):
+            moved, by_W = model.joint_velocities(Neurons(a, w), W, population)
+            return *moved, ratio[:, None, None] * by_W
+
+        state = (a, w, W)
+        middle = tuple(x + eta / 2 * v for x, v in zip(state, slope(*state), strict=True))
+        return tuple(x + eta * v for x, v in zip(state, slope(*middle), strict=True))
+
+    exact = follow(1000, fine)
+    errors = []
+    for steps in (100, 200, 400):
+        found = split(steps)
+        errors.append(max(float((x - y).abs().max()) for x, y in zip(found, exact, strict=True)))
+    assert 1.7 < errors[0] / errors[1] < 2.3 and 1.7 < errors[1] / errors[2] < 2.3
+
+
+@pytest.mark.parametrize("time", [torch.tensor([1.0, -1.0]), torch.ones(3), -1.0, torch.nan])
+def test_times_that_cannot_be_are_refused(time):
+    population, _ = in_context.planted(3, 2, 20, seed=0, r=(1.0, 0.5))
+    model = InContext()
+    neurons = model.init(population, d=5, seed=1, runs=2)
+    with pytest.raises(ValueError, match="time"):
+        model.relax(neurons, torch.eye(2).double(), population, time)
 
 
 @pytest.mark.parametrize(

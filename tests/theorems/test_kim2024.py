@@ -99,7 +99,15 @@ def separate_heads(seed):
     return *heads(seed, (1, 2), lambda pick: below * pick.uniform(0.05, 0.6)), below
 
 
+def attending(seed):
+    """Clouds as for the price of a short prompt, and a random W."""
+    model, cloud, population, _, _ = drawn(seed)
+    k = population.F.shape[1]
+    return model, cloud, population, draws.normal(seed, "W", (k, k), RUNS)
+
+
 SERIES = {
+    "kim2024-lemma-3-1": attending,
     "one-drop": merged_heads,
     "long-plateau": separate_heads,
     "kim2024-finite-prompts": drawn,

@@ -212,26 +212,56 @@ class InContext:
     ) -> tuple[Neurons, Float[Tensor, "*r k k"]]:
         """The gradient flow of `loss_with`: minus d times its gradient by each neuron, minus that by W."""
         at = self.moments(neurons, population)
-        W, m = _attention(W, at.h), len(population.X)
-        left = population.F - at.h @ (at.C @ W).mT
+        return self._joint(neurons, _attention(W, at.h), population, at)
+
+    def _joint(
+        self, neurons: Neurons, W: Tensor, population: Population, at: Moments
+    ) -> tuple[Neurons, Tensor]:
+        left, m = population.F - at.h @ (at.C @ W).mT, len(population.X)
         pull = left @ at.C @ W + population.F @ (left.mT @ at.h / m) @ W.mT
         return self._moved(neurons, population.X, pull / m), at.C.mT @ (left.mT @ at.h) / m
 
     def relax(
-        self, neurons: Neurons, W: Float[Tensor, "*r k k"], population: Population, time: float
+        self,
+        neurons: Neurons,
+        W: Float[Tensor, "*r k k"],
+        population: Population,
+        time: float | Float[Tensor, "*r"],
     ) -> Float[Tensor, "*r k k"]:
         r"""Where the gradient flow of W takes it while the neurons stand still, exactly.
 
         :math:`\dot W = C^\top C(I - W\Sigma)`, solved in the eigenbases of :math:`C^\top C` and
-        :math:`\Sigma`. What C does not see stays.
+        :math:`\Sigma`. What C does not see stays. ``time`` is one positive number, or one a run.
+        Introduced in :doc:`/kim2024/timescales`.
         """
-        at, time = self.moments(neurons, population), _validate.positive("time", time)
+        at = self.moments(neurons, population)
+        return self._relax(at, _attention(W, at.h), _positive("time", time, at.h))
+
+    def _relax(self, at: Moments, W: Tensor, time: Tensor) -> Tensor:
         best = _inverse(at.Sigma)
         rows, left = torch.linalg.eigh(at.C.mT @ at.C)
         columns, right = torch.linalg.eigh(at.Sigma)
         rates = (rows[..., :, None] * columns[..., None, :]).clamp_min(0)
-        away = left.mT @ (_attention(W, at.h) - best) @ right
+        away = left.mT @ (W - best) @ right
         return best + left @ (torch.exp(-time * rates) * away) @ right.mT
+
+    def joint_step(
+        self,
+        neurons: Neurons,
+        W: Float[Tensor, "*r k k"],
+        population: Population,
+        eta: float,
+        ratio: float | Float[Tensor, "*r"],
+    ) -> tuple[Neurons, Float[Tensor, "*r k k"]]:
+        """One step of length ``eta`` of the joint flow in which W is ``ratio`` times as fast.
+
+        W relaxes for a time of ``ratio * eta`` while the neurons stand, exactly; then they take one
+        step of Euler's method. The error is of first order in ``eta``, whatever the ratio.
+        """
+        at, eta = self.moments(neurons, population), _validate.positive("eta", eta)
+        W = self._relax(at, _attention(W, at.h), eta * _positive("ratio", ratio, at.h))
+        flow, _ = self._joint(neurons, W, population, at)
+        return Neurons(*(x + eta * v for x, v in zip(neurons, flow, strict=True))), W
 
     # -- finite prompts ---------------------------------------------------------------------------
 
@@ -431,6 +461,17 @@ def prompts(population: Population, N: int, n: int, seed: int, *, noise: float =
 
 
 # ---------------------------------------------------------------------------- what is given
+
+
+def _positive(name: str, value: float | Tensor, h: Tensor) -> Tensor:
+    """One positive number, or one for each run of h, as a matrix of one entry each."""
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return h.new_tensor(_validate.positive(name, value))
+    value = _validate.finite(name, _validate.tensor(name, value), "give finite numbers")
+    _validate.shape(name, value, tuple(h.shape[:-2]), "there is one for each run")
+    if bool((value <= 0).any()):
+        raise error(ValueError, f"{name} has entries that are not positive", "give positive ones")
+    return value[..., None, None]
 
 
 def _half(rows: Float[Tensor, "*r m k"]) -> Float[Tensor, "*r"]:

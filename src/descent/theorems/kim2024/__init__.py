@@ -13,12 +13,14 @@ from .landscape import (
 )
 from .merged import LinearAttentionStart, long_plateau, one_drop
 from .prompts import InContextStart, finite_prompts
+from .timescales import RelaxationStart, relaxation
 
 __all__ = [
     "CloudStart",
     "InContextStart",
     "LandscapeStart",
     "LinearAttentionStart",
+    "RelaxationStart",
     "SaddleStart",
     "accelerated",
     "by_birth",
@@ -30,6 +32,7 @@ __all__ = [
     "long_plateau",
     "monotone",
     "one_drop",
+    "relaxation",
     "slope",
     "strict_saddle",
 ]
