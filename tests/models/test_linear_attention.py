@@ -133,6 +133,22 @@ def test_many_short_steps_of_descent_follow_the_flow():
         assert gaps[1] < 0.02 and 0.4 < gaps[1] / gaps[0] < 0.6  # Euler is of order one
 
 
+def test_the_flow_takes_single_precision_and_gives_it_back():
+    problem = linear_attention.inputs([1.0, 0.5])
+    model, times = LinearAttention(H=2, n=9, rank=1), torch.tensor([0.0, 5.0])
+    start = model.init(problem, seed=0)
+    whole = model.flow(start, problem, times)
+    single = type(start)(*(W.float().requires_grad_() for W in start))
+    found = model.flow(single, problem.to(torch.float32), times)
+    assert all(W.dtype == torch.float32 for W in found)
+    # roundings of 1e-7 grow at rate one or so for five units of time
+    assert all(relative_gap(a.double(), b) < 1e-5 for a, b in zip(found, whole, strict=True))
+    assert linear_attention.stairs(model, single, problem.to(torch.float32)).direction.tolist() == [
+        0,
+        1,
+    ]
+
+
 def test_aligned_starts_are_balanced_and_as_long_as_said():
     X = draws.normal(4, "x", (1, 5, 3))
     problem, size = (

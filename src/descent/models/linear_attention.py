@@ -271,7 +271,8 @@ class LinearAttention:
             found = f"times must be a line that rises from zero on, got {_validate.shown(times)}"
             raise error(ValueError, found, "give them in order")
         weights = _protocol.spread(self, self._taken(weights), problem)
-        rtol, at = _validate.positive("rtol", rtol), self.landscape(problem)
+        rtol = _validate.positive("rtol", rtol)
+        at = Landscape(*(A.detach().cpu().double() for A in self.landscape(problem)))
         shapes = [W.shape for W in weights]
         sizes = [W.numel() for W in weights]
 
@@ -283,9 +284,13 @@ class LinearAttention:
             gradient = self._derived(placed(torch.from_numpy(flat)), at, self.trainable)[1]
             return -torch.cat([gradient[letter].flatten() for letter in self.trainable]).numpy()
 
-        start = torch.cat([W.detach().flatten() for W in weights]).double().numpy()
+        start = torch.cat([W.detach().flatten() for W in weights]).cpu().double().numpy()
         span = (0.0, float(times[-1]))
-        options = {"method": "DOP853", "t_eval": times.double().numpy(), "rtol": rtol}
+        options = {
+            "method": "DOP853",
+            "t_eval": times.detach().cpu().double().numpy(),
+            "rtol": rtol,
+        }
         run = solve_ivp(slope, span, start, atol=1e-13, **options)
         return placed(torch.from_numpy(run.y.T.copy()).to(weights.V))
 
@@ -392,6 +397,8 @@ def stairs(model: LinearAttention, weights: SeparateWeights, problem: Problem) -
         (sum(W.flatten(-3 if W.ndim > 2 else -1).square().sum(-1) for W in weights) == 0).any()
     ):
         raise error(ValueError, "a run has all weights zero", "start it elsewhere")
+    problem = Problem(problem.X.detach().cpu(), problem.y.detach().cpu())
+    weights = SeparateWeights(*(W.detach().cpu() for W in weights))
     rho, E = model.spectrum(problem).square().numpy(), model.directions(problem)
     k, q = ((W.squeeze(-1) @ E).reshape(-1, model.H, problem.D) for W in weights[1:])
     flat = (each.numpy() for each in (weights.V.reshape(-1, model.H), k + q, k - q))
