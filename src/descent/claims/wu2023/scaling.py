@@ -12,7 +12,7 @@ from ...problems import Problem
 from ...statistics import interval, log_slopes
 from ...theorems import Standing
 from .._record import Evidence, Verdict, claim
-from ..vasudeva2024.text import sentences
+from ..vasudeva2024.text import Sentences, sentences
 from ._shared import PAPER, spectrum, unit_tokens
 
 SCALING = "wu2023/scaling"
@@ -205,25 +205,35 @@ def generic_data(generic: bool = True) -> Evidence:
     mutations={"every sequence scaled to length one": {"scaled": True}},
 )
 def assumption_3(scaled: bool = False) -> Evidence:
-    """A hundred sequences of the paper's size, sentences and digits: 4950 pairs each."""
-    known = sentences()
-    vectors = draws.normal(1, "words", (len(known.words), 100))
-    data = {
-        "Gaussian tokens": problems.sequences(N=100, n=10, D=100, seed=0).X,
-        "tokens of length one": problems.sequences(N=100, n=10, D=100, seed=0, length=1.0).X,
-        "film reviews": vectors[known.ids[:100]],
-        "digits": problems.digits(N=100, seed=0, patch=4).X,
-    }
-    ones = {name: _of_length_one(X) for name, X in data.items()}
-    shares = {n: share_above_one(ones[n] if scaled else X) for n, X in data.items()}
-    largest = max(map(share_above_one, ones.values()))
-    conclusions = {f"{name} violate it": share > math.exp(-1) for name, share in shares.items()}
+    """A hundred sequences of the paper's size, sentences and digits: 4950 pairs, ten draws each."""
+    known, found = sentences(), {}
+    for seed in range(10):
+        for name, X in _sequences(known, seed).items():
+            one = _of_length_one(X)
+            shares = share_above_one(one if scaled else X), share_above_one(one)
+            found.setdefault(name, []).append(shares)
+    least = {name: min(share for share, _ in each) for name, each in found.items()}
+    largest = max(ones for each in found.values() for _, ones in each)
+    conclusions = {f"{name} violate it": share > math.exp(-1) for name, share in least.items()}
     conclusions["sequences of length one satisfy it"] = largest <= math.exp(-1)
     return Evidence(
         conclusions,
-        {f"share of {name}": share for name, share in shares.items()}
+        {f"least share of {name}": share for name, share in least.items()}
         | {"largest share of sequences of length one": largest},
     )
+
+
+def _sequences(known: Sentences, seed: int) -> dict[str, Tensor]:
+    """A hundred sequences of each kind, and for the sentences other words' vectors too."""
+    vectors = draws.normal(seed, "words", (len(known.words), 100))
+    rows = draws.permutation(seed, "reviews", len(known.ids))[:100]
+    sizes = {"N": 100, "n": 10, "D": 100, "seed": seed}
+    return {
+        "Gaussian tokens": problems.sequences(**sizes).X,
+        "tokens of length one": problems.sequences(**sizes, length=1.0).X,
+        "film reviews": vectors[known.ids[rows]],
+        "digits": problems.digits(N=100, seed=seed, patch=4).X,
+    }
 
 
 def _of_length_one(X: Tensor) -> Tensor:

@@ -5,10 +5,10 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from ... import problems, theorems
+from ... import draws, problems, tables, theorems
 from ...models import Encoder, EncoderWeights
 from ...problems import Problem
-from ...statistics import log_slopes
+from ...statistics import log_slopes, mcnemar
 from ...theorems import Standing
 from .._record import Evidence, Verdict, claim
 from ._shared import PAPER, near_outputs, unit_tokens
@@ -258,3 +258,66 @@ def theorem_2(name: str = "ntk") -> Evidence:
         },
         found,
     )
+
+
+@claim(
+    "wu2023-width-in-practice",
+    title="Width that is enough in practice",
+    box="thm-width",
+    standing=Standing.OBSERVED,
+    paper="Descent",
+    number="Observation",
+    statement=r"In 3200 recorded runs with 4 to 64 sequences the width at which half arrive at a "
+    r"hundredth of the first loss grows like $N^p$ with $p$ between 0.15 and 0.7 for both "
+    r"scalings, where the sufficient widths have the exponents 3 and 2.",
+    verdict=Verdict.HOLDS,
+    chapter=WIDTH,
+    mutations={
+        "runs that arrive at the square of N": {"law": 2.0},
+        "three seeds": {"seeds": 3},
+    },
+)
+def width_in_practice(law: float = 0.0, seeds: int = 20) -> Evidence:
+    """The table `encoder`; intervals by drawing the seeds anew a thousand times, in pairs."""
+    hits, counts, widths = recorded_arrivals()
+    if law:
+        enough = counts[0] * (counts / counts[0]) ** law / 4
+        hits = (widths[None, :] >= enough[:, None])[None, :, :, None].expand_as(hits)
+    rows = (seeds * draws.uniform(0, "seeds", (1000, seeds))).long()
+    found, conclusions = {}, {}
+    exponents = torch.stack([growth(hits[..., k], counts, widths) for k in rows])
+    for name, drawn in zip(("limit", "practice"), exponents.T, strict=True):
+        low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975]).to(drawn)).tolist()
+        found |= {f"exponent_{name}_low": low, f"exponent_{name}_high": high}
+        conclusions[f"{name}: between 0.15 and 0.7"] = 0.15 < low and high < 0.7
+        conclusions[f"{name}: known to 0.3"] = high - low < 0.3
+    difference = exponents[:, 0] - exponents[:, 1]
+    low, high = torch.quantile(difference, torch.tensor([0.025, 0.975]).to(difference)).tolist()
+    conclusions["the scalings' exponents differ by less than 0.2"] = max(-low, high) < 0.2
+    found |= {"difference_low": low, "difference_high": high}
+    found["mcnemar_z_practice_over_limit"] = -mcnemar(*hits.flatten(1))
+    conclusions["more runs arrive in practice, pair by pair"] = -mcnemar(*hits.flatten(1)) > 2
+    return Evidence(conclusions, found)
+
+
+def recorded_arrivals() -> tuple[Tensor, Tensor, Tensor]:
+    """Whether each recorded run arrived, (1/d then d^-1/2, N, d, seeds); the values of N and d."""
+    runs = tables.read("encoder")
+    runs = runs.assign(hit=runs["steps_to_0.01"].notna())
+    hit = runs.set_index(["scaling", "N", "d", "seed"])["hit"].sort_index()
+    sizes = [len(level) for level in hit.index.levels]
+    counts, widths = (
+        torch.tensor(hit.index.levels[k].to_numpy(), dtype=torch.float64) for k in (1, 2)
+    )
+    return torch.tensor(hit.to_numpy()).reshape(sizes), counts, widths
+
+
+def growth(hits: Tensor, counts: Tensor, widths: Tensor) -> Tensor:
+    """Slopes of log width at which half arrive over log N, (scalings)."""
+    shares = hits.double().mean(-1).cummax(-1).values
+    above = (shares < 0.5).sum(-1).clamp(1, len(widths) - 1)
+    low, high = (shares.gather(-1, k[..., None])[..., 0] for k in (above - 1, above))
+    part = ((0.5 - low) / (high - low).clamp_min(1e-9)).clamp(0, 1)
+    log = widths.log()
+    half = log[above - 1] + part * (log[above] - log[above - 1])
+    return log_slopes(counts, half.exp().T)
