@@ -72,7 +72,9 @@ def page(request, site):
 
 
 def grid(options):
-    names = [k for k in options if k not in ("alt", "caption", "start", "labels", "drag")]
+    names = [
+        k for k in options if k not in ("alt", "caption", "question", "start", "labels", "drag")
+    ]
     controls = controls_from({k: options[k] for k in names}, {}, {}, {})
     return [
         dict(zip(names, v, strict=True)) for v in itertools.product(*(c.values for c in controls))
@@ -91,3 +93,9 @@ def test_a_picture_of_another_point_is_told_apart(page):
     for (run, options), data in page:
         points = grid(options)
         assert differences(data, 0, run(**points[-1]))
+
+
+@pytest.mark.parametrize("part", ["foundations", "song2024", "wu2023", "vasudeva2024"])
+def test_something_in_a_picture_of_each_part_can_be_dragged(part):
+    pages = (BOOK / part).glob("*.md")
+    assert any(re.search(r"^    drag=\{", page.read_text(), re.MULTILINE) for page in pages)
