@@ -142,7 +142,7 @@ def moodle(results: list[dict]) -> list[list]:
     for result in results:
         found = re.search(r"_(\d+)_assignsubmission_", result["student"])
         who = [f"Participant {found[1]}", ""] if found else ["", result["student"]]
-        rows.append([*who, final(result), "-"])
+        rows.append([*who, final(result), ""])
     return rows
 
 
