@@ -202,7 +202,7 @@ def escape_time(exact: bool = True, which: int = -1) -> Evidence:
 def smooth_noise(length: float | None = 3.0) -> Evidence:
     """Clouds of 20 and 200 neurons, 60 draws of each noise of size 10^-5; times in units of 1/λ."""
     population, gains, errors = taught()[0], [], []
-    for pairs, dt, steps in ((10, 0.004, 100), (100, 0.001, 60)):
+    for pairs, dt, steps in ((10, 0.004, 80), (100, 0.001, 50)):
         start = resting(pairs)
         rate = float(torch.linalg.eigvalsh(MODEL.escape_matrix(start, population))[-1])
         times = []
@@ -352,7 +352,7 @@ def no_plateaus(first: float = 0.95) -> Evidence:
     """16 clouds of 60 neurons; the longest time that the loss takes from 1.1 to 0.9 of a level."""
     population, start = taught()[0], resting()
     noisy, dt = flows.perturbed(start, 1e-6, 0, runs=16), 0.004
-    loss = flows.euler(MODEL, noisy, population, dt=dt, steps=800, every=800).loss
+    loss = flows.euler(MODEL, noisy, population, dt=dt, steps=200, every=200).loss
     top = loss[0].mean()
     held = dt * (loss > 0.95 * top).sum(0)
     levels = [
