@@ -17,6 +17,7 @@ from descent._sweep._grid import Grid
 from descent._sweep._table import KEY, schema, table
 from descent._sweep._task import run_task
 from descent.claims.kim2024 import dynamics
+from descent.claims.wu2023 import vision
 from descent.models.in_context import Neurons
 from descent.tables import RECORDS, TABLES
 
@@ -93,6 +94,17 @@ def test_recorded_ends_of_few_neurons_come_again():
         assert end[:2] == (rows["d"][k], rows["run"][k])
         again += abs(end[2] - rows["loss"][k]) < 1e-3
     assert again >= 4
+
+
+def test_recorded_pictures_come_again():
+    """The narrowest runs of one seed; another processor rounds otherwise, in float32."""
+    rows = descent.tables.recorded("vision")["rows"]
+    known = vision.pictures()
+    for k in (0, 1):
+        assert (rows["d"][k], rows["seed"][k]) == (16, 0)
+        again = vision.trained(known, 16, rows["scaling"][k], 0)
+        assert abs(again.accuracy - rows["accuracy"][k]) < 0.03
+        assert abs(again.moved / rows["moved"][k] - 1) < 0.1
 
 
 @pytest.mark.filterwarnings("ignore:Sparse")

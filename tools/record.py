@@ -1,7 +1,8 @@
-"""Runs of `models.InContext` that are too long for a page, kept as what they wrote.
+"""Runs that are too long for a page and that no sweep makes, kept as what they wrote.
 
     python tools/record.py prompts --steps 400 --out src/descent/tables/in-context-prompts.json
     python tools/record.py widths --runs 50 --out src/descent/tables/in-context-widths.json
+    python tools/record.py vision --runs 6 --out src/descent/tables/vision.json
 
 The first takes ``--device cuda`` where there is a GPU.
 """
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from descent import draws
 from descent.claims.kim2024 import dynamics
+from descent.claims.wu2023 import vision as digits
 from descent.models import InContext, in_context
 from descent.models.in_context import Neurons, Population
 
@@ -119,10 +121,18 @@ def widths(asked: argparse.Namespace) -> dict:
     return {"rows": {name: [end[i] for end in ends] for i, name in enumerate(names)}}
 
 
+# ------------------------------------------------------------------ a small vision Transformer
+
+
+def vision(asked: argparse.Namespace) -> dict:
+    """One encoder with ten read-outs on digits, at three widths and both scalings."""
+    return {"rows": digits.rows(range(asked.seed, asked.seed + asked.runs))}
+
+
 # ------------------------------------------------------------------ what is written
 
 
-RUNS = {"prompts": prompts, "widths": widths}
+RUNS = {"prompts": prompts, "widths": widths, "vision": vision}
 
 
 def main() -> None:
@@ -130,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", choices=RUNS)
     parser.add_argument("--steps", type=int, default=400, help="of the prompts' run")
-    parser.add_argument("--runs", type=int, default=50, help="starts for each width")
+    parser.add_argument("--runs", type=int, default=50, help="starts of each setting")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")

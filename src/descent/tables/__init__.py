@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 TABLES = {"converge": "intro", "encoder": "wu2023/width"}
 
 #: name -> the page that shows it; ``tools/record.py`` makes them.
-RECORDS = {"in-context-widths": "kim2024/dynamics", "in-context-prompts": "kim2024/outside"}
+RECORDS = {
+    "in-context-widths": "kim2024/dynamics",
+    "in-context-prompts": "kim2024/outside",
+    "vision": "wu2023/initialisations",
+}
 
 
 def read(name: str) -> pandas.DataFrame:
