@@ -11,6 +11,7 @@ import torch
 from .. import _validate, theorems
 from .._descend import DivergenceWarning
 from .._errors import error
+from ..steps import PrecisionWarning
 from ..theorems import Inequality, Outcome, Standing
 from ..theorems._inequality import TOLERANCE
 from ._certificate import BITS, certify
@@ -164,8 +165,9 @@ class Claim:
     def run(self, **changes: object) -> Evidence:
         """Build the instance, compute the hypotheses, run it; ``changes`` are those of a mutation."""
         with warnings.catch_warnings():
-            if changes:  # a mutation may well diverge, and its conclusions then say so
-                warnings.simplefilter("ignore", DivergenceWarning)
+            for kind in (DivergenceWarning, PrecisionWarning) if changes else ():
+                # a mutation may well diverge, or not move, and its conclusions then say so
+                warnings.simplefilter("ignore", kind)
             found = self.check(**changes)
         return found if changes or not self.certificate else self._certified(found)
 
