@@ -20,13 +20,10 @@ from . import _validate, draws
 from ._descend import DivergenceWarning
 from ._errors import error
 from .models import InContext
-from .models.in_context import Moments, Neurons, Population, _neurons
-from .steps import PrecisionWarning
+from .models.in_context import Neurons, Population, _neurons, _warn_of_rest
 
 #: Squares of features beyond this size may overflow.
 LARGEST = 1e75
-#: A pull of this share of its natural size is rounding.
-ROUNDING = 1e-13
 
 
 class Flow(NamedTuple):
@@ -207,20 +204,6 @@ def _bounded(neurons: Neurons) -> Bool[Tensor, "*r"]:
 
 def _where(alive: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(alive[..., None, None], new, old)
-
-
-def _warn_of_rest(model: InContext, at: Moments, population: Population) -> None:
-    """A critical point has B^T zeta = 0 at every input; B has the size of f° over h."""
-    size = population.F.square().sum() / (torch.linalg.matrix_norm(at.h) * len(at.h) ** 0.5)
-    pull = model._pull(at).abs().amax((-2, -1))
-    still = int((pull <= ROUNDING * size).sum())
-    if still:
-        warnings.warn(
-            f"{still} of {pull.numel()} clouds start at a critical point: only rounding moves them,"
-            " and where they go means nothing; perturb them with flows.perturbed",
-            PrecisionWarning,
-            stacklevel=3,
-        )
 
 
 def _warn_of_lost(alive: Tensor) -> None:

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from descent import draws, theorems
-from descent.models import InContext
+from descent.models import InContext, LinearAttention, linear_attention
 from descent.models.in_context import Neurons, Population
+from descent.steps import PrecisionWarning
 from descent.theorems.kim2024 import CloudStart
 
 RUNS, ENOUGH = 10, 200
@@ -78,3 +79,67 @@ def test_one_neuron_that_teaches_half_of_the_mass():
         model, Neurons(one, w + 1), population, None, teachers
     )
     assert not report.met.any()
+
+
+def small(k, D, m, d, seed, scale):
+    """A population of m inputs only, true features of very different sizes, and a cloud."""
+    F = draws.normal(seed, "F", (m, k)) * scale ** torch.arange(k).double()
+    population, model = Population(draws.normal(seed, "X", (m, D)), F), InContext("relu")
+    return model, model.init(population, d=d, seed=seed), population
+
+
+@pytest.mark.filterwarnings("ignore::descent.steps.PrecisionWarning")
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("shape", [(3, 1, 3, 6), (2, 2, 2, 5), (2, 3, 7, 2), (3, 2, 6, 3)])
+def test_rounding_refutes_no_theorem(seed, shape):
+    # as many inputs as features leave no loss, as many neurons no pull: both are rounding
+    model, cloud, population = small(*shape, seed, scale=20.0)
+    k = shape[0]
+    for id, start in (
+        ("conserved-second-moment", (model, cloud, population)),
+        ("frozen-rate", (model, cloud, population)),
+        ("kim2024-lemma-3-1", (model, cloud, population, draws.normal(seed, "W", (k, k)))),
+        ("homotopy-slope", (draws.normal(seed, "h", population.F.shape), population)),
+    ):
+        outcome = theorems.get(id)(*start).against()
+        assert outcome.holds or not outcome.met.all(), str(outcome)
+
+
+def test_singular_features_are_a_hypothesis_that_is_not_met():
+    model, cloud, population = small(2, 2, 6, 4, 0, 1.0)
+    dead = Neurons(0 * cloud.a, cloud.w)
+    for id, more in (("conserved-second-moment", ()), ("kim2024-lemma-3-1", (torch.eye(2),))):
+        more = tuple(each.double() for each in more)
+        assert not theorems.get(id)(model, dead, population, *more).against().met.any()
+    with pytest.raises(ValueError, match="Sigma is singular"):
+        theorems.get("saddles-of-the-flow")(model, dead, population)
+
+
+def test_bad_starts_are_named():
+    model, cloud, population = small(2, 2, 6, 4, 0, 1.0)
+    h, eye = model.features(cloud, population.X), torch.eye(3).double()
+    with pytest.raises(ValueError, match=r"R has shape \(3, 3\).*expected \(2, 2\)"):
+        theorems.get("homotopy-slope")(h, population, eye)
+    with pytest.raises(ValueError, match="R has 4 entries that are NaN"):
+        theorems.get("monotone-homotopy")(h, population, eye[:2, :2] * torch.nan)
+    with pytest.raises(ValueError, match=r"W has shape \(3, 3\)"):
+        theorems.get("kim2024-lemma-3-1")(model, cloud, population, eye)
+    with pytest.raises(ValueError, match="teachers were left out"):
+        theorems.get("improvement-by-birth")(model, cloud, population)
+    with pytest.raises(ValueError, match="size must be positive and finite, got nan"):
+        theorems.get("saddles-of-the-flow")(model, cloud, population, size=float("nan"))
+
+
+def test_training_from_a_critical_point_warns():
+    model, cloud, population = small(2, 2, 6, 4, 0, 1.0)
+    with pytest.warns(PrecisionWarning, match="start at a critical point"):
+        model.train(Neurons(0 * cloud.a, cloud.w), population, 2)
+
+
+def test_one_drop_is_a_theorem_on_merged_heads():
+    problem = linear_attention.inputs([1.0, 0.5])
+    for rank in (None, 1):
+        model = LinearAttention(H=2, n=20, rank=rank)
+        start = model.aligned(problem, torch.tensor([0.3]).double())
+        of = theorems.get("one-drop")(model, problem, start, torch.linspace(0, 40, 9).double())
+        assert bool(of.against().met.all()) == (rank is None)

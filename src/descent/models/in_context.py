@@ -13,6 +13,7 @@ over a fixed sample, the *population*, so that every formula here is exact for i
 infinite prompts is :math:`\tfrac12 E\|f^\circ - CWh\|^2`. Introduced in :doc:`/kim2024/prompts`.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from .. import _validate, draws
 from .._errors import error
+from ..steps import PrecisionWarning
 from . import encoder
 from .encoder import Activation
 
@@ -29,6 +31,9 @@ from .encoder import Activation
 ACTIVATIONS = encoder.ACTIVATIONS | {
     "sigmoid": Activation(torch.sigmoid, lambda Z: torch.sigmoid(Z) * torch.sigmoid(-Z)),
 }
+
+#: A pull of this share of its natural size is rounding.
+ROUNDING = 1e-13
 
 
 class Neurons(NamedTuple):
@@ -339,10 +344,16 @@ class InContext:
         A step is taken where it lowers `loss` by a tenth of what the slope promises (Armijo), and
         the next one is twice as long; else the cloud stays and the next is a quarter as long.
         Returns the clouds, and (steps + 1, ...) losses.
+
+        Warns
+        -----
+        PrecisionWarning : if a cloud starts at a critical point, from which only rounding moves it.
         """
         loss, steps = self.loss(neurons, population), _validate.count("steps", steps)
         at, losses, eta = Neurons(*neurons), [loss], torch.full_like(loss, 0.1)
-        flow = self._velocities(at, population, self._moments(at, population))
+        moments = self._moments(at, population)
+        _warn_of_rest(self, moments, population)
+        flow = self._velocities(at, population, moments)
         for _ in range(steps):
             tried = Neurons(*(x + eta[..., None, None] * v for x, v in zip(at, flow, strict=True)))
             moments = self._moments(tried, population)
@@ -517,6 +528,20 @@ def _no_overlap(at: Moments, population: Population) -> None:
     if bool((at.C.abs().amax((-2, -1)) > 1e-9 * size).any()):
         found = f"C has entries up to {float(at.C.abs().max()):.1e}"
         raise error(ValueError, found, "choose neurons whose features are orthogonal to f°")
+
+
+def _warn_of_rest(model: InContext, at: Moments, population: Population) -> None:
+    """A critical point has B^T zeta = 0 at every input; B has the size of f° over h."""
+    size = population.F.square().sum() / (torch.linalg.matrix_norm(at.h) * len(at.h) ** 0.5)
+    pull = model._pull(at).abs().amax((-2, -1))
+    still = int((pull <= ROUNDING * size).sum())
+    if still:
+        warnings.warn(
+            f"{still} of {pull.numel()} clouds start at a critical point: only rounding moves them,"
+            " and where they go means nothing; perturb them with flows.perturbed",
+            PrecisionWarning,
+            stacklevel=3,
+        )
 
 
 def _chosen(good: Tensor, new: Neurons, old: Neurons) -> Neurons:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ... import flows
+from ..._errors import error
 from ...models import InContext
 from ...models.in_context import Moments, Neurons, Population
 from .._inequality import Inequality
@@ -114,6 +115,22 @@ class CloudStart:
         return torch.linalg.eigvalsh(F.mT @ F / len(F))[0]
 
     @cached_property
+    def total(self) -> Tensor:
+        """The mean square of the true features, twice the loss of features that are of no use."""
+        return self.population.F.square().sum(-1).mean()
+
+    @cached_property
+    def sizes(self) -> Float[Tensor, "*r k"]:
+        """The eigenvalues of Sigma, in rising order."""
+        return torch.linalg.eigvalsh(self.moments.Sigma)
+
+    @cached_property
+    def invertible(self) -> Inequality:
+        """Sigma is invertible, by more than rounding."""
+        least, largest = self.sizes[..., 0], self.sizes[..., -1]
+        return Inequality("0 < λ_min(Σ)", 1e-14 * largest, least, strict=True)
+
+    @cached_property
     def ceiling(self) -> Float[Tensor, "*r"]:
         """R_1^2, at least as large as any eigenvalue of Sigma while w stays."""
         root = self.masses.sqrt()[..., None, :]
@@ -123,7 +140,12 @@ class CloudStart:
 
     @cached_property
     def crowding(self) -> Float[Tensor, "*r"]:
-        """The largest density of the teachers with respect to the cloud, infinite if they miss it."""
+        """The largest density of the teachers with respect to the cloud, infinite if they miss it.
+
+        ValueError where no teachers were given.
+        """
+        if self.teachers is None:
+            raise error(ValueError, "teachers were left out", "give neurons that make f°")
         theta, taught = (torch.cat(tuple(x), -1) for x in (self.neurons, self.teachers))
         same = (theta[..., :, None, :] == taught[..., None, :, :]).all(-1)
         held = (same * self.masses[..., None]).sum(-2)
@@ -145,14 +167,15 @@ def conserved(at: CloudStart) -> Report:
     values, vectors = torch.linalg.eigh(at.Q)
     root = vectors / values.clamp_min(0).sqrt()[..., None, :]
     relative = torch.linalg.eigvalsh(root.mT @ at.moments.Sigma @ root)[..., -1]
+    made = parts + torch.linalg.matrix_norm(at.moments.B) * (at.total * at.sizes.sum(-1)).sqrt()
+    # the regression is known to the condition of Sigma
+    known = ZERO + 1e-14 * at.sizes[..., -1] / at.sizes[..., 0].clamp_min(1e-300)
     return Report(
-        hypotheses=(
-            Inequality("0 < λ_min(Q)", torch.zeros_like(at.loss), values[..., 0], strict=True),
-        ),
+        hypotheses=(at.invertible,),
         promises=(
             Promise(
                 "∫ g aᵀ dμ = 0",
-                lambda _: (flux.abs().amax((-2, -1)), ZERO * (1 + parts), ()),
+                lambda _: (flux.abs().amax((-2, -1)), known * made, ()),
             ),
             Promise("Σ ⪯ sup σ² Q", lambda _: (relative, loudest, ())),
         ),
@@ -232,6 +255,8 @@ def frozen(at: CloudStart) -> Report:
     rate = 4 * (at.least - 2 * at.loss) / (at.cost * at.ceiling)
     return Report(
         hypotheses=(
+            at.invertible,
+            Inequality("0 < L_0", 1e-9 * at.total.expand_as(at.loss), at.loss, strict=True),
             Inequality("L_0 < r/2", 2 * at.loss, at.least.expand_as(at.loss), strict=True),
             _made(at),
         ),

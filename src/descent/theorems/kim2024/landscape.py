@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ... import _validate
 from ..._errors import error
 from ...models import InContext, in_context
 from ...models.in_context import Moments, Neurons, Population
@@ -38,6 +39,9 @@ class LandscapeStart:
         if p != k:
             found = f"h has {p} features, and there are {k} true ones"
             raise error(ValueError, found, "give as many, since the theorems speak of these")
+        if self.R is not None:
+            R = _validate.finite("R", _validate.matrix("R", self.R), "choose another end")
+            _validate.shape("R", R, (k, k), f"there are {k} features")
 
     @cached_property
     def at(self) -> Moments:
@@ -129,7 +133,8 @@ class LandscapeStart:
 def slope(at: LandscapeStart) -> Report:
     """No R of norm one promises a steeper descent than the nuclear norm, and one attains it."""
     best, _ = at.along(in_context.steepest(at.at))
-    blur = 1e-12 * (1 + at.steepest)
+    # a residual is known to a rounding of the true features, however small it is
+    blur = 1e-12 * at.spectrum.sum() * (at.spectrum[-1] / at.sizes[..., 0].clamp_min(1e-300)).sqrt()
     size = torch.linalg.matrix_norm(at.end, 2)
     return Report(
         hypotheses=(at.invertible,)
@@ -186,7 +191,7 @@ def strict_saddle(at: LandscapeStart) -> Report:
 def monotone(at: LandscapeStart) -> Report:
     """Towards R f° with R as given, else the inverse of B, at a hundred points on the way."""
     least = torch.linalg.svdvals(at.at.B)
-    R = torch.linalg.inv(at.at.B) if at.R is None else at.R
+    R = torch.linalg.pinv(at.at.B) if at.R is None else at.R
     s = torch.linspace(0, 1, 101, dtype=at.h.dtype)[:-1]
     steps = tuple(range(100))
 
@@ -246,12 +251,20 @@ class SaddleStart:
 
     ``size`` : the mean of :math:`\|a^\circ\|^2` over the cloud, for a map :math:`a^\circ` with
     :math:`f^\circ = \int a^\circ(w)\sigma(w^\top x)\,d\mu`; left out, that of the smallest one.
+
+    ValueError and TypeError as the model raises them, and where Sigma is singular, since the flow has
+    no derivative there.
     """
 
     model: InContext
     neurons: Neurons
     population: Population
     size: float | None = None
+
+    def __post_init__(self) -> None:
+        in_context._invertible(self.features.at)
+        if self.size is not None:
+            _validate.positive("size", self.size)
 
     @cached_property
     def features(self) -> LandscapeStart:

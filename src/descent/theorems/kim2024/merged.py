@@ -109,6 +109,7 @@ def one_drop(at: LinearAttentionStart) -> Report:
 
     return Report(
         hypotheses=(
+            Inequality("merged: one matrix a head", at.matrices, torch.ones_like(begun)),
             Inequality("E(0) + θ < 1", begun + theta, torch.ones_like(begun), strict=True),
         ),
         promises=(Promise("κ(1-θ)t ≤ ln (1-θ-E)/E - ln (1-θ-E(0))/E(0)", falls),),

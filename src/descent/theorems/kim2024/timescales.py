@@ -29,6 +29,9 @@ class RelaxationStart:
     population: Population
     W: Float[Tensor, "*r k k"]
 
+    def __post_init__(self) -> None:
+        self.model.loss_with(self.neurons, self.W, self.population)
+
     @cached_property
     def at(self) -> Moments:
         """The moments of the features."""
@@ -44,19 +47,21 @@ class RelaxationStart:
         """The square of the smallest nonzero singular value of C, times the least eigenvalue of Sigma."""
         s = torch.linalg.svdvals(self.at.C)
         seen = torch.where(s > 1e-9 * s[..., :1], s, torch.inf).amin(-1)
-        return torch.where(seen.isfinite(), seen, 0).square() * self.sizes[..., 0]
+        return torch.where(seen.isfinite(), seen, 0).square() * self.sizes[..., 0].clamp_min(0)
 
     @cached_property
     def rest(self) -> Float[Tensor, "*r k k"]:
         """The limit, the minimiser that is nearest to W."""
-        inverse, C = torch.linalg.inv(self.at.Sigma), self.at.C
+        inverse = torch.linalg.pinv(self.at.Sigma, rtol=1e-14, hermitian=True)
+        C = self.at.C
         return self.W - torch.linalg.pinv(C, rtol=1e-9) @ C @ (self.W - inverse)
 
     @cached_property
     def path(self) -> Float[Tensor, "t *r k k"]:
-        """W at `TIMES`."""
+        """W at `TIMES`, in units of one where there is no rate."""
         given = self.neurons, self.W, self.population
-        return torch.stack([self.model.relax(*given, t / self.rate) for t in TIMES])
+        rate = torch.where(self.rate > 0, self.rate, 1)
+        return torch.stack([self.model.relax(*given, t / rate) for t in TIMES])
 
     def distance(self, W: Float[Tensor, "*t k k"]) -> Float[Tensor, "*t"]:
         """From the limit, in the Frobenius norm."""
@@ -80,7 +85,12 @@ def relaxation(at: RelaxationStart) -> Report:
     """The distance falls at the rate, the excess of the loss at twice the rate."""
     fall = torch.exp(-TIMES).to(at.W).reshape(-1, *[1] * at.rate.ndim)
     steps = tuple(range(len(TIMES)))
-    known = 1e-9 * (1 + torch.linalg.matrix_norm(at.W) + torch.linalg.matrix_norm(at.rest))
+    largest = torch.linalg.matrix_norm(at.at.C, 2).square()
+    # eigenvalues of C^T C and of Sigma are known to a rounding of the largest
+    doubt = at.sizes[..., -1] / at.sizes[..., 0].clamp_min(1e-300)
+    doubt = doubt + largest * at.sizes[..., 0] / at.rate.clamp_min(1e-300)
+    size = 1 + torch.linalg.matrix_norm(at.W) + torch.linalg.matrix_norm(at.rest)
+    known = (1e-9 + 1e-14 * doubt) * size
 
     def closer(_: object) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         return at.distance(at.path), fall * at.distance(at.W) + known, steps
@@ -92,7 +102,7 @@ def relaxation(at: RelaxationStart) -> Report:
     return Report(
         hypotheses=(
             Inequality("0 < λ_min(Σ)", 1e-11 * at.sizes[..., -1], at.sizes[..., 0], strict=True),
-            Inequality("0 < C", torch.zeros_like(at.rate), at.rate, strict=True),
+            Inequality("0 < C", 1e-14 * largest * at.sizes[..., 0], at.rate, strict=True),
         ),
         promises=(
             Promise("‖W_t - W_∞‖ ≤ e^-ρt ‖W_0 - W_∞‖", closer),
