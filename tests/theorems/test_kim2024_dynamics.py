@@ -143,3 +143,13 @@ def test_one_drop_is_a_theorem_on_merged_heads():
         start = model.aligned(problem, torch.tensor([0.3]).double())
         of = theorems.get("one-drop")(model, problem, start, torch.linspace(0, 40, 9).double())
         assert bool(of.against().met.all()) == (rank is None)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_steps_that_do_not_follow_the_flow_refute_no_rate():
+    of = theorems.get("frozen-rate")
+    for dt, short in ((1e-3, True), (1e4, False)):
+        outcome = of(*near(0), dt=dt, steps=20).against()
+        step = next(h for h in outcome.hypotheses if h.name == "τ times the curvature ≤ 1")
+        assert bool(step.met.all()) == bool(step.met.any()) == short
+        assert outcome.holds

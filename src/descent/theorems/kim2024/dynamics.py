@@ -133,10 +133,21 @@ class CloudStart:
     @cached_property
     def ceiling(self) -> Float[Tensor, "*r"]:
         """R_1^2, at least as large as any eigenvalue of Sigma while w stays."""
-        root = self.masses.sqrt()[..., None, :]
-        A = self.answers * root
-        K = A.mT @ A / A.shape[-2]
-        return torch.linalg.eigvalsh(K)[..., -1] * torch.linalg.eigvalsh(self.Q)[..., -1]
+        return _largest(self._rooted) * torch.linalg.eigvalsh(self.Q)[..., -1]
+
+    @cached_property
+    def _rooted(self) -> Float[Tensor, "*r m d"]:
+        return self.answers * self.masses.sqrt()[..., None, :]
+
+    @cached_property
+    def stride(self) -> Float[Tensor, "*r"]:
+        """The step times the largest curvature that the outer weights would meet at a minimum.
+
+        There it is that of E|B(delta - Pi delta)|^2, with Pi the projection on the features.
+        """
+        A, h = self._rooted, self.moments.h
+        rest = A - h @ torch.linalg.lstsq(h, A, driver="gelsd").solution
+        return self.dt * _largest(rest) * torch.linalg.matrix_norm(self.moments.B, 2).square()
 
     @cached_property
     def crowding(self) -> Float[Tensor, "*r"]:
@@ -181,6 +192,11 @@ def conserved(at: CloudStart) -> Report:
         ),
         constants={"λ_max(Q)": values[..., -1], "L": at.loss},
     )
+
+
+def _largest(A: Float[Tensor, "*r m d"]) -> Float[Tensor, "*r"]:
+    """The largest eigenvalue of the kernel A^T A / m."""
+    return torch.linalg.matrix_norm(A, 2).square() / A.shape[-2]
 
 
 def _norm(a: Tensor) -> Tensor:
@@ -259,6 +275,7 @@ def frozen(at: CloudStart) -> Report:
             Inequality("0 < L_0", 1e-9 * at.total.expand_as(at.loss), at.loss, strict=True),
             Inequality("L_0 < r/2", 2 * at.loss, at.least.expand_as(at.loss), strict=True),
             _made(at),
+            Inequality("τ times the curvature ≤ 1", at.stride, torch.ones_like(at.stride)),
         ),
         promises=(Promise("L(t) ≤ 1 / (1/L_0 + c t)", lambda _: _along(at, rate)),),
         constants={"c": rate, "‖a°‖²": at.cost, "R_1²": at.ceiling, "L_0": at.loss},
