@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import html
 import json
 import re
 from functools import cache
@@ -242,3 +243,20 @@ def test_nothing_hidden_is_in_what_is_published(name):
     release.refuse_leaks(set_, text)
     for sign in ("BEGIN SOLUTION", "@part", "def draw"):
         assert sign not in text
+
+
+@pytest.fixture(scope="session")
+def elsewhere(site):
+    """All that is public besides the notebooks: the pages as they are read, and the library."""
+    pages = [page.read_text("utf-8") for page in site.rglob("*.html")]
+    texts = [html.unescape(re.sub(r"<[^>]+>", "", page)) for page in pages]
+    files = [*site.rglob("*.ipynb"), *(source.ROOT / "src").rglob("*.py")]
+    return "\n".join(texts + [file.read_text("utf-8") for file in files])
+
+
+@sets
+def test_nothing_hidden_is_in_the_book_or_in_the_library(elsewhere, name):
+    """Lines of 60 characters and more: shorter ones are formulas of the chapters, and loop heads."""
+    long = [line for line in release.hidden(read(name)) if len(line) >= 60]
+    assert len(long) > 20
+    assert not [line for line in long if line in elsewhere or json.dumps(line)[1:-1] in elsewhere]
