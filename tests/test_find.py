@@ -40,8 +40,8 @@ QUERIES = {
     "tangent kernel of the layer": "prop-ntk",
     "span lemma": "lem-span",
     "tokens and weights in the span": "prop-bartlett",
-    "\\lambda_{\\max}(G)": "thm-values",
-    "λ_max": "thm-values",
+    "\\eta\\le1/\\lambda_{\\max}(G)": "thm-heads",
+    "λ_max": "thm-frozen",
 }
 
 PAGE = """<html><article><section id="top"><h1>2. A chapter<a class="headerlink">#</a></h1>
