@@ -62,6 +62,15 @@ def positive(name: str, value: float) -> float:
     return number
 
 
+def not_negative(name: str, value: float) -> float:
+    """Return ``value`` if it is a finite number from zero on, else raise."""
+    number = real(name, value, "a number from zero on")
+    if not (number >= 0 and math.isfinite(number)):
+        found = f"{name} must be zero or more, and finite, got {value}"
+        raise error(ValueError, found, "zero or more")
+    return number
+
+
 def fraction(name: str, value: float) -> float:
     """Return ``value`` if it lies strictly between 0 and 1, else raise."""
     if not positive(name, value) < 1:

@@ -20,7 +20,7 @@ from . import _validate, draws
 from ._descend import DivergenceWarning
 from ._errors import error
 from .models import InContext
-from .models.in_context import Neurons, Population, _neurons, _warn_of_rest
+from .models.in_context import Neurons, Population, _chosen, _half, _neurons, _warn_of_rest
 
 #: Squares of features beyond this size may overflow.
 LARGEST = 1e75
@@ -81,14 +81,14 @@ def euler(
         found = f"model must be an InContext, got {_validate.shown(model)}"
         raise error(TypeError, found, "make one with models.InContext()")
     model.loss(neurons, population)  # it says what does not fit
-    cloud, birth = _neurons(neurons), _not_negative("birth", birth)
+    cloud, birth = _neurons(neurons), _validate.not_negative("birth", birth)
     dt, steps = _validate.positive("dt", dt), _validate.count("steps", steps)
     every, moves = _validate.count("every", every), _moving(train)
     mass = _masses(mass, cloud)
-    alive, kept, losses = torch.ones(mass.shape[:-1], dtype=torch.bool), [], []
+    alive, kept, losses = mass[..., 0] >= 0, [], []  # all, so far
     for step in range(steps + 1):
         at = model._moments(weighted(cloud, mass), population)
-        losses.append(torch.where(alive, at.zeta.square().sum(-1).mean(-1) / 2, torch.inf))
+        losses.append(torch.where(alive, _half(at.zeta), torch.inf))
         if step == 0:
             _warn_of_rest(model, at, population)
         if step % every == 0:
@@ -99,7 +99,7 @@ def euler(
             mass = _born(mass, torch.where(alive[..., None], growth, 0))
         moved = Neurons(*(x + dt * m * v for x, m, v in zip(cloud, moves, speed, strict=True)))
         alive = alive & _bounded(moved)
-        cloud = Neurons(*(_where(alive, new, old) for new, old in zip(moved, cloud, strict=True)))
+        cloud = _chosen(alive, moved, cloud)
     _warn_of_lost(alive)
     a, w, masses = (torch.stack(part) for part in zip(*kept, strict=True))
     return Flow(Neurons(a, w), masses, torch.stack(losses))
@@ -145,7 +145,7 @@ def perturbed(
     ValueError, TypeError : for a size that is negative, or a length that is not positive.
     """
     a, w = _neurons(neurons)
-    size = _not_negative("size", size)
+    size = _validate.not_negative("size", size)
     noise = [draws.normal(seed, name, x.shape, runs).to(x) for name, x in (("a", a), ("w", w))]
     if length is not None:
         root = _root(torch.cat([a, w], -1), _validate.positive("length", length))
@@ -189,21 +189,10 @@ def _moving(train: str) -> list[bool]:
     return [x in _validate.letters("train", train, "aw") if train else False for x in "aw"]
 
 
-def _not_negative(name: str, value: float) -> float:
-    value = _validate.real(name, value)
-    if not 0 <= value < float("inf"):
-        raise error(ValueError, f"{name} must be zero or more, got {value:g}", "give a finite one")
-    return value
-
-
 def _bounded(neurons: Neurons) -> Bool[Tensor, "*r"]:
     """Which clouds have entries of a size that can be squared twice."""
     sizes = (x.abs().amax((-2, -1)) for x in neurons)
     return torch.stack([size < LARGEST for size in sizes]).all(0)
-
-
-def _where(alive: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    return torch.where(alive[..., None, None], new, old)
 
 
 def _warn_of_lost(alive: Tensor) -> None:

@@ -231,6 +231,11 @@ def test_neurons_of_zero_learn_nothing_and_say_no_nan():
         (lambda m, p, c: m.loss(c, p._replace(X=p.X[:, 1:])), "w has shape"),
         (lambda m, p, c: m.finite_loss(c, torch.eye(3).double(), p, 5), "W has shape"),
         (lambda m, p, c: m.finite_loss(c, torch.eye(2).double(), p, 0), "n must be at least 1"),
+        (lambda m, p, c: m.spread(c, p, 5, noise=-1.0), "noise must be zero or more"),
+        (
+            lambda m, p, c: in_context.prompts(p, 2, 3, 0, noise=-1.0),
+            "zero or more, and finite, got -1.0",
+        ),
         (lambda m, p, c: in_context.planted(1, 2, 9, 0, r=(1.0, 1.0)), "D must be at least 2"),
         (lambda m, p, c: in_context.planted(3, 2, 9, 0, r=(1.0,)), "r must be 2 values"),
         (lambda m, p, c: InContext("swish"), "unknown activation"),

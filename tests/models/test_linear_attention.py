@@ -133,6 +133,15 @@ def test_many_short_steps_of_descent_follow_the_flow():
         assert gaps[1] < 0.02 and 0.4 < gaps[1] / gaps[0] < 0.6  # Euler is of order one
 
 
+@pytest.mark.parametrize("scale", [1e3, 1e60])
+def test_a_flow_that_does_not_end_says_so(monkeypatch, scale):
+    monkeypatch.setattr(linear_attention, "EVALUATIONS", 1000)
+    model, problem = LinearAttention(2, 5, rank=1), linear_attention.inputs([1.0, 0.5])
+    start = model.init(problem, seed=0, scale=scale)
+    with pytest.raises(RuntimeError, match="the flow is lost at time .*: start smaller"):
+        model.flow(start, problem, torch.tensor([0.0, 1.0]).double())
+
+
 def test_the_flow_takes_single_precision_and_gives_it_back():
     problem = linear_attention.inputs([1.0, 0.5])
     model, times = LinearAttention(H=2, n=9, rank=1), torch.tensor([0.0, 5.0])

@@ -299,8 +299,7 @@ class InContext:
         return self._spread(self.moments(neurons, population), population, n, noise)
 
     def _spread(self, at: Moments, population: Population, n: int, noise: float) -> Tensor:
-        n, s = _validate.count("n", n), _validate.real("noise", noise)
-        _validate.finite("noise", torch.tensor(s), "give a finite standard deviation")
+        n, s = _validate.count("n", n), _validate.not_negative("noise", noise)
         square = population.F.square().sum(-1, keepdim=True)
         fourth = (square * at.h).mT @ at.h / len(population.X)
         return (1 - 1 / n) * at.C.mT @ at.C + (fourth + s**2 * at.Sigma) / n
@@ -461,7 +460,7 @@ def planted(
 def prompts(population: Population, N: int, n: int, seed: int, *, noise: float = 0.0) -> Prompts:
     """Prompts of n inputs drawn from the population, each with a new standard normal task."""
     population, N, n = _population(population), _validate.count("N", N), _validate.count("n", n)
-    noise = _validate.real("noise", noise)
+    noise = _validate.not_negative("noise", noise)
     m, k = population.F.shape
     place = (m * draws.uniform(seed, "place", (N, n + 1))).long()
     v = draws.normal(seed, "v", (N, k)).to(population.F)

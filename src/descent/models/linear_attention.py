@@ -14,6 +14,7 @@ A `Problem` says what the inputs are: :math:`\Lambda` is the second moment of it
 labels are not read (`inputs` makes one). Introduced in :doc:`/kim2024/merged`.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,6 +28,10 @@ from .. import _validate, draws
 from .._errors import error
 from ..problems import Problem
 from . import _protocol, in_context
+from .in_context import _trace
+
+#: Gradients that a flow may take: thousands are usual.
+EVALUATIONS = 100_000
 
 
 class MergedWeights(NamedTuple):
@@ -264,6 +269,11 @@ class LinearAttention:
         """Gradient flow from ``weights``, at increasing times from zero on: (t, *r, ...) each.
 
         By an explicit Runge-Kutta method of order eight, all runs with the same steps.
+
+        Raises
+        ------
+        RuntimeError : if it has not come to an end after `EVALUATIONS` gradients, as from a start so
+            long that only tiny steps are stable.
         """
         self.check(weights, problem)
         times = _validate.finite("times", _validate.matrix("times", times, least=1), "end sooner")
@@ -280,7 +290,15 @@ class LinearAttention:
             parts = flat.split(sizes, -1)
             return self._kind(*(p.unflatten(-1, s) for p, s in zip(parts, shapes, strict=True)))
 
-        def slope(_: float, flat) -> Tensor:
+        asked = itertools.count(1)
+
+        def lost(time: float) -> Exception:
+            found = f"the flow is lost at time {time:.3g}"
+            return error(RuntimeError, found, "start smaller, or end sooner")
+
+        def slope(time: float, flat) -> Tensor:
+            if next(asked) > EVALUATIONS:
+                raise lost(time)
             gradient = self._derived(placed(torch.from_numpy(flat)), at, self.trainable)[1]
             return -torch.cat([gradient[letter].flatten() for letter in self.trainable]).numpy()
 
@@ -291,7 +309,10 @@ class LinearAttention:
             "t_eval": times.detach().cpu().double().numpy(),
             "rtol": rtol,
         }
-        run = solve_ivp(slope, span, start, atol=1e-13, **options)
+        with np.errstate(all="ignore"):  # what overflows is told below
+            run = solve_ivp(slope, span, start, atol=1e-13, **options)
+        if not run.success:
+            raise lost(run.t[-1] if len(run.t) else 0.0)
         return placed(torch.from_numpy(run.y.T.copy()).to(weights.V))
 
 
@@ -455,7 +476,3 @@ def _dot(A: Float[Tensor, "*r a b"], B: Float[Tensor, "*r a b"]) -> Float[Tensor
 
 def _norm(A: Float[Tensor, "*r a b"]) -> Float[Tensor, "*r 1 1"]:
     return torch.linalg.matrix_norm(A, keepdim=True)
-
-
-def _trace(A: Float[Tensor, "*r a a"]) -> Float[Tensor, "*r"]:
-    return A.diagonal(dim1=-2, dim2=-1).sum(-1)

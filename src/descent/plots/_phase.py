@@ -122,12 +122,9 @@ def _panel(ax: Axes, panel: pandas.DataFrame, over: tuple, colour: str, show: st
 
 def _squares(ax: Axes, boxes: list[tuple], colour: str) -> None:
     """Draw boxes (sides in x, sides in y, how full): one shape for all of a shade, one for frames."""
-    shades = {alpha: [] for *_, alpha in boxes if alpha > 0}
-    for x, y, alpha in boxes:
-        if alpha > 0:
-            shades[alpha].append((x, y))
-    for alpha, filled in shades.items():
-        ax.add_patch(PathPatch(_path(filled), facecolor=colour, linewidth=0, alpha=alpha))
+    for shade in sorted({alpha for *_, alpha in boxes if alpha > 0}):
+        filled = _path([(x, y) for x, y, alpha in boxes if alpha == shade])
+        ax.add_patch(PathPatch(filled, facecolor=colour, linewidth=0, alpha=shade))
     # apart from the filling: a frame is to stay where that is faint
     every = _path([(x, y) for x, y, _ in boxes])
     ax.add_patch(PathPatch(every, facecolor="none", alpha=0.35, **FRAME))
