@@ -88,6 +88,18 @@ def test_clouds_side_by_side_flow_as_alone():
     assert relative_gap(one.loss, flow.loss[:, 1]) < 1e-10
 
 
+def test_how_many_clouds_are_followed_at_a_time_changes_nothing(monkeypatch):
+    start, options = cloud(), {"dt": 0.01, "steps": 6, "every": 3, "birth": 0.5}
+    nested = Neurons(*(torch.stack([x, 2 * x]) for x in start))
+    flow = flows.euler(MODEL, nested, POPULATION, **options)
+    monkeypatch.setattr(flows, "BLOCK", 1)
+    one_by_one = flows.euler(MODEL, nested, POPULATION, **options)
+    for a, b in ((flow.loss, one_by_one.loss), (flow.mass, one_by_one.mass)):
+        assert a.shape == b.shape and relative_gap(a, b) < 1e-10
+    assert flow.neurons.a.shape == one_by_one.neurons.a.shape == (3, *nested.a.shape)
+    assert relative_gap(flow.neurons.w, one_by_one.neurons.w) < 1e-10
+
+
 @given(st.integers(0, 999))
 def test_a_step_of_euler_changes_the_second_moment_by_the_square_of_its_length(seed):
     start, dt = cloud(seed=seed), 0.01

@@ -24,6 +24,8 @@ from .models.in_context import Neurons, Population, _chosen, _half, _neurons, _w
 
 #: Squares of features beyond this size may overflow.
 LARGEST = 1e75
+#: Inputs times neurons that are followed at a time: their activations fit into a core's cache.
+BLOCK = 100_000
 
 
 class Flow(NamedTuple):
@@ -85,24 +87,50 @@ def euler(
     dt, steps = _validate.positive("dt", dt), _validate.count("steps", steps)
     every, moves = _validate.count("every", every), _moving(train)
     mass = _masses(mass, cloud)
+    _warn_of_rest(model, model._moments(weighted(cloud, mass), population), population)
+
+    # Clouds do not see each other: so many at a time that what they need stays in the cache.
+    runs, size = mass.shape[:-1], max(1, BLOCK // (len(population.X) * mass.shape[-1]))
+    blocks = (x.reshape(-1, *x.shape[len(runs) :]).split(size) for x in (*cloud, mass))
+    rates = {"dt": dt, "steps": steps, "every": every, "birth": birth, "moves": moves}
+    found = [
+        _follow(model, population, Neurons(a, w), each, **rates)
+        for a, w, each in zip(*blocks, strict=True)
+    ]
+    *kept, alive = zip(*found, strict=True)
+    _warn_of_lost(torch.cat(alive))
+    joined = (torch.cat(part, 1) for part in kept)
+    a, w, mass, loss = (x.reshape(len(x), *runs, *x.shape[2:]) for x in joined)
+    return Flow(Neurons(a, w), mass, loss)
+
+
+def _follow(
+    model: InContext,
+    population: Population,
+    cloud: Neurons,
+    mass: Float[Tensor, "r d"],
+    *,
+    dt: float,
+    steps: int,
+    every: int,
+    birth: float,
+    moves: list[bool],
+) -> tuple[Tensor, ...]:
+    """Neurons and masses at the steps that are kept, all losses, and which clouds are finite."""
     alive, kept, losses = mass[..., 0] >= 0, [], []  # all, so far
     for step in range(steps + 1):
-        at = model._moments(weighted(cloud, mass), population)
-        losses.append(torch.where(alive, _half(at.zeta), torch.inf))
-        if step == 0:
-            _warn_of_rest(model, at, population)
         if step % every == 0:
             kept.append((*cloud, mass))
+        at = model._moments(weighted(cloud, mass), population)
         speed = model._velocities(cloud, population, at)
+        losses.append(torch.where(alive, _half(at.zeta), torch.inf))
         if birth:
             growth = dt * birth * (speed.a * cloud.a).sum(-1)
             mass = _born(mass, torch.where(alive[..., None], growth, 0))
         moved = Neurons(*(x + dt * m * v for x, m, v in zip(cloud, moves, speed, strict=True)))
         alive = alive & _bounded(moved)
         cloud = _chosen(alive, moved, cloud)
-    _warn_of_lost(alive)
-    a, w, masses = (torch.stack(part) for part in zip(*kept, strict=True))
-    return Flow(Neurons(a, w), masses, torch.stack(losses))
+    return *(torch.stack(part) for part in zip(*kept, strict=True)), torch.stack(losses), alive
 
 
 def weighted(neurons: Neurons, mass: Float[Tensor, "*r d"]) -> Neurons:
