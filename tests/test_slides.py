@@ -65,6 +65,12 @@ def test_a_chapter_opens_with_its_title_and_its_first_sentences(book):
     )
 
 
+def test_a_claim_that_is_left_out_leaves_no_gap(book):
+    found = " ".join(text for _, text in cells(book, "wu2023/index"))
+    assert "with a constant. The consequence" in found and " ; along" not in found
+    assert not re.search(r"\w [.,;:](\s|$)", found)
+
+
 def test_a_drill_is_asked_before_it_is_answered(book):
     found = cells(book, "song2024/values")
     kinds = [kind for kind, _ in found if kind in ("subslide", "fragment")][-8:]

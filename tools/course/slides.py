@@ -29,6 +29,7 @@ from .source import ROOT
 TEMPLATES = Path(__file__).parent
 NOT_SHOWN = ("Where to read more", "Exercises")
 FORMULA = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)|\$\$(.+?)\$\$|(?<!\\)\$((?:\\.|[^$\\])+?)\$", re.S)
+GAP = re.compile(r"\s+(?=[.,;:](?:\s|$))")  # where a claim stood, which a slide leaves out
 SENTENCE = re.compile(r"(?<=[.?!])\s+(?=[A-Z◊])")
 OPENING = 320  # characters of a section's first paragraph that a slide may show, in whole sentences
 FIGURE = re.compile(r'class="descent-(?:figure|explorer)')
@@ -112,7 +113,7 @@ class SlideWriter(Writer):
             self.formulas.append(self.typeset(unescape(found[2] or found[3]), bool(found[2])))
             return f"◊{len(self.formulas) - 1}◊"
 
-        return _slide(new_markdown_cell(FORMULA.sub(hide, markdown)), kind)
+        return _slide(new_markdown_cell(GAP.sub("", FORMULA.sub(hide, markdown))), kind)
 
     def show(self, html: str) -> str:
         return re.sub("◊(.+?)◊", lambda found: self.formulas[int(found[1])], html)
