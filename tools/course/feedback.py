@@ -20,8 +20,9 @@ from myst_parser.parsers.mdit import create_md_parser
 COMPLETE = "Complete."
 STYLE = (
     "body{font:1rem/1.5 system-ui;max-width:50rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse}td,th{border:1px solid #999;padding:.2rem .5rem;"
+    "table{border-collapse:collapse;margin:.5rem 0}td,th{border:1px solid #999;padding:.2rem .5rem;"
     "text-align:left;vertical-align:top}pre{white-space:pre-wrap;background:#8882;padding:.5rem}"
+    "@media(max-width:40rem){table{font-size:.8rem}td{overflow-wrap:anywhere}}"
 )
 FORMULA = re.compile(
     r'<(?:span class="math inline|div class="math block)">(.*?)</(?:span|div)>', re.S
