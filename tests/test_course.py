@@ -116,6 +116,16 @@ def test_a_short_seed_is_refused(tmp_path, monkeypatch):
         release.seed_of(tmp_path / "new")
 
 
+def test_a_course_keeps_its_seed_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEED", SEED)
+    assert release.seed_of(tmp_path) == release.seed_of(tmp_path) == SEED
+    monkeypatch.setenv("SEED", SEED + "?")
+    with pytest.raises(ValueError, match="has a seed already"):
+        release.seed_of(tmp_path)
+    monkeypatch.delenv("SEED")
+    assert release.seed_of(tmp_path) == SEED
+
+
 def test_errors_are_one_line(tmp_path, capsys):
     assert command.main(["release", str(tmp_path), "nothing"]) == 2
     assert command.main(["grade", str(tmp_path), "small", str(tmp_path)]) == 2

@@ -135,15 +135,18 @@ def refuse_leaks(set_: Set, text: str) -> None:
 
 def seed_of(course: Path) -> str:
     """The course's secret. It is drawn here: one that a person thinks of can be guessed."""
-    file = course / "seed"
+    file, wanted = course / "seed", os.environ.get("SEED")
     if not file.exists():
-        seed = os.environ.get("SEED") or secrets.token_hex(16)
+        seed = wanted or secrets.token_hex(16)
         if len(seed) < 16:
             raise ValueError("SEED must have at least 16 characters that nobody can guess")
         course.mkdir(parents=True, exist_ok=True)
         file.touch(0o600)
         file.write_text(seed)
-    return file.read_text().strip()
+    kept = file.read_text().strip()
+    if wanted and wanted != kept:
+        raise ValueError(f"{course} has a seed already, which is not SEED: take another folder")
+    return kept
 
 
 def release(course: Path, names: list[str], folder: Path = source.FOLDER) -> None:
