@@ -291,14 +291,11 @@ class LinearAttention:
             return self._kind(*(p.unflatten(-1, s) for p, s in zip(parts, shapes, strict=True)))
 
         asked = itertools.count(1)
-
-        def lost(time: float) -> Exception:
-            found = f"the flow is lost at time {time:.3g}"
-            return error(RuntimeError, found, "start smaller, or end sooner")
+        lost, smaller = "the flow is lost at time {:.3g}", "start smaller, or end sooner"
 
         def slope(time: float, flat) -> Tensor:
             if next(asked) > EVALUATIONS:
-                raise lost(time)
+                raise error(RuntimeError, lost.format(time), smaller)
             gradient = self._derived(placed(torch.from_numpy(flat)), at, self.trainable)[1]
             return -torch.cat([gradient[letter].flatten() for letter in self.trainable]).numpy()
 
@@ -312,7 +309,8 @@ class LinearAttention:
         with np.errstate(all="ignore"):  # what overflows is told below
             run = solve_ivp(slope, span, start, atol=1e-13, **options)
         if not run.success:
-            raise lost(run.t[-1] if len(run.t) else 0.0)
+            time = run.t[-1] if len(run.t) else 0.0
+            raise error(RuntimeError, lost.format(time), smaller)
         return placed(torch.from_numpy(run.y.T.copy()).to(weights.V))
 
 
