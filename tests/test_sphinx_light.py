@@ -11,7 +11,8 @@ from fontTools.ttLib import TTFont
 
 ROOT = Path(__file__).parent.parent
 PAGE = """<main id="top" class="wide box" data-theme="dark"><p>Łx</p>
-<span class="katex-html"><span class="mathnormal">f<span>g</span></span><span>h</span></span></main>
+<span class="katex-html"><span class="mathnormal">f<span>g</span></span><span>h</span><span
+class="mathbf">1</span></span></main>
 <script type="application/json">{"lines":[{"tone":"from-data","y":[1,2]}]}</script>
 """
 
@@ -74,8 +75,9 @@ def test_variables_that_nothing_reads_are_dropped():
 
 
 def test_each_font_of_formulas_gets_the_letters_asked_of_it(words):
-    assert words.formulas["KaTeX_Math"] == {"f", "g"}
-    assert words.formulas["KaTeX_Main"] == {"h"}
+    assert words.formulas["KaTeX_Math", "italic", "400"] == {"f", "g"}
+    assert words.formulas["KaTeX_Main", "normal", "400"] == {"h"}
+    assert words.formulas["KaTeX_Main", "normal", "700"] == {"1"}
     assert "Ł" in words.characters and "h" in words.characters  # of the ASCII letters all stay
 
 

@@ -4,7 +4,7 @@ The theme and its extensions style a thousand things that this book does not hav
 are written, their sheets are joined into ``_static/site.css``, less
 
 * selectors that name a class, id, element or attribute that is on no page and in no script;
-* fonts that no rule names, and in each font the characters that no page holds;
+* fonts that no rule names, and in each font the characters that no page asks of it;
 * KaTeX's letters for large operators and brackets, which go into ``large.css``: the front page and
   the ledger have none.
 
@@ -17,6 +17,7 @@ the script that every figure carries for notebooks stand in the joined files ins
 
 import re
 from base64 import b64encode
+from collections import defaultdict
 from functools import partial
 from html.parser import HTMLParser
 from io import BytesIO
@@ -53,13 +54,20 @@ FEATURES = ["onum", "pnum", "lnum", "tnum"]
 # Fonts of a few glyphs travel inside a sheet; those of the text are preloaded as files.
 LARGE = "KaTeX_Size"
 INLINE = (LARGE, "fa-")
-# The classes by which KaTeX asks for a family other than its main one.
+# What the classes of KaTeX ask of a font, each for what it names: family, style, weight.
+PLAIN = ("KaTeX_Main", "normal", "400")
 KATEX = {
-    "mathnormal": "KaTeX_Math",
-    "boldsymbol": "KaTeX_Math",
-    "mathbb": "KaTeX_AMS",
-    "amsrm": "KaTeX_AMS",
-    "mathcal": "KaTeX_Caligraphic",
+    "mathnormal": ("KaTeX_Math", "italic", None),
+    "boldsymbol": ("KaTeX_Math", "italic", "700"),
+    "mathit": ("KaTeX_Main", "italic", None),
+    "mathbf": ("KaTeX_Main", None, "700"),
+    "mathrm": (None, "normal", None),
+    "mathbb": ("KaTeX_AMS", None, None),
+    "amsrm": ("KaTeX_AMS", None, None),
+    "mathcal": ("KaTeX_Caligraphic", None, None),
+    "textrm": ("KaTeX_Main", None, None),
+    "textit": (None, "italic", None),
+    "textbf": (None, None, "700"),
 }
 
 
@@ -72,27 +80,28 @@ class Words(HTMLParser):
     def __init__(self):
         super().__init__()
         self.names, self.characters = set(), set(map(chr, range(0x20, 0x7F)))
-        self.formulas = {family: set() for family in [*KATEX.values(), "KaTeX_Main"]}
-        self.families = []  # what each open span of a formula asks for
+        self.formulas = defaultdict(set)  # by family, style and weight
+        self.fonts = []  # what each open span of a formula asks for
 
     def handle_starttag(self, tag, attributes):
         self.names.update([tag, *(name for name, _ in attributes)])
         attributes = dict(attributes)
         classes = (attributes.get("class") or "").split()
         self.names.update(classes, (attributes.get("id") or "").split())
-        if tag == "span" and (self.families or "katex-html" in classes):
-            inherited = self.families[-1] if self.families else "KaTeX_Main"
-            asked = [KATEX[name] for name in classes if name in KATEX]
-            self.families.append(asked[-1] if asked else inherited)
+        if tag == "span" and (self.fonts or "katex-html" in classes):
+            font = self.fonts[-1] if self.fonts else PLAIN
+            for asked in (KATEX[name] for name in classes if name in KATEX):
+                font = tuple(new or old for new, old in zip(asked, font, strict=True))
+            self.fonts.append(font)
 
     def handle_endtag(self, tag):
-        if tag == "span" and self.families:
-            self.families.pop()
+        if tag == "span" and self.fonts:
+            self.fonts.pop()
 
     def handle_data(self, data):
         if self.cdata_elem == "script":  # what an explorer draws with, names of colours among it
             self.names.update(re.findall(r'"([A-Za-z][\w-]*)"', data))
-        place = self.formulas[self.families[-1]] if self.families else self.characters
+        place = self.formulas[self.fonts[-1]] if self.fonts else self.characters
         place.update(data)
 
 
@@ -203,14 +212,15 @@ def with_subset_fonts(css, static, words):
 
 
 def subset_face(face, rest, static, words):
-    """One ``@font-face``, its font subset; nothing if no rule asks for its family."""
-    family = re.search(r"font-family:\s*['\"]?([^;}'\"]+)", face)[1]
+    """One ``@font-face``, its font subset; nothing if no rule or no letter asks for it."""
+    family = described(face, "family")
     source = re.search(r"url\(['\"]?([^)'\"]+\.woff2)", face)
     if not source:  # a font of the reader's own, by local(...)
         return face
-    if family not in rest:
+    characters = characters_for(face, words, rest) if family in rest else set()
+    if not characters:
         return ""
-    data = subset_font(static / source[1], characters_for(family, words, rest))
+    data = subset_font(static / source[1], characters)
     name = Path(source[1]).name
     address = "data:font/woff2;base64," + b64encode(data).decode()
     if not name.startswith(INLINE):
@@ -220,9 +230,16 @@ def subset_face(face, rest, static, words):
     return re.sub(r"src:[^;}]*", f'src:url({address}) format("woff2")', face)
 
 
-def characters_for(family, words, css):
+def described(face, what):
+    return re.search(rf"font-{what}:\s*['\"]?([^;}}'\"]+)", face)[1]
+
+
+def characters_for(face, words, css):
+    family = described(face, "family")
+    if LARGE in family:  # the size is asked for by the place of a letter
+        return set().union(*words.formulas.values())
     if "KaTeX" in family:
-        return words.formulas.get(family) or set().union(*words.formulas.values())
+        return words.formulas[family, described(face, "style"), described(face, "weight")]
     if "Awesome" in family:  # its icons stand in style sheets, in the private part of Unicode
         return {c for c in css if 0xE000 <= ord(c) <= 0xF8FF}
     return words.characters | set(css)
