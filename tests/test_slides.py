@@ -79,6 +79,26 @@ def test_a_drill_is_asked_before_it_is_answered(book):
     assert len(questions) == 4 and not any("Drill" in text for text in questions)
 
 
+def test_each_formula_of_a_question_is_set_from_its_first_letter_on(book):
+    """Also where the question begins with one."""
+    first = [text for _, text in cells(book, "song2024/values") if "How many heads" in text]
+    assert first[0].startswith("**Question.** [N = 2], [n = 2], [D = 3]. How many heads")
+    for page in book.pages.values():
+        if page.chapter:
+            shown = [text for _, text in cells(book, page.name) if "**Question.**" in text]
+            assert not [text for text in shown if "$" in text], page.name
+
+
+def test_a_formula_that_ends_the_opening_sentence_is_on_its_slide(book):
+    """The chapter numbers only the formulas that it comes back to."""
+    found = cells(book, "foundations/layer")
+    shown = [text for kind, text in found if kind != "notes"]
+    (place,) = [i for i, text in enumerate(shown) if text.startswith("Two tokens")]
+    assert shown[place].endswith("and so on:") and "W_K = " in shown[place + 1]
+    kinds = {kind for kind, text in found if "S^\\top r = " in text}
+    assert kinds == {"notes"}, "a formula within the argument"
+
+
 def test_each_chapter_has_four_questions_with_answers_to_ask_oneself(book):
     """On the page the answer is folded below the question, on a slide it comes one step later."""
     for page in book.pages.values():

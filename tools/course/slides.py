@@ -29,6 +29,7 @@ from .source import ROOT
 TEMPLATES = Path(__file__).parent
 NOT_SHOWN = ("Where to read more", "Exercises")
 FORMULA = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)|\$\$(.+?)\$\$|(?<!\\)\$((?:\\.|[^$\\])+?)\$", re.S)
+DRILL = re.compile(r"^\W*Drill\.[*_]*\s*")  # but not the $ of a formula that comes next
 GAP = re.compile(r"\s+(?=[.,;:](?:\s|$))")  # where a claim stood, which a slide leaves out
 SENTENCE = re.compile(r"(?<=[.?!])\s+(?=[A-Z◊])")
 OPENING = 320  # characters of a section's first paragraph that a slide may show, in whole sentences
@@ -41,7 +42,7 @@ class SlideWriter(Writer):
     def __init__(self, book: Book, page: Page, outputs: list[list], typeset: Callable):
         super().__init__(book, page)
         self.outputs, self.typeset, self.formulas = iter(outputs), typeset, []
-        self.asked = set(drills(page))
+        self.asked, self.unfinished = set(drills(page)), False
 
     def link(self, words: str, page: Page) -> str:
         return words
@@ -66,10 +67,12 @@ class SlideWriter(Writer):
                     yield self.text(piece, kind)
 
     def pieces_of(self, block: Block, written: str, opening: bool) -> Iterator[tuple[str, str]]:
-        """A block as pieces for the slide and for the notes."""
+        """A block as pieces for the slide and for the notes. A formula is for the slide if the
+        chapter numbers it, or if the sentence above it on the slide ends with it."""
+        unfinished, self.unfinished = self.unfinished, False
         if block.kind in STATEMENTS | ADMONITIONS and not block.folded:
             yield "subslide", re.sub("^> ?", "", written, flags=re.M)
-        elif block.kind == "math" and block.label:
+        elif block.kind == "math" and (block.label or unfinished):
             yield "-", written
         elif block.kind != "text":
             yield "notes", written
@@ -79,8 +82,9 @@ class SlideWriter(Writer):
                     yield "subslide", paragraph
                     continue
                 if opening:
-                    yield "-", self.begin(paragraph)
-                    opening = False
+                    shown, opening = self.begin(paragraph), False
+                    self.unfinished = not shown.endswith((".", "?", "!", ")"))
+                    yield "-", shown
                 yield "notes", paragraph
 
     def begin(self, paragraph: str) -> str:
@@ -101,7 +105,7 @@ class SlideWriter(Writer):
     def drill(self, block: Block) -> Iterator:
         """The question, and then its answer."""
         if block.kind == "exercise" and block.label in self.asked:
-            question = re.sub(r"^\W*Drill\.\W*", "", self.inside(block))
+            question = DRILL.sub("", self.inside(block))
             yield self.text(f"**Question.** {question}", "subslide")
         elif block.kind == "solution" and block.title in self.asked:
             yield self.text(self.inside(block), "fragment")
@@ -123,7 +127,7 @@ def drills(page: Page) -> list[str]:
     """Labels of the exercises that say that they are drills, or else of the shortest four."""
     answers = {block.title: block.body for block in page.blocks if block.kind == "solution"}
     asked = [b for b in page.blocks if b.kind == "exercise" and b.label in answers]
-    named = [block.label for block in asked if re.match(r"\W*Drill\b", block.body)]
+    named = [block.label for block in asked if DRILL.match(block.body)]
     by_length = sorted(asked, key=lambda block: len(block.body) + len(answers[block.label]))
     return named or [block.label for block in by_length[:4]]
 
