@@ -1,4 +1,5 @@
-"""What a first visit costs: bytes and requests by kind, and how far the page moves while it loads.
+"""What a first visit costs: bytes and requests by kind, how far the page moves while it loads, and
+what is laid out though nobody looks at it.
 
 Bytes are counted as a server that compresses sends them. The browser loads over a slow line
 (Lighthouse's slow 4G), since fonts that come at once hide what moves when they do not.
@@ -25,6 +26,24 @@ WATCH = """window.shift = 0;
 new PerformanceObserver(list => list.getEntries().forEach(entry => window.shift += entry.value))
   .observe({type: "layout-shift", buffered: true})"""
 
+# What is measured, by whatever script, while it lies out of sight, in a section not laid out yet:
+# the browser has then to lay all of it out, at once.
+MEASURED = """window.early = [];
+const watch = (type, names) => names.forEach(name => {
+  const property = Object.getOwnPropertyDescriptor(type.prototype, name);
+  const kind = property.get ? "get" : "value", own = property[kind];
+  property[kind] = function (...rest) {
+    if (this.isConnected && !this.checkVisibility({contentVisibilityAuto: true}))
+      early.push(`${name} of ${this.outerHTML.slice(0, 80)}`);
+    return own.apply(this, rest);
+  };
+  Object.defineProperty(type.prototype, name, property);
+});
+watch(Element, ["clientHeight", "clientWidth", "getBoundingClientRect", "getClientRects",
+  "scrollHeight", "scrollWidth"]);
+watch(HTMLElement, ["innerText", "offsetHeight", "offsetLeft", "offsetTop", "offsetWidth"]);
+watch(SVGTextContentElement, ["getComputedTextLength"]);"""
+
 
 def weight(file):
     """A file's kB on the wire."""
@@ -34,7 +53,8 @@ def weight(file):
 
 @pytest.fixture(scope="module")
 def first_visit(browser, server, site):
-    """``first_visit(name)``: kB by kind, number of requests, and shift of a page on a phone."""
+    """``first_visit(name)``: kB by kind, number of requests, shift of a page on a phone, and what
+    was measured out of sight."""
 
     def load(name):
         context = browser.new_context(viewport={"width": 412, "height": 823})
@@ -44,12 +64,13 @@ def first_visit(browser, server, site):
         line.send("Network.enable")
         line.send("Network.emulateNetworkConditions", {"offline": False, **SLOW})
         page.add_init_script(WATCH)
+        page.add_init_script(MEASURED)
         page.goto(f"{server}/{name}.html", wait_until="load")
         page.evaluate(SETTLED)
         page.wait_for_timeout(300)
-        shift = page.evaluate("window.shift")
+        shift, early = page.evaluate("[window.shift, window.early]")
         context.close()
-        return bytes_by_kind(site, asked), len(asked), shift
+        return bytes_by_kind(site, asked), len(asked), shift, early
 
     return load
 
@@ -65,9 +86,10 @@ def bytes_by_kind(site, addresses):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_first_visit_stays_within_its_budget(first_visit, name):
-    kinds, requests, shift = first_visit(name)
+    kinds, requests, shift, early = first_visit(name)
     over = {kind: kB for kind, kB in kinds.items() if kB > BUDGET.get(kind, 0)}
     assert not over, f"kB by kind, of {BUDGET}"
     assert sum(kinds.values()) <= TOTAL_OF.get(name, TOTAL)
     assert requests <= REQUESTS
     assert shift <= SHIFT
+    assert early == []
