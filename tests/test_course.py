@@ -18,6 +18,7 @@ import pytest
 from course import command, feedback, grade, gradebook, jail, judge, release, source, values
 from nbformat.v4 import new_code_cell, new_markdown_cell
 from nbgrader.api import Gradebook
+from nbgrader.plugins import CsvExportPlugin
 from notebooks.number import Book
 
 FIXTURES = Path(__file__).parent / "fixtures" / "course"
@@ -482,13 +483,12 @@ def test_a_leak_through_nbgrader_is_not_released(tmp_path, monkeypatch):
     assert not (tmp_path / "release/small").exists() and not (tmp_path / "zip").exists()
 
 
-@pytest.mark.filterwarnings("ignore")  # nbgrader's, and SQLAlchemy's on it
-def test_a_course_goes_through_the_exchange(course, tmp_path, monkeypatch):
-    """Released, fetched, submitted, collected, graded, fed back, exported: as on JupyterHub."""
+@pytest.fixture
+def exchange(course, tmp_path, monkeypatch):
+    """Takes a step of nbgrader's exchange, as ann, in a folder of her own."""
     from nbgrader.auth import Authenticator
     from nbgrader.coursedir import CourseDirectory
-    from nbgrader.exchange import default as exchange
-    from nbgrader.plugins import CsvExportPlugin
+    from nbgrader.exchange import default
 
     monkeypatch.setenv("USER", "ann")
     monkeypatch.chdir(tmp_path)
@@ -501,25 +501,31 @@ def test_a_course_goes_through_the_exchange(course, tmp_path, monkeypatch):
 
     def step(name):
         place = CourseDirectory(config=config)
-        return getattr(exchange, f"Exchange{name}")(
+        return getattr(default, f"Exchange{name}")(
             coursedir=place, authenticator=Authenticator(config=config), config=config
         ).start()
 
-    step("ReleaseAssignment")
-    step("FetchAssignment")
+    return step
+
+
+@pytest.mark.filterwarnings("ignore")  # nbgrader's, and SQLAlchemy's on it
+def test_a_course_goes_through_the_exchange(course, tmp_path, exchange):
+    """Released, fetched, submitted, collected, graded, fed back, exported: as on JupyterHub."""
+    exchange("ReleaseAssignment")
+    exchange("FetchAssignment")
     hand_in = tmp_path / "small/small.ipynb"
     stub = nbformat.read(hand_in, 4)
     stub.cells.append(new_code_cell("def count(x): return int((x > 0).sum())"))
     nbformat.write(stub, hand_in)
-    step("Submit")
-    step("Collect")
+    exchange("Submit")
+    exchange("Collect")
     (ann,) = [folder.name for folder in (course / "submitted").iterdir()]
     (course / "submitted/late/other").mkdir(parents=True)  # handed in another set
     (course / "judge/other.json").write_text("{}")
     (result,) = grade.grade(course, "small", course / "submitted", 1, LIMITS)
     assert (result["student"], result["total"], result["state"]) == (ann, SECOND, "Complete.")
-    step("ReleaseFeedback")
-    step("FetchFeedback")
+    exchange("ReleaseFeedback")
+    exchange("FetchFeedback")
     (page,) = (tmp_path / "small/feedback").rglob("small.html")
     assert "5 of 18 points" in page.read_text()
     with Gradebook(f"sqlite:///{course}/gradebook.db") as book:

@@ -30,14 +30,19 @@ FORMULA = re.compile(
 
 
 def page(title: str, markdown: str) -> str:
-    """Markdown of ours with formulas as a page that needs no other file."""
+    """Markdown of ours as a page that needs no other file."""
+    return document(title, rendered(markdown))
+
+
+def rendered(markdown: str) -> str:
+    """Its HTML, formulas as MathML."""
     parser = create_md_parser(MdParserConfig(enable_extensions={"dollarmath"}), RendererHTML)
 
     def formula(found: re.Match) -> str:
         display = "block" if "block" in found[0][:30] else "inline"
         return convert(unescape(found[1]).strip(), display=display)
 
-    return document(title, FORMULA.sub(formula, parser.render(markdown)))
+    return FORMULA.sub(formula, parser.render(markdown))
 
 
 def document(title: str, body: str) -> str:
@@ -54,7 +59,7 @@ def row(cells: Iterable, tag: str = "td") -> str:
 def for_student(about: dict, result: dict) -> str:
     """The feedback that one student gets."""
     title = f"{about['title']}: {result['student']}"
-    rows = [row(("problem", "part", "points", ""), "th")]
+    rows = [row(("problem", "part", "points", "what to look at"), "th")]
     for mark in result["marks"]:
         words = f"{mark['why'] + '. ' if mark['why'] else ''}{mark['hint']}"
         points = f"{mark['points']:g} of {mark['of']:g}"
@@ -64,8 +69,8 @@ def for_student(about: dict, result: dict) -> str:
         words = "not marked yet" if points is None else f"{points:g} of {question['points']:g}"
         rows.append(row((question["name"], "written answer", words, "")))
     notes = "".join(f"<li>{escape(note)}</li>" for note in result["notes"])
-    total = f"{result['total']:g} of {sum(about['points'].values()):g} points"
-    total = total if result["graded"] else "Not graded"
+    points = f"{result['total']:g} of {sum(about['points'].values()):g} points"
+    total = points if result["graded"] else "Not graded"
     body = f"<h1>{escape(title)}</h1><p>{total}. {escape(result['state'])}</p>"
     return document(title, f"{body}<table>{''.join(rows)}</table><ul>{notes}</ul>")
 
@@ -75,7 +80,7 @@ def for_reader(about: dict, results: list[dict]) -> str:
     pieces = [f"<h1>{escape(about['title'])}: written answers</h1><p>Marks go to written.csv.</p>"]
     for question in about["written"]:
         name, points = question["name"], question["points"]
-        model = re.search(r"<style>.*?</style>(.*)</html>", page("", question["answer"]), re.S)[1]
+        model = rendered(question["answer"])
         pieces.append(f"<h2>{escape(name)} ({points:g} points)</h2><h3>Model answer</h3>{model}")
         for result in results:
             answer = result["answers"].get(name)
