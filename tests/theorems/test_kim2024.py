@@ -66,8 +66,11 @@ def cloud_at_saddle(seed):
     """Ten clouds in pairs along w and -w, so that learned features are odd and others even."""
     pick = random.Random(seed)
     r = [pick.uniform(0.2, 3) for _ in range(pick.randint(1, 3))]
-    left = pick.sample(range(len(r)), pick.randint(1, len(r)))
-    starts = [landscape.cloud_at_saddle(tuple(r), tuple(left), 10 * seed + j) for j in range(RUNS)]
+    return clouds(tuple(r), pick.sample(range(len(r)), pick.randint(1, len(r))), seed)
+
+
+def clouds(r, left, seed):
+    starts = [landscape.cloud_at_saddle(r, tuple(left), 10 * seed + j) for j in range(RUNS)]
     cloud = Neurons(
         *(torch.stack(parts) for parts in zip(*(s.neurons for s in starts), strict=True))
     )
@@ -106,6 +109,20 @@ def attending(seed):
     return model, cloud, population, draws.normal(seed, "W", (k, k), RUNS)
 
 
+def mixed(seed):
+    """Mixtures of random true features, as well conditioned as they come."""
+    _, population = features(seed)
+    k = population.F.shape[1]
+    return population.F @ draws.normal(seed, "mix", (k, k), RUNS), population
+
+
+def cloud_of_no_use(seed):
+    """Ten clouds in pairs whose features are all even, and odd true ones."""
+    pick = random.Random(seed)
+    r = tuple(pick.uniform(0.2, 3) for _ in range(pick.randint(1, 3)))
+    return clouds(r, range(len(r)), seed)
+
+
 SERIES = {
     "kim2024-lemma-3-1": attending,
     "one-drop": merged_heads,
@@ -113,6 +130,10 @@ SERIES = {
     "kim2024-finite-prompts": drawn,
     "homotopy-slope": with_ends,
     "kim2024-theorem-3-3": critical,
+    "critical-values": critical,
+    "morse-index": critical,
+    "global-minima": mixed,
+    "escape-spectrum": cloud_of_no_use,
     "monotone-homotopy": features,
     "accelerated-phase": close,
     "saddles-of-the-flow": cloud_at_saddle,

@@ -58,22 +58,6 @@ def unlearned(r: tuple[float, ...], S: tuple[int, ...], seed: int) -> tuple[Popu
     return population, h @ draws.normal(seed, "mix", (len(r), len(r)))
 
 
-def loss_of(h: Tensor, F: Tensor) -> Tensor:
-    """The least loss of features, in a form that can be differentiated twice."""
-    B = torch.linalg.solve(h.mT @ h, h.mT @ F)
-    return (F - h @ B).square().sum() / (2 * len(F))
-
-
-def hessian(population: Population, h: Tensor) -> Tensor:
-    """Eigenvalues of the Hessian by the features at every input, automatic and rising."""
-    F = population.F
-
-    def flat(v: Tensor) -> Tensor:
-        return loss_of(v.reshape(h.shape), F)
-
-    return torch.linalg.eigvalsh(len(F) * torch.func.hessian(flat)(h.flatten()))
-
-
 # ---------------------------------------------------------------------------- variations and slopes
 
 
@@ -205,9 +189,7 @@ def critical_points(wide: bool = True) -> Evidence:
 
 @claim(
     "critical-values",
-    title="What is learned is learned completely",
-    box="thm-critical-values",
-    standing=Standing.PROVED,
+    theorem="critical-values",
     paper="Descent",
     number="Theorem",
     statement=r"At a critical point $\zeta=P_Vf^\circ$ for a span $V$ of eigenvectors of "
@@ -219,7 +201,7 @@ def critical_points(wide: bool = True) -> Evidence:
 )
 def critical_values(angle: float = 0.0) -> Evidence:
     """Four spectra of three features, all eight subsets each, learned features mixed at random."""
-    gap, off, rank, pulls = 0.0, 0.0, True, 0.0
+    of, outcomes, off, occur = theorems.get("critical-values"), [], 0.0, True
     for r in SPECTRA:
         population, others = small(r)
         for seed, S in enumerate(subsets(3)):
@@ -229,22 +211,19 @@ def critical_values(angle: float = 0.0) -> Evidence:
             if turned:  # the first feature that is learned turns halfway to one of the others
                 j = next(i for i in range(3) if i not in S)
                 h[:, j] = torch.cos(torch.tensor(turned)) * h[:, j] + others[:, j] * turned
-            at = LandscapeStart(h @ draws.normal(seed, "mix", (3, 3)), population)
-            values = torch.tensor([sum(r[j] for j in T) / 2 for T in subsets(3)])
-            gap = max(gap, float((values - at.loss).abs().min()))
+            outcomes.append(of(h @ draws.normal(seed, "mix", (3, 3)), population).against())
+            at = outcomes[-1].report.start
             left = population.F.clone()
             left[:, [j for j in range(3) if j not in S]] = 0
             off = max(off, float((at.at.zeta - left).abs().max()))
-            rank &= int((torch.linalg.svdvals(at.at.B) > 1e-9).sum()) == 3 - len(S)
-            pulls = max(pulls, float(at.steepest))
-    return Evidence(
-        {
-            "the loss is half of a sum of eigenvalues": gap < 1e-12,
+            occur &= abs(float(at.loss) - sum(r[j] for j in S) / 2) < 1e-12
+    return Evidence.of(
+        outcomes,
+        conclusions={
             "what is left is the projection on V": off < 1e-10,
-            "the rank of B is the number of learned ones": rank,
+            "every subset occurs": occur,
         },
-        {"largest_gap": gap, "points": 4 * 8},
-        {"the points are critical": pulls < 1e-10 or bool(angle)},
+        largest_distance_from_the_projection=off,
     )
 
 
@@ -392,9 +371,7 @@ def saddles_of_the_flow(even: bool = False) -> Evidence:
 
 @claim(
     "escape-spectrum",
-    title="All exponents at the total saddle",
-    box="prop-escape",
-    standing=Standing.PROVED,
+    theorem="escape-spectrum",
     paper="Descent",
     number="Proposition",
     statement=r"Where $C=0$ the growth exponents of the linearised flow are the eigenvalues of "
@@ -408,27 +385,13 @@ def escape_spectrum(frozen: bool = False) -> Evidence:
     population, _ = in_context.planted(6, 3, 100, seed=0, r=SPECTRA[0])
     a, w = draws.normal(1, "a", (15, 3), 5), draws.normal(1, "w", (15, 6), 5)
     cloud = Neurons(torch.cat([a, a], 1), torch.cat([w, -w], 1))
-    still = Activation(BOTH.value, torch.zeros_like)
-    found = torch.linalg.eigvalsh(
-        InContext(still if frozen else BOTH).escape_matrix(cloud, population)
+    model = InContext(Activation(BOTH.value, torch.zeros_like) if frozen else BOTH)
+    outcome = theorems.get("escape-spectrum")(model, cloud, population).against()
+    return Evidence.of(
+        [outcome],
+        largest_exponent=float(outcome.report["largest exponent"].max()),
+        least_exponent=float(outcome.report["least"].min()),
     )
-    errors, rest = [], []
-    for j in range(5):
-        point = torch.cat([cloud.a[j].flatten(), cloud.w[j].flatten()])
-
-        def flow(v: Tensor) -> Tensor:
-            h = BOTH.value(population.X @ v[90:].reshape(30, 6).mT) @ v[:90].reshape(30, 3) / 30
-            return -30 * loss_of(h, population.F)
-
-        values = torch.linalg.eigvalsh(torch.func.hessian(flow)(point))
-        errors.append(float((values[-9:] - found[j]).abs().max() / found[j].max()))
-        rest.append(float(values[:-9].abs().max() / found[j].max()))
-    return Evidence(
-        {"the nine largest are those of the matrix": max(errors) < 1e-9,
-         "all others are zero": max(rest) < 1e-9},
-        {"largest_error": max(errors), "largest_exponent": float(found.max()),
-         "smallest_exponent": float(found.min())},
-    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------- index
@@ -443,10 +406,7 @@ def index_of(r: tuple[float, ...], S: tuple[int, ...], *, pairs: bool, ties: boo
 
 @claim(
     "morse-index",
-    title="The index of every saddle",
-    box="thm-index",
-    standing=Standing.PROVED,
-    uses=("lem-variations", "thm-critical-values"),
+    theorem="morse-index",
     paper="Descent",
     number="Theorem",
     statement=r"At a critical point with $S$ unlearned, $|S|=m$, the second variation is negative on "
@@ -460,29 +420,21 @@ def index_of(r: tuple[float, ...], S: tuple[int, ...], *, pairs: bool, ties: boo
 )
 def morse_index(pairs: bool = True, ties: bool = False) -> Evidence:
     """Four spectra, every subset, learned features mixed at random: 32 Hessians of 36 dimensions."""
-    wrong, largest, smallest = 0, 0, 1.0
+    of, outcomes, wrong = theorems.get("morse-index"), [], 0
     for r in SPECTRA:
         for seed, S in enumerate(subsets(3)):
-            values = hessian(*unlearned(r, S, seed))
-            scale = values.abs().max()
-            found = int((values < -1e-8 * scale).sum())
-            wrong += found != index_of(r, S, pairs=pairs, ties=ties)
-            largest = max(largest, found)
-            clear = values.abs()[values.abs() > 1e-8 * scale].min() / scale
-            smallest = min(smallest, float(clear))
-    return Evidence(
-        {"all indices are those of the formula": wrong == 0},
-        {"points": 32, "largest_index": largest, "smallest_nonzero_share": smallest},
-        {"zeros and signs can be told apart": smallest > 1e-6},
+            population, h = unlearned(r, S, seed)
+            outcomes.append(of(h, population).against())
+            wrong += int(outcomes[-1].report["index"]) != index_of(r, S, pairs=pairs, ties=ties)
+    largest = max(float(o.report["index"]) for o in outcomes)
+    return Evidence.of(
+        outcomes, conclusions={"the sets give these indices": wrong == 0}, largest_index=largest
     )
 
 
 @claim(
     "global-minima",
-    title="All global minima",
-    box="prop-minima",
-    standing=Standing.PROVED,
-    uses=("thm-index",),
+    theorem="global-minima",
     paper="Descent",
     number="Proposition",
     statement=r"With $\Sigma^\circ\succ0$ the loss is zero exactly for $h=Rf^\circ$ with invertible "
@@ -493,27 +445,15 @@ def morse_index(pairs: bool = True, ties: bool = False) -> Evidence:
 )
 def global_minima(singular: bool = False) -> Evidence:
     """Twenty random R for each of four spectra; losses, and Hessians of 36 dimensions."""
-    losses, least, flat = [], [], []
+    of, outcomes = theorems.get("global-minima"), []
     for r in SPECTRA:
         population, others = small(r)
-        for seed in range(20):
-            R = draws.normal(seed, "mix", (3, 3))
-            if singular:
-                R[:, 2] = R[:, 0]
-            h = population.F @ R + (0.1 * others if singular else 0)
-            losses.append(float(in_context.regress(h, population).zeta.square().sum(1).mean() / 2))
-            values = hessian(population, h)
-            values = values / values.abs().max()
-            least.append(float(values[0]))
-            flat.append(int((values.abs() < 1e-8).sum()))
-    return Evidence(
-        {
-            "the loss is zero": max(losses) < 1e-12,
-            "no direction leads down": min(least) > -1e-8,
-            "nine are flat": set(flat) == {9},
-        },
-        {"largest_loss": max(losses), "points": len(losses)},
-    )
+        R = torch.stack([draws.normal(seed, "mix", (3, 3)) for seed in range(20)])
+        if singular:
+            R[:, :, 2] = R[:, :, 0]
+        h = population.F @ R + (0.1 * others if singular else 0)
+        outcomes.append(of(h, population).against())
+    return Evidence.of(outcomes, largest_loss=max(float(o.report["L"].max()) for o in outcomes))
 
 
 # ---------------------------------------------------------------------------- homotopies

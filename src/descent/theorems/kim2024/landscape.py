@@ -17,6 +17,8 @@ from .._report import Promise, Report
 
 #: A point is critical in float64 where B^T Sigma_zeta is below this share of its factors.
 CRITICAL = 1e-9
+#: Second moments, and eigenvalues of a Hessian and zero, are the same within this share of the largest.
+TIE = 1e-7
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,13 @@ class LandscapeStart:
     @cached_property
     def spectrum(self) -> Float[Tensor, " k"]:
         """The eigenvalues of the true features' second moment, in rising order."""
+        return torch.linalg.eigvalsh(self.true)
+
+    @cached_property
+    def true(self) -> Float[Tensor, "k k"]:
+        r""":math:`\Sigma^\circ`, the second moment of the true features."""
         F = self.population.F
-        return torch.linalg.eigvalsh(F.mT @ F / len(F))
+        return F.mT @ F / len(F)
 
     @cached_property
     def sizes(self) -> Float[Tensor, "*r p"]:
@@ -102,6 +109,34 @@ class LandscapeStart:
         return (U @ V).mT
 
     @cached_property
+    def unlearned(self) -> Float[Tensor, "*r k"]:
+        r"""The eigenvalues of :math:`\Sigma_\zeta`: at a critical point the r_j that are not learned,
+        and zeros."""
+        return torch.linalg.eigvalsh(self.residual)
+
+    @cached_property
+    def learned(self) -> Float[Tensor, "*r k"]:
+        r"""The eigenvalues of :math:`B\Sigma B^\top`, which with the residual make those of f°."""
+        return torch.linalg.eigvalsh(self.at.B @ self.at.Sigma @ self.at.B.mT)
+
+    @cached_property
+    def bends(self) -> Float[Tensor, "*r mp"]:
+        """The eigenvalues of the loss's Hessian by the features at every input, automatic and rising.
+
+        The features are mixed first such that Sigma is the identity, which changes no sign.
+        """
+        values, vectors = torch.linalg.eigh(self.at.Sigma)
+        white = self.at.h @ (vectors / values.clamp_min(1e-300).sqrt()[..., None, :])
+        F = self.population.F
+
+        def loss(v: Tensor) -> Tensor:
+            return len(F) * _half(v.reshape(white.shape[-2:]), F)
+
+        flat = white.reshape(-1, white.shape[-2] * white.shape[-1])
+        found = [torch.linalg.eigvalsh(torch.func.hessian(loss)(v)) for v in flat]
+        return torch.stack(found).reshape(*white.shape[:-2], -1)
+
+    @cached_property
     def invertible(self) -> Inequality:
         """Sigma is invertible, by more than rounding."""
         return Inequality(
@@ -118,8 +153,11 @@ class LandscapeStart:
     @cached_property
     def critical(self) -> Inequality:
         r"""B^T Sigma_zeta is zero, up to rounding."""
-        size = torch.linalg.matrix_norm(self.pull)
-        return Inequality("BᵀΣ_ζ = 0", size, CRITICAL * self.natural + 1e-30)
+        size, least = torch.linalg.matrix_norm(self.pull), self.sizes[..., 0].clamp_min(1e-300)
+        # at a global minimum the residual itself is the square of a rounding
+        dust = 1e-28 * self.spectrum[-1] * self.sizes[..., -1] / least
+        dust = dust * (self.spectrum[-1] / least).sqrt()
+        return Inequality("BᵀΣ_ζ = 0", size, CRITICAL * self.natural + dust)
 
 
 @theorem(
@@ -245,6 +283,103 @@ def accelerated(at: LandscapeStart) -> Report:
     )
 
 
+@theorem(
+    "critical-values",
+    title="What is learned is learned completely",
+    box="thm-critical-values",
+    standing=Standing.PROVED,
+    start=LandscapeStart,
+)
+def critical_values(at: LandscapeStart) -> Report:
+    """Each principal direction is left whole or not at all, so the loss is half a sum of eigenvalues."""
+    off = torch.linalg.matrix_norm((at.true - at.residual) @ at.residual)
+    known = 10 * CRITICAL * at.natural * torch.linalg.matrix_norm(at.at.C)
+    gap = (_sums(at.spectrum) / 2 - at.loss[..., None]).abs().amin(-1)
+    ranks = _count(at.learned, at) + _count(at.unlearned, at) - len(at.spectrum)
+    blur = known / at.spectrum[0] + 1e-12 * at.spectrum[-1]
+    return Report(
+        hypotheses=(at.invertible, at.critical),
+        promises=(
+            Promise("Σ° Σ_ζ = Σ_ζ²", lambda _: (off, known + 1e-12 * at.spectrum[-1] ** 2, ())),
+            Promise("L = ½ Σ_{j ∈ S} r_j for one of the S", lambda _: (gap, blur, ())),
+            Promise("rank B = k - |S|", lambda _: (ranks.abs(), torch.zeros_like(gap), ())),
+        ),
+        constants={"L": at.loss, "|S|": _count(at.unlearned, at)},
+    )
+
+
+@theorem(
+    "morse-index",
+    title="The index of every saddle",
+    box="thm-index",
+    standing=Standing.PROVED,
+    start=LandscapeStart,
+    uses=("lem-variations", "thm-critical-values"),
+)
+def morse_index(at: LandscapeStart) -> Report:
+    """As many negative eigenvalues as m², and one for each unlearned feature above a learned one."""
+    tie, there = TIE * at.spectrum[-1], at.learned[..., None, :] > at.spectrum[0] / 2
+    above = at.unlearned[..., :, None] > at.learned[..., None, :] + tie
+    wanted = _count(at.unlearned, at).square() + (there & above).sum((-2, -1))
+    index = (at.bends < -tie).sum(-1).to(wanted)
+    return Report(
+        hypotheses=(at.invertible, at.critical),
+        promises=(
+            Promise("m² + #{r_j > r_b} ≤ index", lambda _: (wanted, index, ())),
+            Promise("index ≤ m² + #{r_j > r_b}", lambda _: (index, wanted, ())),
+        ),
+        constants={"index": index, "m": _count(at.unlearned, at)},
+    )
+
+
+@theorem(
+    "global-minima",
+    title="All global minima",
+    box="prop-minima",
+    standing=Standing.PROVED,
+    start=LandscapeStart,
+    uses=("thm-index",),
+)
+def minima(at: LandscapeStart) -> Report:
+    """Mixtures of the true features have no loss, and no direction down; k² are flat."""
+    F, h, tie = at.population.F, at.at.h, TIE * at.spectrum[-1]
+    off = torch.linalg.matrix_norm(h - F @ torch.linalg.pinv(F) @ h)
+    flat = (at.bends.abs() < tie).sum(-1).to(off)
+    k = torch.full_like(off, len(at.spectrum))
+    return Report(
+        hypotheses=(
+            at.invertible,
+            Inequality("0 < r", 0 * k, at.spectrum[0].expand_as(k), strict=True),
+            Inequality("h = R f°", off, 1e-10 * torch.linalg.matrix_norm(h)),
+        ),
+        promises=(
+            Promise("L = 0", lambda _: (at.loss, 1e-12 * at.spectrum.sum().expand_as(k), ())),
+            Promise("0 ≤ D²L", lambda _: (-at.bends[..., 0], tie.expand_as(k), ())),
+            Promise("k² directions are flat", lambda _: ((flat - k**2).abs(), 0 * k, ())),
+        ),
+        constants={"L": at.loss, "flat": flat},
+    )
+
+
+def _sums(r: Float[Tensor, " k"]) -> Float[Tensor, " n"]:
+    """The sum over every subset."""
+    sums = r.new_zeros(1)
+    for each in r:
+        sums = torch.cat([sums, sums + each])
+    return sums
+
+
+def _count(values: Float[Tensor, "*r k"], at: LandscapeStart) -> Float[Tensor, "*r"]:
+    """How many are not zero, where those that are not are true features' own."""
+    return (values > at.spectrum[0] / 2).sum(-1).to(values)
+
+
+def _half(h: Float[Tensor, "m p"], F: Float[Tensor, "m k"]) -> Float[Tensor, ""]:
+    """The least loss of features, written so that it can be differentiated twice."""
+    B = torch.linalg.solve(h.mT @ h, h.mT @ F)
+    return (F - h @ B).square().sum() / (2 * len(h))
+
+
 @dataclass(frozen=True)
 class SaddleStart:
     r"""A cloud at a critical point, and a representation of the true features on its inputs.
@@ -286,27 +421,27 @@ class SaddleStart:
         return found if self.size is None else torch.full_like(found, self.size)
 
     @cached_property
-    def exponent(self) -> Float[Tensor, "*r"]:
-        """The largest growth exponent of the flow linearised at the cloud, by automatic derivatives."""
+    def exponents(self) -> Float[Tensor, "*r n"]:
+        """All growth exponents of the flow linearised at the cloud, by automatic derivatives, rising."""
         flat = [part.flatten(0, -3) if part.ndim > 2 else part[None] for part in self.neurons]
-        found = [self._largest(Neurons(*of)) for of in zip(*flat, strict=True)]
-        return torch.stack(found).reshape(self.norm.shape)
+        found = [self._spectrum(Neurons(*of)) for of in zip(*flat, strict=True)]
+        return torch.stack(found).reshape(*self.norm.shape, -1)
 
-    def _largest(self, cloud: Neurons) -> Tensor:
+    @cached_property
+    def exponent(self) -> Float[Tensor, "*r"]:
+        """The largest of these."""
+        return self.exponents[..., -1]
+
+    def _spectrum(self, cloud: Neurons) -> Tensor:
         cut = cloud.a.numel()
 
         def flow(v: Tensor) -> Tensor:
             now = Neurons(v[:cut].reshape(cloud.a.shape), v[cut:].reshape(cloud.w.shape))
             h = self.model.sigma.value(self.population.X @ now.w.mT) @ now.a / len(now.a)
-            return -len(now.a) * self._half(h)
+            return -len(now.a) * _half(h, self.population.F)
 
         point = torch.cat([part.flatten() for part in cloud])
-        return torch.linalg.eigvalsh(torch.func.hessian(flow)(point))[-1]
-
-    def _half(self, h: Tensor) -> Tensor:
-        """The least loss, written so that it can be differentiated twice."""
-        B = torch.linalg.solve(h.mT @ h, h.mT @ self.population.F)
-        return (self.population.F - h @ B).square().sum() / (2 * len(h))
+        return torch.linalg.eigvalsh(torch.func.hessian(flow)(point))
 
 
 @theorem(
@@ -336,4 +471,36 @@ def growth(at: SaddleStart) -> Report:
             ),
         ),
         constants={"L": here.loss, "‖a°‖²": at.norm, "largest exponent": at.exponent},
+    )
+
+
+@theorem(
+    "escape-spectrum",
+    title="All exponents at the total saddle",
+    box="prop-escape",
+    standing=Standing.PROVED,
+    start=SaddleStart,
+)
+def escape_spectrum(at: SaddleStart) -> Report:
+    """Where C = 0 the exponents that are not zero are the eigenvalues of one small matrix.
+
+    ValueError where C is not zero, as the model raises it.
+    """
+    known = torch.linalg.eigvalsh(at.model.escape_matrix(at.neurons, at.population))
+    n, largest, sizes = known.shape[-1], known[..., -1], at.features.sizes
+    # the inverse of Sigma is known to its condition
+    blur = (CRITICAL + 1e-14 * sizes[..., -1] / sizes[..., 0].clamp_min(1e-300)) * largest
+    gap = (at.exponents[..., -n:] - known).abs().amax(-1)
+    rest = at.exponents[..., :-n].abs().amax(-1)
+    return Report(
+        hypotheses=(at.features.invertible,),
+        promises=(
+            Promise(
+                "the largest exponents are those of the matrix",
+                lambda _: (gap, blur, ()),
+            ),
+            Promise("all others are zero", lambda _: (rest, blur, ())),
+            Promise("0 ≤ the exponents", lambda _: (-known[..., 0], blur, ())),
+        ),
+        constants={"largest exponent": largest, "least": known[..., 0]},
     )
