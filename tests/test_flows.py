@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from strategies import relative_gap
 
-from descent import DivergenceWarning, draws, flows
+from descent import DivergenceWarning, _layout, draws, flows
 from descent.models import InContext, in_context
 from descent.models.encoder import Activation
 from descent.models.in_context import Neurons
@@ -100,6 +100,20 @@ def test_how_many_clouds_are_followed_at_a_time_changes_nothing(monkeypatch):
     assert relative_gap(flow.neurons.w, one_by_one.neurons.w) < 1e-10
 
 
+@pytest.mark.parametrize("train", ["aw", "wa", "w"])
+def test_the_compiled_engine_follows_the_same_flow(monkeypatch, train):
+    model, start = InContext("tanh"), cloud()
+    nested = Neurons(*(torch.stack([x, 2 * x]) for x in start))
+    options = {"dt": 0.01, "steps": 7, "every": 3, "train": train}
+    fast = flows.euler(model, nested, POPULATION, **options)
+    monkeypatch.setattr(_layout, "choose", lambda *_: _layout.Plain)
+    slow = flows.euler(model, nested, POPULATION, **options)
+    for ours, theirs in ((fast.loss, slow.loss), (fast.mass, slow.mass)):
+        assert ours.shape == theirs.shape and relative_gap(ours, theirs) < 1e-10
+    for ours, theirs in zip(fast.neurons, slow.neurons, strict=True):
+        assert ours.shape == theirs.shape and relative_gap(ours, theirs) < 1e-10
+
+
 @given(st.integers(0, 999))
 def test_a_step_of_euler_changes_the_second_moment_by_the_square_of_its_length(seed):
     start, dt = cloud(seed=seed), 0.01
@@ -156,12 +170,17 @@ def test_neurons_of_zero_and_too_few_have_a_flow_without_nan():
     assert flow.loss.isfinite().all() and (few.loss[-1] < few.loss[0]).all()
 
 
-def test_a_cloud_that_leaves_the_numbers_says_so_and_spares_the_others():
+@pytest.mark.parametrize(
+    ("model", "size", "dt"),
+    [(MODEL, 1e-80, 0.01), (InContext("relu"), 1e-150, 1e10)],
+    ids=["torch", "compiled"],
+)
+def test_a_cloud_that_leaves_the_numbers_says_so_and_spares_the_others(model, size, dt):
     start = cloud(d=3, runs=2)
     start = Neurons(start.a.clone(), start.w)
-    start.a[0] *= 1e-80  # B is as large as a is small, and so is the first step
+    start.a[0] *= size  # B is as large as a is small, and so is the first step
     with pytest.warns(DivergenceWarning, match="1 of 2 clouds went beyond"):
-        flow = flows.euler(MODEL, start, POPULATION, dt=0.01, steps=5)
+        flow = flows.euler(model, start, POPULATION, dt=dt, steps=5)
     assert (flow.loss[1:, 0] == torch.inf).all() and flow.loss[:, 1].isfinite().all()
 
 

@@ -513,7 +513,7 @@ IN_CONTEXT = {
     "relax": lambda: {"population": taught(), "W": square(2), "time": 0.5},
     "joint_step": lambda: {"population": taught(), "W": square(2), "eta": 0.1, "ratio": 2.0},
     "finite_loss": lambda: {"population": taught(), "W": square(2), "n": 3, "noise": 0.5},
-    "spread": lambda: {"population": taught(), "n": 3, "noise": 0.5},
+    "prompt_moment": lambda: {"population": taught(), "n": 3, "noise": 0.5},
     "best_attention": lambda: {"population": taught(), "n": 3, "noise": 0.5},
     "predict": lambda: {"W": square(2), "prompts": in_context.prompts(taught(), 2, 2, 0)},
     "train": lambda: {"population": taught(), "steps": 2},

@@ -22,7 +22,7 @@ from torch.nn.functional import logsigmoid
 
 from descent import _layout, descend, lanes, models, problems, steps
 from descent.lanes import _groups, _register, _stretch, _surface
-from descent.models import selection
+from descent.models import in_context, selection
 from descent.models._attention_step import step as attention_step
 from descent.models._encoder_step import tanh
 
@@ -543,3 +543,57 @@ def test_an_encoder_of_few_runs_and_many_columns_is_left_to_matrix_products():
         weights = layer.init(problem, seed=0, runs=runs)
         chosen = _layout.choose(layer, weights, problem, "QKVO", True)
         assert (chosen is _groups.Groups) == lanes_are_used
+
+
+# -- clouds of neurons ------------------------------------------------------------------------------
+
+
+def taught(activation="sigmoid", m=12, d=5, runs=9, D=3, k=2):
+    population = in_context.planted(D, k, m, seed=0, r=(1.0, 0.5, 0.25)[:k])[0]
+    model = models.InContext(activation)
+    return model, population, model.init(population, d=d, seed=1, runs=runs)
+
+
+@pytest.mark.parametrize(("m", "D", "k"), [(3, 9, 1), (12, 3, 3)], ids=["few inputs", "many"])
+@pytest.mark.parametrize("train", ["aw", "a", "w"])
+@pytest.mark.parametrize("activation", in_context.ACTIVATIONS)
+def test_clouds_take_the_steps_of_their_closed_form(activation, train, m, D, k):
+    model, population, clouds = taught(activation, m=m, D=D, k=k)
+    assert _layout.choose(model, clouds, population, train, True) is _groups.Groups
+    for rule in (0.02, steps.normalised(0.005)):
+        options = {"train": train, "step": rule, "steps": 40}
+        fast = descend(model, population, clouds, **options)
+        plain = descend(model, population, clouds, **options, reduce=False)
+        assert (fast.loss[-1] < fast.loss[0]).all()
+        # an ill-conditioned Sigma multiplies what rounding does, by 10^3 here
+        assert relative_gap(fast.loss, plain.loss) < 1e-11
+        for ours, theirs in zip(fast.weights, plain.weights, strict=True):
+            assert relative_gap(ours, theirs) < 1e-10
+
+
+@pytest.mark.parametrize("train", ["aw", "a", "w"])
+@pytest.mark.parametrize("activation", in_context.ACTIVATIONS)
+def test_called_from_python_the_clouds_step_is_that_of_one_run(activation, train):
+    agrees_for_one_run(*taught(activation, runs=1), train)
+
+
+def test_a_feature_that_is_a_multiple_of_another_is_left_out_of_the_regression():
+    model, population, clouds = taught(k=1)
+    a = torch.cat([clouds.a, 2 * clouds.a], -1)
+    once, twice = (
+        descend(model, population, in_context.Neurons(each, clouds.w), step=1e-9, steps=1)
+        for each in (clouds.a, a)
+    )
+    assert relative_gap(once.loss[0], twice.loss[0]) < 1e-10
+
+
+def test_which_clouds_are_left_to_torch():
+    own = in_context.Activation(torch.sin, torch.cos)
+    for model, population, clouds in (
+        taught(own),
+        taught(d=1),  # fewer than features
+        taught(m=2000, d=10, runs=2),  # few and large
+    ):
+        assert _layout.choose(model, clouds, population, "aw", True) is _layout.Plain
+    model, population, clouds = taught(m=2000, d=10, runs=3)
+    assert _layout.choose(model, clouds, population, "aw", True) is _groups.Groups

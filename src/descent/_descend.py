@@ -98,8 +98,15 @@ def descend(
     # What is asked for, and whether it can be meant.
     _protocol.require(model)
     train, reduce = _protocol.trained(model, train), _validate.flag("reduce", reduce)
-    plan = _Plan(steps, until, stall, every, Watch(watch, at, steps))
+    plan = Plan(steps, until, stall, every, Watch(watch, at, steps))
     problem, weights = _checked(model, problem, weights, device)
+    return _warn(carry_out(plan, model, problem, weights, train, step, reduce))
+
+
+def carry_out(
+    plan: "Plan", model, problem: Problem, weights: NamedTuple, train: str, step, reduce: bool
+) -> Trajectory:
+    """What `descend` does with arguments that were looked at; of what diverges nothing is said."""
     extra = _extra_bytes(model, problem, weights, train, step, plan)
     # Where it is done: in the span of the tokens, if that is smaller.
     lift = _unchanged
@@ -117,14 +124,12 @@ def descend(
     runs = layout(model, weights, problem, train, rule)
     with runs.threads(), _without_denormals():
         outcome = _walk(runs, rule, plan)
-    return _warn(
-        Trajectory(
-            weights=lift(runs.weights()),
-            watched=plan.watch.values(),
-            at=plan.watch.at,
-            every=plan.every,
-            **outcome,
-        )
+    return Trajectory(
+        weights=lift(runs.weights()),
+        watched=plan.watch.values(),
+        at=plan.watch.at,
+        every=plan.every,
+        **outcome,
     )
 
 
@@ -147,7 +152,7 @@ def _unchanged(weights: NamedTuple) -> NamedTuple:
 
 
 @dataclass
-class _Plan:
+class Plan:
     """How long to go on, and what to write down on the way."""
 
     steps: int
@@ -177,9 +182,7 @@ class _Plan:
                 start = stop
 
 
-def _extra_bytes(
-    model, problem: Problem, weights: NamedTuple, train: str, step, plan: _Plan
-) -> int:
+def _extra_bytes(model, problem: Problem, weights: NamedTuple, train: str, step, plan: Plan) -> int:
     """Bytes a run of what is neither the layout's nor there already.
 
     The losses; the weights in D dimensions, after training twice and once for each look at them;
@@ -194,7 +197,7 @@ def _extra_bytes(
     return numbers * problem.X.element_size() + (2 + looks) * full
 
 
-def _walk(runs, rule: rules.Rule, plan: _Plan) -> dict[str, Tensor]:
+def _walk(runs, rule: rules.Rule, plan: Plan) -> dict[str, Tensor]:
     """Take the steps. Where a GPU does, nothing here waits for it but a look every `LOOK` steps."""
     first, begun = None, runs.loss.flatten()
     losses = begun.new_full((plan.records, len(begun)), torch.nan)

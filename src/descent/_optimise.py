@@ -118,6 +118,9 @@ def _made(optimiser: Callable, moving: list[Tensor], options: dict) -> torch.opt
 def _parts(problem: Problem, batches: Sequence[Sequence[int]] | None) -> list[Problem]:
     if batches is None:
         return []
+    if not isinstance(problem, Problem):
+        found = f"batches are of the sequences of a Problem, got {_validate.shown(problem)}"
+        raise error(TypeError, found, "leave batches out")
     chosen = [
         [_validate.count("batches", i, least=0) for i in _validate.several("batches", batch)]
         for batch in _validate.several("batches", batches)

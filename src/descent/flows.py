@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from . import _validate, draws
-from ._descend import DivergenceWarning
+from . import _layout, _validate, draws
+from ._descend import DivergenceWarning, Plan, carry_out
 from ._errors import error
+from ._watch import Watch
 from .models import InContext
 from .models.in_context import Neurons, Population, _chosen, _half, _neurons, _warn_of_rest
 
@@ -86,8 +87,12 @@ def euler(
     cloud, birth = _neurons(neurons), _validate.not_negative("birth", birth)
     dt, steps = _validate.positive("dt", dt), _validate.count("steps", steps)
     every, moves = _validate.count("every", every), _moving(train)
+    descends = any(moves) and not birth and mass is None
     mass = _masses(mass, cloud)
     _warn_of_rest(model, model._moments(weighted(cloud, mass), population), population)
+    train = "".join(x for x, moved in zip("aw", moves, strict=True) if moved)
+    if descends and _layout.choose(model, cloud, population, train, True) is not _layout.Plain:
+        return _descended(model, population, cloud, mass, dt, steps, every, train)
 
     # Clouds do not see each other: so many at a time that what they need stays in the cache.
     runs, size = mass.shape[:-1], max(1, BLOCK // (len(population.X) * mass.shape[-1]))
@@ -102,6 +107,26 @@ def euler(
     joined = (torch.cat(part, 1) for part in kept)
     a, w, mass, loss = (x.reshape(len(x), *runs, *x.shape[2:]) for x in joined)
     return Flow(Neurons(a, w), mass, loss)
+
+
+def _descended(
+    model: InContext,
+    population: Population,
+    cloud: Neurons,
+    mass: Float[Tensor, "*r d"],
+    dt: float,
+    steps: int,
+    every: int,
+    train: str,
+) -> Flow:
+    """The same as gradient descent in the compiled engine, whose gradient is minus the flow over d."""
+    kept, d = range(0, steps + 1, every), mass.shape[-1]
+    plan = Plan(steps, None, None, 1, Watch(["weights"], kept, steps))
+    run = carry_out(plan, model, population, cloud, train, d * dt, True)
+    _warn_of_lost(~run.diverged)
+    step = torch.arange(steps + 1).reshape(-1, *[1] * run.eta.ndim)
+    loss = torch.where(run.diverged & (step >= run.diverged_at), torch.inf, run.loss)
+    return Flow(run.watched["weights"], mass.expand(len(kept), *mass.shape), loss)
 
 
 def _follow(

@@ -111,7 +111,7 @@ def test_the_best_attention_has_no_gradient(instance, n, noise):
     W = model.best_attention(neurons, population, n, noise).requires_grad_()
     loss = model.finite_loss(neurons, W, population, n, noise)
     (gradient,) = torch.autograd.grad(loss.sum(), W)
-    scale = model.spread(neurons, population, n, noise) @ W.detach()
+    scale = model.prompt_moment(neurons, population, n, noise) @ W.detach()
     assert gradient.abs().max() < 1e-9 * (1 + scale.abs().max())
 
 
@@ -121,7 +121,7 @@ def test_many_pairs_are_as_good_as_infinitely_many(instance):
     W = attention(neurons)
     found = model.finite_loss(neurons, W, population, 10**9)
     limit = model.loss_with(neurons, W, population)
-    G = model.spread(neurons, population, 1)
+    G = model.prompt_moment(neurons, population, 1)
     at_most = (G @ W @ model.moments(neurons, population).Sigma @ W.mT).abs().sum((-2, -1))
     assert ((found - limit).abs() <= 1e-9 * (1 + at_most) + 1e-11 * limit).all()
 
@@ -231,7 +231,7 @@ def test_neurons_of_zero_learn_nothing_and_say_no_nan():
         (lambda m, p, c: m.loss(c, p._replace(X=p.X[:, 1:])), "w has shape"),
         (lambda m, p, c: m.finite_loss(c, torch.eye(3).double(), p, 5), "W has shape"),
         (lambda m, p, c: m.finite_loss(c, torch.eye(2).double(), p, 0), "n must be at least 1"),
-        (lambda m, p, c: m.spread(c, p, 5, noise=-1.0), "noise must be zero or more"),
+        (lambda m, p, c: m.prompt_moment(c, p, 5, noise=-1.0), "noise must be zero or more"),
         (
             lambda m, p, c: in_context.prompts(p, 2, 3, 0, noise=-1.0),
             "zero or more, and finite, got -1.0",

@@ -7,7 +7,8 @@ import torch
 from logistic import Logistic
 from torch import Tensor
 
-from descent import descend, landscape, models, optimise, problems, span, spectra, steps
+from descent import descend, flows, landscape, models, optimise, problems, span, spectra, steps
+from descent.models import in_context
 
 
 def data(N=6, n=3, D=40):
@@ -109,6 +110,50 @@ def test_the_span_of_a_weight_without_heads_lifts_back(setting):
         problem.tokens @ weights.W, reduction.problem.tokens @ small.W, rtol=1e-10
     )
     assert torch.allclose(reduction.lift(weights, small).W, weights.W, rtol=1e-12)
+
+
+class TestClouds:
+    """Neurons on a population go the same ways, though it is no `Problem` of theirs."""
+
+    def setting(self):
+        model, population = models.InContext("tanh"), in_context.planted(3, 2, 20, 0, r=(1, 0.5))[0]
+        return model, population, model.init(population, d=5, seed=1, runs=4)
+
+    def test_descend_and_optimise_train_them(self):
+        model, population, clouds = self.setting()
+        for step in ("1/L", 0.05):
+            run = descend(*self.setting(), step=step, steps=30, watch=["gradient_norm"], at=[30])
+            assert (run.loss[-1] < run.loss[0]).all() and run.watched["gradient_norm"].min() > 0
+        losses, _ = optimise(*self.setting(), torch.optim.SGD, steps=30, lr=0.05)
+        assert torch.allclose(losses, run.loss, rtol=1e-12)
+        flow = flows.euler(model, clouds, population, dt=0.05 / 5, steps=30)
+        assert torch.allclose(flow.loss, run.loss, rtol=1e-12)
+        with pytest.raises(TypeError, match="batches are of the sequences of a Problem"):
+            optimise(*self.setting(), torch.optim.SGD, steps=1, batches=[[0]], lr=0.05)
+
+    def test_slices_take_them(self):
+        model, population, clouds = self.setting()
+        along = landscape.directions(model, clouds, seed=2, letters="aw")
+        alpha = landscape.offsets(1.0, 5)
+        f = landscape.surface(model, population, clouds, along, alpha, alpha[:3])
+        moved = in_context.Neurons(
+            clouds.a + alpha[4] * along["a"], clouds.w + alpha[0] * along["w"]
+        )
+        assert f.shape == (4, 5, 3)
+        assert torch.allclose(f[:, 4, 0], model.loss(moved, population), rtol=1e-12)
+
+    def test_data_that_ask_for_gradients_get_none(self):
+        model, population, clouds = self.setting()
+        asking = in_context.Population(population.X.requires_grad_(), population.F)
+        run = descend(model, asking, clouds, step=0.05, steps=3)
+        assert not run.loss.requires_grad
+
+    def test_runs_of_one_weight_go_with_each_of_the_other(self):
+        model, population, clouds = self.setting()
+        shared = in_context.Neurons(clouds.a, clouds.w[0])
+        loss = model.loss(shared, population)
+        whole = in_context.Neurons(clouds.a, clouds.w[:1].expand(4, 5, 3))
+        assert torch.equal(loss, model.loss(whole, population))
 
 
 class TestMessages:

@@ -304,8 +304,8 @@ def _read(products, place, z, base, out, alone):
         for i in range(len(products.pairs)):
             m, m2 = products.pairs[i, 0], products.pairs[i, 1]
             k, c, c2 = products.matrix[m], place[m], place[m2]
-            size = products.coordinates[k]
-            for p in range(first, last):
+            size, end = products.coordinates[k], (products.rows[k] + ROWS - 1) // ROWS
+            for p in range(first, min(last, end)):
                 row = p * ROWS
                 tile, tile2 = empty_tile(out), empty_tile(out)
                 if not alone:
@@ -351,7 +351,7 @@ def _pull_back(products, pulled, direction):
     for i in range(len(products.pairs)):
         m, m2 = products.pairs[i, 0], products.pairs[i, 1]
         k = products.matrix[m]
-        for p in range(products.back.shape[1]):
+        for p in range((products.coordinates[k] + ROWS - 1) // ROWS):
             row = p * ROWS
             tile, tile2 = empty_tile(pulled), empty_tile(pulled)
             for s in range(products.rows[k]):

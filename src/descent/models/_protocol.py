@@ -76,7 +76,9 @@ def detached(problem: Problem) -> Problem:
     """The problem, for a loop that asks for no gradient with respect to its data."""
     if not (problem.X.requires_grad or problem.y.requires_grad):
         return problem
-    return Problem(problem.X.detach(), problem.y.detach(), problem.ambient)
+    numbers = problem.X.detach(), problem.y.detach()
+    own = isinstance(problem, Problem)
+    return Problem(*numbers, problem.ambient) if own else type(problem)(*numbers)
 
 
 def require_weights(model, weights: NamedTuple) -> None:

@@ -14,6 +14,7 @@ infinite prompts is :math:`\tfrac12 E\|f^\circ - CWh\|^2`. Introduced in :doc:`/
 """
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,8 +24,9 @@ from torch import Tensor
 
 from .. import _validate, draws
 from .._errors import error
+from ..lanes import Read, Step
 from ..steps import PrecisionWarning
-from . import encoder
+from . import _in_context_step, encoder
 from .encoder import Activation
 
 #: By name: the encoder's, and the sigmoid of the paper's experiments.
@@ -32,6 +34,9 @@ ACTIVATIONS = encoder.ACTIVATIONS | {
     "sigmoid": Activation(torch.sigmoid, lambda Z: torch.sigmoid(Z) * torch.sigmoid(-Z)),
 }
 
+#: Torch is as fast as lanes with so many inputs times neurons of one cloud (measured), and lanes
+#: with so many clouds of any size.
+LARGE, MANY = 12_000, 3
 #: A pull of this share of its natural size is rounding.
 ROUNDING = 1e-13
 
@@ -44,10 +49,23 @@ class Neurons(NamedTuple):
 
 
 class Population(NamedTuple):
-    """All inputs, equally likely, and the true features there."""
+    """All inputs, equally likely, and the true features there.
+
+    For `descend` they are m sequences of one token, the rows of F their labels.
+    """
 
     X: Float[Tensor, "m D"]
     F: Float[Tensor, "m k"]  #: f° at each input
+
+    tokens = property(lambda self: self.X)
+    y = property(lambda self: self.F)
+    N = property(lambda self: len(self.X))
+    n = property(lambda self: 1)
+    D = property(lambda self: self.X.shape[-1])
+
+    def to(self, *args: object, **kwargs: object) -> "Population":
+        """The same on another device or in another precision, as ``Tensor.to``."""
+        return Population(*(x.to(*args, **kwargs) for x in self))
 
 
 class Prompts(NamedTuple):
@@ -88,6 +106,11 @@ class InContext:
 
     activation: str | Activation = "sigmoid"
 
+    #: The letters of `Neurons` that gradient descent may move; neither is a matrix W of X @ W.
+    trainable, acts_on_tokens = "aw", ""
+    #: How many trailing dimensions of each are its own: the others are runs.
+    own = {"a": 2, "w": 2}
+
     def __post_init__(self) -> None:
         if not isinstance(self.activation, Activation):
             _validate.one_of("activation", self.activation, ACTIVATIONS)
@@ -99,13 +122,20 @@ class InContext:
         return self.activation if own else ACTIVATIONS[self.activation]
 
     def init(
-        self, population: Population, *, d: int, seed: int, runs: draws.Runs = None
+        self,
+        population: Population,
+        *,
+        d: int,
+        seed: int,
+        runs: draws.Runs = None,
+        scale: float = 1.0,
     ) -> Neurons:
-        """Draw d neurons, all entries independent standard normal."""
+        """Draw d neurons, all entries independent normal of standard deviation ``scale``."""
         population = _population(population)
         d = _validate.count("d", d)
+        scale = _validate.positive("scale", scale)
         shapes = {"a": (d, population.F.shape[1]), "w": (d, population.X.shape[1])}
-        drawn = (draws.normal(seed, name, shape, runs) for name, shape in shapes.items())
+        drawn = (scale * draws.normal(seed, name, shape, runs) for name, shape in shapes.items())
         return Neurons(*(each.to(population.X) for each in drawn))
 
     def features(self, neurons: Neurons, X: Float[Tensor, "*b m D"]) -> Float[Tensor, "*r m k"]:
@@ -131,6 +161,10 @@ class InContext:
         self._check(neurons, population.X)
         return self._moments(neurons, population)
 
+    def check(self, neurons: Neurons, population: Population) -> None:
+        """Raise ValueError or TypeError where neurons and population do not go together."""
+        self._check(_neurons(neurons), _population(population).X)
+
     def _check(self, neurons: Neurons, X: Tensor) -> None:
         d, D = neurons.w.shape[-2], X.shape[-1]
         _validate.shape("w", neurons.w, (d, D), f"inputs have D = {D}")
@@ -145,6 +179,51 @@ class InContext:
     def loss(self, neurons: Neurons, population: Population) -> Float[Tensor, "*r"]:
         r"""The loss of infinite prompts with the best W, :math:`\tfrac12 E\|f^\circ - Bh\|^2`."""
         return _half(self.moments(neurons, population).zeta)
+
+    def loss_and_gradient(
+        self, neurons: Neurons, population: Population, train: str = "aw"
+    ) -> tuple[Float[Tensor, "*r"], dict[str, Tensor]]:
+        """The loss, and its gradient by each letter of ``train``: minus `velocities` over d.
+
+        A step of `descend` of length d dt is thus a step of the flow by Euler's method, dt long.
+        """
+        population, neurons = _population(population), _neurons(neurons)
+        self._check(neurons, population.X)
+        train = _validate.letters("train", train, self.trainable) if train else ""
+        return self._loss_and_gradient(neurons, population, train)
+
+    def _loss_and_gradient(self, neurons: Neurons, population: Population, train: str):
+        at, d = self._moments(neurons, population), neurons.a.shape[-2]
+        flow = self._velocities(neurons, population, at)
+        return _half(at.zeta), {letter: -getattr(flow, letter) / d for letter in train}
+
+    def objective(self, neurons: Neurons, population: Population, train: str) -> Callable:
+        """What `descend` calls at every step: what moves to loss and gradients."""
+        return lambda moving: self._loss_and_gradient(neurons._replace(**moving), population, train)
+
+    def on_lanes(self, neurons: Neurons, population: Population, train: str) -> Step | None:
+        """The step for `descent.lanes`; None for few large clouds, or an activation of one's own.
+
+        None as well for fewer neurons than features: Sigma is singular then, and only torch has its
+        pseudo-inverse.
+        """
+        m, (runs, d, p) = len(population.X), neurons.a.shape
+        few_and_large = runs < MANY and m * d > LARGE * runs
+        if few_and_large or p > d or self.activation not in _in_context_step.KINDS:
+            return None
+        X, F, own = population.X, population.F, torch.eye(d).to(population.X)
+        reads = {
+            "a": Read(own, neurons.a.mT, X.new_ones(runs, p), lambda c: c.mT),
+            "w": Read(X, neurons.w, X.new_ones(runs, d), lambda c: c),
+        }
+        frozen = (1, 1) if "w" in train else (d, m)
+        return Step(
+            _in_context_step.step,
+            reads,
+            data=(F.contiguous().numpy(), d, p, _in_context_step.KINDS.index(self.activation)),
+            scratch=(frozen, (p, m), (p, p), (F.shape[1], p), (F.shape[1],)),
+            work=m * d * (20 + 3 * p),
+        )
 
     def loss_with(
         self, neurons: Neurons, W: Float[Tensor, "*r k k"], population: Population
@@ -282,23 +361,23 @@ class InContext:
 
         Labels in the context have independent noise of standard deviation ``noise``; the answer
         has none. It is :math:`\tfrac12\mathrm{tr}E f^\circ f^{\circ\top} - \mathrm{tr}(C^\top CW)
-        + \tfrac12\mathrm{tr}(G_n W\Sigma W^\top)` with :math:`G_n` of `spread`.
+        + \tfrac12\mathrm{tr}(G_n W\Sigma W^\top)` with :math:`G_n` of `prompt_moment`.
         """
         at = self.moments(neurons, population)
-        W, G = _attention(W, at.h), self._spread(at, population, n, noise)
+        W, G = _attention(W, at.h), self._prompt_moment(at, population, n, noise)
         square = at.C.mT @ at.C
         return _half(population.F) - _trace(square @ W) + _trace(G @ W @ at.Sigma @ W.mT) / 2
 
-    def spread(
+    def prompt_moment(
         self, neurons: Neurons, population: Population, n: int, noise: float = 0.0
     ) -> Float[Tensor, "*r k k"]:
         r"""The second moment of what a prompt of n pairs adds up, :math:`\frac1n\sum y_i h(x_i)`.
 
         :math:`G_n = (1-\tfrac1n)C^\top C + \tfrac1n\big(E[\|f^\circ\|^2 hh^\top] + s^2\Sigma\big)`.
         """
-        return self._spread(self.moments(neurons, population), population, n, noise)
+        return self._prompt_moment(self.moments(neurons, population), population, n, noise)
 
-    def _spread(self, at: Moments, population: Population, n: int, noise: float) -> Tensor:
+    def _prompt_moment(self, at: Moments, population: Population, n: int, noise: float) -> Tensor:
         n, s = _validate.count("n", n), _validate.not_negative("noise", noise)
         square = population.F.square().sum(-1, keepdim=True)
         fourth = (square * at.h).mT @ at.h / len(population.X)
@@ -315,7 +394,7 @@ class InContext:
         inverse = _inverse(at.Sigma)
         if n is None:
             return inverse
-        G = self._spread(at, population, n, noise)
+        G = self._prompt_moment(at, population, n, noise)
         return _inverse(G) @ at.C.mT @ at.C @ inverse
 
     def predict(
@@ -578,9 +657,13 @@ def _neurons(neurons: Neurons) -> Neurons:
         found = f"neurons must be Neurons, got {_validate.shown(neurons)}"
         raise error(TypeError, found, "draw some with InContext().init(population, d=20, seed=0)")
     a, w = (_validate.matrix(n, v) for n, v in zip(neurons._fields, neurons, strict=True))
-    if a.shape[:-1] != w.shape[:-1]:
+    try:
+        clouds = torch.broadcast_shapes(a.shape[:-1], w.shape[:-1])
+    except RuntimeError:
+        clouds = a.shape[-2:-1] + w.shape[-2:-1]
+    if not a.shape[-2] == w.shape[-2] == clouds[-1]:
         found = f"a has shape {tuple(a.shape)} and w {tuple(w.shape)}"
         raise error(ValueError, found, "give one row of each for each neuron")
     for name, value in (("a", a), ("w", w)):
         _validate.finite(name, value, "draw them again")
-    return Neurons(a, w)
+    return Neurons(*(x.expand(*clouds, x.shape[-1]) for x in (a, w)))

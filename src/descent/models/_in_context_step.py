@@ -1,0 +1,138 @@
+r"""The step of a cloud of neurons for the compiled engine (`descent.lanes`): loss and gradients of one.
+
+What it reads: the answers' coefficients a (p, d), and what the neurons see of the inputs, (d, m). The
+formulas are those of `in_context`; the letters too.
+"""
+
+import math
+
+from ..lanes import on_lanes, where
+from ._encoder_step import tanh
+
+#: A pivot of this share of the largest second moment is rounding.
+ROUNDING = 1e-14
+KINDS = ["sigmoid", "tanh", "relu"]
+SIGMOID, TANH, RELU = range(3)
+
+
+@on_lanes
+def step(image, pulled, trained, fresh, scratch, data):
+    """The least loss of infinite prompts; leaves the gradients with respect to a and w."""
+    a, Z = image
+    da, dZ = pulled
+    frozen, h, Sigma, C, r = scratch
+    S = dZ if trained[1] else frozen
+    F, d, p, kind = data
+    m, k = F.shape
+    if trained[1] or fresh:  # else the activations stay
+        activate(Z, S, m, d, kind)
+    for q in range(p):
+        for i in range(m):
+            h[q, i] = 0.0
+        for j in range(d):
+            share = a[q, j] / d
+            for i in range(m):
+                h[q, i] = h[q, i] + share * S[j, i]
+    regress(h, F, Sigma, C, m, k, p)
+    loss = 0.0
+    for i in range(m):
+        for l in range(k):  # noqa: E741
+            r[l] = F[i, l]
+            for q in range(p):
+                r[l] = r[l] - C[l, q] * h[q, i]
+            loss += r[l] * r[l]
+        for q in range(p):
+            pull = 0.0
+            for l in range(k):  # noqa: E741
+                pull += C[l, q] * r[l]
+            h[q, i] = -pull / (m * d)
+    for j in range(d):
+        if trained[0]:
+            for q in range(p):
+                da[q, j] = product(S[j], h[q], m)
+        if trained[1]:
+            for i in range(m):
+                g = 0.0
+                for q in range(p):
+                    g += a[q, j] * h[q, i]
+                dZ[j, i] = g * slope(S[j, i], kind)
+    return loss / (2 * m)
+
+
+@on_lanes
+def activate(Z, S, m, d, kind):
+    """What every neuron answers to every input."""
+    for j in range(d):
+        if kind == RELU:
+            for i in range(m):
+                S[j, i] = max(Z[j, i], 0.0)
+        elif kind == TANH:
+            for i in range(m):
+                S[j, i] = tanh(Z[j, i])
+        else:
+            for i in range(m):
+                e = math.exp(-max(Z[j, i], -Z[j, i]))  # never overflows
+                S[j, i] = where(Z[j, i], 1.0, e) / (1 + e)
+
+
+@on_lanes
+def slope(s, kind):
+    """The activation's derivative, by its value."""
+    if kind == RELU:
+        return where(s, 1.0, 0.0)
+    if kind == TANH:
+        return 1 - s * s
+    return s * (1 - s)
+
+
+@on_lanes
+def regress(h, F, Sigma, C, m, k, p):
+    """Leaves B = C Sigma^-1 in C, by Sigma = L D L^T; L and D are left in Sigma."""
+    for q in range(p):
+        for e in range(q + 1):
+            total = 0.0
+            for i in range(m):
+                total += h[q, i] * h[e, i]
+            Sigma[q, e] = total / m
+        for l in range(k):  # noqa: E741
+            total = 0.0
+            for i in range(m):
+                total += F[i, l] * h[q, i]
+            C[l, q] = total / m
+    top = Sigma[0, 0]
+    for q in range(1, p):
+        top = max(top, Sigma[q, q])
+    for q in range(p):
+        for e in range(q):
+            for f in range(e):
+                Sigma[q, e] = Sigma[q, e] - Sigma[q, f] * Sigma[e, f]
+        for e in range(q):
+            u = Sigma[q, e]
+            Sigma[q, e] = u * Sigma[e, e]  # the inverse of that pivot
+            Sigma[q, q] = Sigma[q, q] - u * Sigma[q, e]
+        sound = Sigma[q, q] - ROUNDING * top
+        Sigma[q, q] = where(sound, 1.0, 0.0) / where(sound, Sigma[q, q], 1.0)
+    for l in range(k):  # noqa: E741
+        for q in range(p):
+            for e in range(q):
+                C[l, q] = C[l, q] - Sigma[q, e] * C[l, e]
+        for q in range(p):
+            C[l, q] = C[l, q] * Sigma[q, q]
+        for back in range(1, p + 1):
+            q = p - back
+            for e in range(q + 1, p):
+                C[l, q] = C[l, q] - Sigma[e, q] * C[l, e]
+
+
+@on_lanes
+def product(x, y, m):
+    """The sum of x_i y_i, four at a time, none of which waits for the one before."""
+    a, b, c, d = 0.0, 0.0, 0.0, 0.0
+    for i in range(0, m - 3, 4):
+        a += x[i] * y[i]
+        b += x[i + 1] * y[i + 1]
+        c += x[i + 2] * y[i + 2]
+        d += x[i + 3] * y[i + 3]
+    for i in range(m - m % 4, m):
+        a += x[i] * y[i]
+    return (a + b) + (c + d)
