@@ -505,7 +505,9 @@ CALLS["models.attention.Attention.init"] = lambda: {
 IN_CONTEXT = {
     "features": lambda: {"X": taught().X},
     "moments": lambda: {"population": taught()},
+    "check": lambda: {"population": taught()},
     "loss": lambda: {"population": taught()},
+    "loss_and_gradient": lambda: {"population": taught(), "train": "w"},
     "loss_with": lambda: {"population": taught(), "W": square(2)},
     "first_variation": lambda: {"population": taught(), "where": of_cloud()["neurons"]},
     "velocities": lambda: {"population": taught()},
@@ -533,6 +535,7 @@ CALLS["models.in_context.InContext.init"] = lambda: {
     "d": 3,
     "seed": 0,
     "runs": 2,
+    "scale": 1.0,
 }
 
 #: Methods of linear attention, and what each takes beside the layer.

@@ -239,7 +239,9 @@ def _masses(mass: Tensor | None, neurons: Neurons) -> Float[Tensor, "*r d"]:
 
 def _moving(train: str) -> list[bool]:
     """Whether a moves, and whether w does."""
-    return [x in _validate.letters("train", train, "aw") if train else False for x in "aw"]
+    if not isinstance(train, str) or train:
+        _validate.letters("train", train, "aw")
+    return [x in train for x in "aw"]
 
 
 def _bounded(neurons: Neurons) -> Bool[Tensor, "*r"]:

@@ -189,7 +189,8 @@ class InContext:
         """
         population, neurons = _population(population), _neurons(neurons)
         self._check(neurons, population.X)
-        train = _validate.letters("train", train, self.trainable) if train else ""
+        if not isinstance(train, str) or train:
+            _validate.letters("train", train, self.trainable)
         return self._loss_and_gradient(neurons, population, train)
 
     def _loss_and_gradient(self, neurons: Neurons, population: Population, train: str):
