@@ -227,6 +227,15 @@ WIDE = r"""async () => {
 }"""
 
 
+# On a phone the picture of an explorer stays on the screen while the controls below it are moved.
+AWAY = """() => [...document.querySelectorAll(".descent-plot + .descent-controls")].flatMap(
+  controls => {
+    controls.scrollIntoView({block: "center", behavior: "instant"});
+    const top = controls.previousElementSibling.getBoundingClientRect().top;
+    return top < 0 ? [`picture ${Math.round(-top)} px above the screen`] : [];
+  })"""
+
+
 def unlabelled(found):
     """Pictures that say nothing to those who do not see them."""
     mute = [f"img {i['src']}: {i['alt']!r}" for i in found["images"] if not says(i["alt"])]
@@ -280,6 +289,7 @@ def study(visit):
     page.evaluate(SETTLED)
     facts.complaints["wide on a phone"] = page.evaluate(WIDE)
     facts.complaints["axe on a phone"] = inaccessible(page, color_contrast=False)
+    facts.complaints["away on a phone"] = page.evaluate(AWAY)
     return facts
 
 
@@ -383,6 +393,7 @@ CLEAN = [
     "axe",
     "wide on a phone",
     "axe on a phone",
+    "away on a phone",
 ]
 
 
@@ -416,6 +427,13 @@ def test_a_page_gives_no_cause_for_complaint(facts, name, check):
             '<main><pre style="overflow: auto; width: 300px">' + "x " * 500 + "</pre></main>",
             "axe on a phone",
             "scrollable-region-focusable",
+        ),
+        (
+            '<main style="padding: 900px 0"><div style="overflow: auto">'
+            '<div class="descent-plot" style="position: sticky; top: 0; height: 500px"></div>'
+            '<div class="descent-controls" style="height: 300px"></div></div></main>',
+            "away on a phone",
+            "above the screen",
         ),
     ],
 )
