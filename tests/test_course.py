@@ -100,6 +100,7 @@ def test_releasing_again_keeps_the_seed_and_changes_no_byte(course):
         "return int((np.asarray(x) > 0).sum())",
         "return np.r_[{f} * x[0], x[1:]]",
         "Nobody gets stuck",
+        '@part("right for many"',  # with quotes, before which a notebook's file has backslashes
     ],
 )
 def test_a_leak_is_refused(book, secret):
@@ -401,6 +402,28 @@ def test_a_second_run_grades_only_what_changed_and_adds_what_was_entered(
     assert again["=cmd()"]["total"] == ALL + 1
     assert "colab,2.5" in (out / "written.csv").read_text(), "what a person entered is kept"
     assert "2.5 of 3" in (out / "feedback/colab/feedback.html").read_text()
+
+
+def test_what_was_not_graded_is_tried_again_and_what_was_is_kept(course, tmp_path, monkeypatch):
+    shutil.copytree(course / "judge", tmp_path / "judge")
+    shutil.copy(course / "seed", tmp_path)
+    (tmp_path / "marks/small/found").mkdir(parents=True)
+    (tmp_path / "ann.ipynb").write_text("{}")
+    found = [{"failed": "no memory was left"}, {"marks": []}]
+    monkeypatch.setattr(grade, "judged", lambda *a: found.pop(0))
+    entry = "ann", tmp_path / "ann.ipynb"
+    states = ["failed" in grade.one(tmp_path, "small", {}, entry) for _ in range(3)]
+    assert states == [True, False, False] and not found
+
+
+def test_of_several_notebooks_the_newest_counts_and_no_checkpoint(tmp_path):
+    for when, name in enumerate(["old", "new", ".ipynb_checkpoints/newer"]):
+        file = tmp_path / "ann" / f"{name}.ipynb"
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+        os.utime(file, (when, when))
+    found = list(grade.submissions(tmp_path, "small", {"small"}))
+    assert found == [("ann", tmp_path / "ann/new.ipynb")]
 
 
 def test_points_are_read_from_a_table_with_semicolons(tmp_path):
