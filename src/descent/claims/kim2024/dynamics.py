@@ -18,8 +18,6 @@ from .landscape import BOTH
 PAPER, CHAPTER = "kim2024", "kim2024/dynamics"
 MODEL = InContext(BOTH)
 TANH = InContext("tanh")
-#: Draws of noise, for a comparison of means.
-DRAWS = 60
 
 
 def taught(m: int = 100) -> tuple[Population, Neurons]:
@@ -184,6 +182,32 @@ def escape_time(exact: bool = True, which: int = -1) -> Evidence:
     )
 
 
+def growing(start: Neurons) -> Neurons:
+    """The mode at a saddle that grows fastest, of mean square one: by powers of the flow's derivative."""
+    population = taught()[0]
+    mode = Neurons(*(draws.normal(0, name, x.shape) for name, x in zip("aw", start, strict=True)))
+    for _ in range(80):
+        near = Neurons(*(x + 1e-6 * v for x, v in zip(start, mode, strict=True)))
+        speed = MODEL.velocities(near, population)
+        size = (sum(v.square().sum() for v in speed) / len(start.a)).sqrt()
+        mode = Neurons(*(v / size for v in speed))
+    return mode
+
+
+def component(start: Neurons, noisy: Neurons, mode: Neurons) -> Tensor:
+    """How much of the mode is in a disturbance."""
+    parts = zip(start, noisy, mode, strict=True)
+    return sum(((y - x) * v).sum((-2, -1)) for x, y, v in parts) / len(start.a)
+
+
+def share(start: Neurons, mode: Neurons, length: float | None) -> float:
+    """The standard deviation that noise of size one gives the mode: independent, or smooth."""
+    theta, d = torch.cat(tuple(start), -1), len(start.a)
+    apart = torch.cdist(theta, theta).square()
+    K = torch.eye(d).to(theta) if length is None else torch.exp(-apart / (2 * length**2))
+    return float(sum((v * (K @ v)).sum() for v in mode).sqrt()) / d
+
+
 @claim(
     "smooth-noise-escapes-sooner",
     title="Smooth noise in wide clouds",
@@ -193,32 +217,42 @@ def escape_time(exact: bool = True, which: int = -1) -> Evidence:
     paper="Descent",
     number="Proposition",
     statement=r"Of independent noise the mode that grows gets the share $\varepsilon/\sqrt d$, of a "
-    r"smooth field one that does not depend on the width: from wide clouds the smooth field escapes "
-    r"sooner, by $\frac1{2\lambda}\ln d+O(1)$.",
+    r"smooth field $\varepsilon s$ with an $s$ that does not vanish in wide clouds: from these the "
+    r"smooth field escapes sooner, by $\frac1\lambda\ln(s\sqrt d)$ in the mean.",
     verdict=Verdict.HOLDS,
     chapter=CHAPTER,
-    mutations={"independent noise twice": {"length": None}},
+    mutations={"independent noise twice": {"length": None}, "the share of a mean": {"power": 1.0}},
 )
-def smooth_noise(length: float | None = 3.0) -> Evidence:
-    """Clouds of 20 and 200 neurons, 60 draws of each noise of size 10^-5; times in units of 1/λ."""
-    population, gains, errors = taught()[0], [], []
-    for pairs, dt, steps in ((10, 0.004, 80), (100, 0.001, 50)):
+def smooth_noise(length: float | None = 3.0, power: float = 0.5) -> Evidence:
+    """Clouds of 20 and 200 neurons: the mode's part in 4000 draws of each noise, and when six draws
+    of size 10^-8 escape, in units of 1/λ and but for the logarithm of that part."""
+    population, gains, errors, apart = taught()[0], [], [], []
+    for pairs, dt, steps in ((10, 0.004, 120), (100, 0.001, 80)):
         start = resting(pairs)
+        mode, d = growing(start), 2 * pairs
         rate = float(torch.linalg.eigvalsh(MODEL.escape_matrix(start, population))[-1])
-        times = []
-        for seed, field in ((0, None), (1, length)):
-            noisy = flows.perturbed(start, 1e-5, seed, length=field, runs=DRAWS)
-            times.append(escapes(noisy, dt, steps) * math.log1p(rate * dt) / dt)
-        gains.append(float(times[0].mean() - times[1].mean()))
-        errors.append(float((times[0].var() + times[1].var()).sqrt()) / DRAWS**0.5)
-    more, error = gains[1] - gains[0], math.hypot(*errors)
+        shares, due = (d**-power, share(start, mode, length)), []
+        for seed, (field, wanted) in enumerate(zip((None, length), shares, strict=True)):
+            many = flows.perturbed(start, 1.0, seed, length=field, runs=4000)
+            errors.append(abs(float(component(start, many, mode).std()) / wanted - 1))
+            noisy = flows.perturbed(start, 1e-8, seed, length=field, runs=6)
+            time = escapes(noisy, dt, steps) * math.log1p(rate * dt) / dt
+            due.append(time + component(start, noisy, mode).abs().log())
+        gains.append(math.log(shares[1] / shares[0]))
+        apart.append(abs(float(due[0].mean() - due[1].mean())))
     return Evidence(
         {
-            "in the wide cloud the smooth field is sooner": gains[1] > 2 * errors[1],
-            "the gain grows by half the logarithm of ten": abs(more - math.log(10) / 2) < 3 * error
-            and more > 2 * error,
+            "either noise gives the mode the share foreseen, to five per cent": max(errors) < 0.05,
+            "both escape when the mode has grown to one size, to a quarter of 1/λ": max(apart)
+            < 0.25,
+            "in the wide cloud the smooth field is sooner, by more than a half": gains[1] > 0.5,
         },
-        {"gain_20_neurons": gains[0], "gain_200_neurons": gains[1], "standard_error": error},
+        {
+            "gain_20_neurons": gains[0],
+            "gain_200_neurons": gains[1],
+            "largest_error_of_a_share": max(errors),
+            "largest_difference_of_times": max(apart),
+        },
     )
 
 
