@@ -8,7 +8,9 @@ import pytest
 from pypdf import PdfReader
 
 PAGE = """<!doctype html><html lang="en"><head><title>{0} — Descent</title></head><body><h1>{0}</h1>
-<details><summary>Solution</summary><p>folded words</p></details></body></html>"""
+<style>@media print {{ .hide:not([open]) {{ display: none }} }}</style>
+<details><summary>Solution</summary><p>folded words</p></details>
+<details class="hide"><summary>Show the code</summary><p>folded code</p></details></body></html>"""
 
 
 @pytest.fixture
@@ -31,5 +33,6 @@ def test_each_page_is_printed_unfolded_and_the_book_has_an_outline(pages, tmp_pa
     with ThreadPoolExecutor(1) as pool:
         names, folder = ["first", "part/second"], tmp_path / "pdf"
         book = pool.submit(offline.print_pages, pages, names, folder).result()
-    assert "folded words" in PdfReader(tmp_path / "pdf/part/second.pdf").pages[0].extract_text()
+    words = PdfReader(tmp_path / "pdf/part/second.pdf").pages[0].extract_text()
+    assert "folded words" in words and "code" not in words
     assert [item.title for item in PdfReader(book).outline] == ["First", "Second"]

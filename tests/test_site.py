@@ -523,6 +523,22 @@ def test_the_dark_switch_turns_the_page_dark(server, visit):
     assert page.evaluate(ground) != light
 
 
+def test_paper_has_the_code_that_a_reader_unfolded_and_none_that_is_folded(server, visit):
+    page = visit(server, "kim2024/landscape.html").page
+    page.evaluate("document.querySelector('details.hide').open = true")
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    shown = page.evaluate("""[...document.querySelectorAll("article details")].map(box =>
+      [box.matches(".hide"), box.checkVisibility(), box.open])""")
+    code = [[seen, unfolded] for is_code, seen, unfolded in shown if is_code]
+    assert code[0] == [True, True] and [False, False] in code and [False, True] not in code[1:]
+    others = [seen and unfolded for is_code, seen, unfolded in shown if not is_code]
+    assert others and all(others)
+    moving = """[...document.querySelector("details.hide").children].map(part =>
+      [part.checkVisibility(), part.getAnimations().length])"""
+    assert page.evaluate(moving) == [[False, 0], [True, 0]]  # no summary, and nothing fades in
+
+
 def test_a_reader_whose_system_is_dark_gets_a_dark_page(server, visit):
     page = visit(server, "intro.html", scheme="dark").page
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"

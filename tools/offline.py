@@ -15,7 +15,9 @@ from sphinx_external_toc.parsing import parse_toc_yaml
 
 # What only the building of pages needs, or a server.
 LEFT_OUT = {".map", ".inv", ".doctree"}
-UNFOLD = "document.querySelectorAll('details:not(.descent-menu)').forEach(box => box.open = true)"
+# What is folded is printed, but for the code of figures.
+UNFOLD = """document.querySelectorAll('details:not(.descent-menu, .hide)')
+  .forEach(box => box.open = true)"""
 NUMBER = '<p style="width: 100%; text-align: center; font-size: 8px" class="pageNumber"></p>'
 
 
@@ -29,7 +31,7 @@ def pack(site, target):
 
 
 def print_pages(site, names, folder):
-    """Print each page into a PDF of its own, boxes unfolded and light, and all into one."""
+    """Print each page into a PDF of its own, light, boxes unfolded but for code, and all into one."""
     book = PdfWriter()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
