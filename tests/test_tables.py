@@ -18,7 +18,9 @@ from descent._sweep._table import KEY, schema, table
 from descent._sweep._task import run_task
 from descent.claims.kim2024 import dynamics
 from descent.claims.wu2023 import vision
+from descent.models import Encoder
 from descent.models.in_context import Neurons
+from descent.problems import Problem
 from descent.tables import RECORDS, TABLES
 
 
@@ -105,6 +107,17 @@ def test_recorded_pictures_come_again():
         again = vision.trained(known, 16, rows["scaling"][k], 0)
         assert abs(again.accuracy - rows["accuracy"][k]) < 0.03
         assert abs(again.moved / rows["moved"][k] - 1) < 0.1
+
+
+def test_pictures_are_seen_as_the_encoder_sees_them():
+    known = vision.pictures()
+    problem = Problem(known.X[:20], known.X.new_zeros(20))
+    encoder = Encoder(32, "d^-1/2", "he", pooling="mean")
+    weights = encoder.init(problem, seed=0)
+    S, numbers = vision._seen(encoder, (*weights[:3], weights.O[:, None]), problem.X)
+    there = encoder.forward(weights, problem)
+    assert torch.allclose(S, there.S, atol=1e-6)  # float32
+    assert torch.allclose(numbers[:, 0], there.output, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:Sparse")
