@@ -214,6 +214,7 @@ def test_formulas_become_runs_of_text():
         "‖<i>W</i><sup><i>O</i></sup>‖<sup>2</sup> &amp; <i>σ</i><sub>min</sub>"
     )
     assert plain(r"$HD = 10^{-5}$, $f_t$, $W_V$") == "HD = 10⁻⁵, fₜ, W_V"
+    assert runs(r"$v^\top f^\circ$") == [("v", "i"), ("⊤", "p"), ("f", "i"), ("∘", "p")]
     with pytest.raises(ValueError, match=r"uses \\oint, which a figure that moves can't show"):
         runs(r"$\oint$")
 
