@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 from pathlib import Path
 from zipfile import ZipFile
@@ -477,6 +478,14 @@ def test_an_answer_that_a_judge_did_not_foresee_waits_for_a_person(capsys):
     assert mark["points"] == 0 and judge.BY_HAND in mark["why"]
     found = {"unreadable": "", "marks": [mark]}
     assert grade.state(found, {}) == "Look at these by hand: f"
+
+
+def test_a_frame_is_refused_by_its_length_before_it_is_read(monkeypatch):
+    student = judge.Student([], judge.LIMITS)
+    sent = [struct.pack(">I", judge.LARGEST_FRAME + 1)]
+    monkeypatch.setattr(student, "receive", lambda count, end: sent.pop())
+    with pytest.raises(values.Refused, match="returned too much"):
+        student.frame(1)
 
 
 # ---------------------------------------------------------------------- nbgrader and its exchange
