@@ -568,6 +568,20 @@ def test_a_reference_shows_what_it_leads_to_by_mouse_and_by_keyboard(visit, serv
     page.context.close()
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_place_that_a_link_leads_to_stays_where_it_is(visit, server, width):
+    """It does not leave the screen when what is above it gets its height."""
+    top = "document.getElementById('exercises').getBoundingClientRect().top"
+    page = visit(server, "vasudeva2024/everywhere.html#exercises", width=width).page
+    assert 0 <= page.evaluate(top) < 300  # in the upper third of the screen
+    page.context.close()
+    page = visit(server, "vasudeva2024/everywhere.html", width=width).page
+    page.evaluate("document.querySelector('#exercises .headerlink').click()")
+    page.evaluate(SETTLED)
+    assert 0 <= page.evaluate(top) < 300  # in the upper third of the screen
+    page.context.close()
+
+
 @every_chapter
 def test_a_chapter_says_how_long_it_takes_and_how_to_cite_it(site, name):
     page = (site / f"{name}.html").read_text("utf8")
