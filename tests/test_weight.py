@@ -53,11 +53,11 @@ def weight(file):
 
 @pytest.fixture(scope="module")
 def first_visit(browser, server, site):
-    """``first_visit(name)``: kB by kind, number of requests, shift of a page on a phone, and what
-    was measured out of sight."""
+    """``first_visit(name)``: kB by kind, number of requests, shift of a page, on a phone unless
+    another width is given, and what was measured out of sight."""
 
-    def load(name):
-        context = browser.new_context(viewport={"width": 412, "height": 823})
+    def load(name, width=412):
+        context = browser.new_context(viewport={"width": width, "height": 823})
         page, asked = context.new_page(), []
         page.on("request", lambda request: asked.append(request.url))
         line = context.new_cdp_session(page)
@@ -82,6 +82,13 @@ def bytes_by_kind(site, addresses):
             file = site / unquote(urlsplit(address).path).lstrip("/")
             kinds[file.suffix] += weight(file)
     return kinds
+
+
+@pytest.mark.parametrize("width", [1280, 1500])
+@pytest.mark.parametrize("name", ["intro", "kim2024/landscape", "own", "ledger"])
+def test_a_page_stands_still_on_a_wide_screen(first_visit, name, width):
+    _, _, shift, _ = first_visit(name, width)
+    assert shift <= SHIFT
 
 
 @pytest.mark.parametrize("name", PAGES)
