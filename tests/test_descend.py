@@ -261,7 +261,7 @@ def test_bad_options_are_named(options, error, message, monkeypatch):
 @given(st.integers(1, 40), st.integers(1, 20), st.sets(st.integers(0, 40)))
 def test_a_stretch_of_steps_ends_where_something_is_to_be_seen(steps, longest, at):
     at = {t for t in at if t <= steps}
-    plan = module._Plan(steps, None, None, 1, Watch(["weights"] if at else (), at, steps))
+    plan = module.Plan(steps, None, None, 1, Watch(["weights"] if at else (), at, steps))
     pieces = list(plan.stretches(longest))
     assert [t for start, stop in pieces for t in range(start, stop)] == list(range(steps))
     assert max(stop - start for start, stop in pieces) <= longest

@@ -69,6 +69,11 @@ def test_a_light_rule_holds_on_paper_whatever_the_screen_shows(words):
     assert pruned(rule, words).endswith("@media print{[data-theme=dark] p{color:red}}")
 
 
+def test_a_script_loses_its_lines_of_comment_and_nothing_else():
+    script = "// what it does\nlet a = 1; // one\n\n  // then\n  let b = `//`;\n"
+    assert sphinx_light.without_comments(script) == "let a = 1; // one\n\n  let b = `//`;\n"
+
+
 def test_variables_that_nothing_reads_are_dropped():
     css = "p{--a:1;--b:var(--a);--c:2;--d:3;color:var(--c)}"
     assert sphinx_light.without_idle_variables(css, {"--d"}) == "p{--c:2;--d:3;color:var(--c)}"

@@ -288,6 +288,11 @@ def take_out(app, doctree):
         raw.children[:] = [nodes.Text(text)]
 
 
+def without_comments(script):
+    """A script less the lines that only say something."""
+    return re.sub(r"^[ \t]*//.*\n", "", script, flags=re.M)
+
+
 def join(app, exception):
     """Write ``site.css``, ``large.css`` and ``site.js``."""
     if exception or app.builder.format != "html":
@@ -297,7 +302,7 @@ def join(app, exception):
     pages = [p.read_text("utf8") for p in out.rglob("*.html") if "_static" not in p.parts]
     files = figure_files(app)
     scripts = [static / "descent.js", *(file for file in files if file.suffix == ".js")]
-    script = ";\n".join(file.read_text("utf8") for file in scripts)
+    script = without_comments(";\n".join(file.read_text("utf8") for file in scripts))
     (static / "site.js").write_text(script, "utf8")
 
     words = read(pages, script)
