@@ -20,7 +20,7 @@ from numba import njit
 from strategies import instances, relative_gap
 from torch.nn.functional import logsigmoid
 
-from descent import _layout, descend, lanes, models, problems, steps
+from descent import _descend, _layout, descend, lanes, models, problems, steps
 from descent.lanes import _groups, _register, _stretch, _surface
 from descent.models import in_context, selection
 from descent.models._attention_step import step as attention_step
@@ -358,6 +358,14 @@ def test_what_a_model_takes_itself_is_planned_for():
     assert step.work > 34 * 45**2 / 2
     lanes_ = _register.width("float64")
     assert _groups._Shape(step, "QKV").work == lanes_ * (34 * 45**2 + step.work)
+
+
+def test_the_bar_does_not_go_beyond_its_end_where_shares_add_up_to_more(monkeypatch):
+    monkeypatch.delenv("DESCENT_BOOK", raising=False)
+    with _descend._progress(10) as bar:
+        for share in (0.7, 0.2, 0.1 + 1e-9):
+            _descend._advance(bar, 10, share)
+        assert bar.n == 10
 
 
 def test_the_bar_moves_with_each_call(monkeypatch):

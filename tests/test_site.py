@@ -551,6 +551,8 @@ def test_a_reference_shows_what_it_leads_to_by_mouse_and_by_keyboard(visit, serv
     page = visit(server, "song2024/values.html").page
     preview = page.locator("#descent-preview")
     link = page.locator("article a[href='#thm-values']:not(.headerlink):visible").first
+    link.scroll_into_view_if_needed()
+    page.evaluate(SETTLED)  # what is above it has its height: it does not leave the mouse any more
     link.hover()
     preview.wait_for(state="visible")
     assert "Training the values of one head" in preview.inner_text()

@@ -237,7 +237,7 @@ def _tell(runs, rule: rules.Rule, count: int) -> Tensor:
 
 
 def _advance(bar: tqdm, steps: int, share: float) -> None:
-    bar.update(steps * share)
+    bar.update(min(steps * share, bar.total - bar.n))  # shares may add up to more, by rounding
 
 
 def _progress(steps: int) -> tqdm:
