@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from conftest import ROOT, SETTLED
+from playwright.sync_api import TimeoutError
 from sphinx_external_toc.parsing import parse_toc_yaml
 
 PAGES = list(parse_toc_yaml(ROOT / "_toc.yml"))
@@ -56,7 +57,7 @@ def first_visit(browser, server, site):
     """``first_visit(name)``: kB by kind, number of requests, shift of a page, on a phone unless
     another width is given, and what was measured out of sight."""
 
-    def load(name, width=412):
+    def load(name, width=412, again=2):
         context = browser.new_context(viewport={"width": width, "height": 823})
         page, asked = context.new_page(), []
         page.on("request", lambda request: asked.append(request.url))
@@ -65,8 +66,13 @@ def first_visit(browser, server, site):
         line.send("Network.emulateNetworkConditions", {"offline": False, **SLOW})
         page.add_init_script(WATCH)
         page.add_init_script(MEASURED)
-        # a slow line on a busy machine: what is counted here are bytes and places, not seconds
-        page.goto(f"{server}/{name}.html", wait_until="load", timeout=120_000)
+        try:
+            page.goto(f"{server}/{name}.html", wait_until="load")
+        except TimeoutError:  # Chromium's slow line stalls once in a hundred loads, of any page
+            context.close()
+            if not again:
+                raise
+            return load(name, width, again - 1)
         page.evaluate(SETTLED)
         page.wait_for_timeout(300)
         shift, early = page.evaluate("[window.shift, window.early]")
