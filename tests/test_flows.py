@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from strategies import relative_gap
 
-from descent import DivergenceWarning, _layout, draws, flows
+from descent import DivergenceWarning, _layout, descend, draws, flows
 from descent.models import InContext, in_context
 from descent.models.encoder import Activation
 from descent.models.in_context import Neurons
@@ -112,6 +112,18 @@ def test_the_compiled_engine_follows_the_same_flow(monkeypatch, train):
         assert ours.shape == theirs.shape and relative_gap(ours, theirs) < 1e-10
     for ours, theirs in zip(fast.neurons, slow.neurons, strict=True):
         assert ours.shape == theirs.shape and relative_gap(ours, theirs) < 1e-10
+
+
+def test_a_flow_passes_a_gradient_on_and_takes_arrays():
+    model, start, options = InContext("tanh"), cloud(), {"dt": 0.01, "steps": 3}
+    plain = flows.euler(model, start, POPULATION, **options).loss
+    arrays = in_context.Population(*(x.numpy() for x in POPULATION))
+    assert relative_gap(flows.euler(model, start, arrays, **options).loss, plain) < 1e-10
+    leaf = Neurons(start.a.clone().requires_grad_(), start.w)
+    flows.euler(model, leaf, POPULATION, **options).loss[-1].sum().backward()
+    assert leaf.a.grad.abs().max() > 0
+    with pytest.raises(TypeError, match="must be tensors: make them so"):
+        descend(model, arrays, start, steps=1)
 
 
 @given(st.integers(0, 999))

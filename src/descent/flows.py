@@ -21,7 +21,15 @@ from ._descend import DivergenceWarning, Plan, carry_out
 from ._errors import error
 from ._watch import Watch
 from .models import InContext
-from .models.in_context import Neurons, Population, _chosen, _half, _neurons, _warn_of_rest
+from .models.in_context import (
+    Neurons,
+    Population,
+    _chosen,
+    _half,
+    _neurons,
+    _population,
+    _warn_of_rest,
+)
 
 #: Squares of features beyond this size may overflow.
 LARGEST = 1e75
@@ -84,10 +92,12 @@ def euler(
         found = f"model must be an InContext, got {_validate.shown(model)}"
         raise error(TypeError, found, "make one with models.InContext()")
     model.loss(neurons, population)  # it says what does not fit
-    cloud, birth = _neurons(neurons), _validate.not_negative("birth", birth)
+    cloud, population = _neurons(neurons), _population(population)
+    birth = _validate.not_negative("birth", birth)
     dt, steps = _validate.positive("dt", dt), _validate.count("steps", steps)
     every, moves = _validate.count("every", every), _moving(train)
-    descends = any(moves) and not birth and mass is None
+    wanted = any(x.requires_grad for x in (*cloud, *population))  # a gradient, which torch follows
+    descends = any(moves) and not birth and mass is None and not wanted
     mass = _masses(mass, cloud)
     _warn_of_rest(model, model._moments(weighted(cloud, mass), population), population)
     train = "".join(x for x, moved in zip("aw", moves, strict=True) if moved)

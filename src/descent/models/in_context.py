@@ -164,6 +164,9 @@ class InContext:
     def check(self, neurons: Neurons, population: Population) -> None:
         """Raise ValueError or TypeError where neurons and population do not go together."""
         self._check(_neurons(neurons), _population(population).X)
+        if not all(isinstance(x, Tensor) for x in population):
+            found = "X and F of the population must be tensors"
+            raise error(TypeError, found, "make them so with torch.as_tensor")
 
     def _check(self, neurons: Neurons, X: Tensor) -> None:
         d, D = neurons.w.shape[-2], X.shape[-1]
