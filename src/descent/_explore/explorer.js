@@ -69,8 +69,9 @@
   function play(plot) {
     const inside = plot.querySelector("clipPath rect");
     const whole = Number(inside.dataset.width);
-    const begin = performance.now();
+    let begin; // the first frame's own time, which may be before the click
     const frame = (now) => {
+      begin ??= now;
       const share = Math.min(1, (now - begin) / 3000);
       inside.setAttribute("width", whole * share);
       if (share < 1 && inside.isConnected) requestAnimationFrame(frame);
