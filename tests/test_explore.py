@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from descent._explore import _page, explore
-from descent._explore._grid import POINTS, grid_data, thin
+from descent._explore._grid import POINTS, TOLERANCE, grid_data, thin
 from descent.plots import Curve, Picture
 from descent.plots._picture import describe
 
@@ -45,7 +45,7 @@ def block(in_book):
 # ---- the data ----------------------------------------------------------------------------------
 
 
-def test_the_page_holds_every_point_of_the_grid_to_four_digits(block):
+def test_the_page_holds_every_point_of_the_grid_to_a_fraction_of_a_pixel(block):
     data = data_of(block)
     points = [dict(zip(GRID, values, strict=True)) for values in product(*GRID.values())]
     assert len(data["pictures"]) == len(points) == 18
@@ -54,7 +54,21 @@ def test_the_page_holds_every_point_of_the_grid_to_four_digits(block):
         assert stored["summary"] == describe(fresh)
         for (_, k, y), curve in zip(stored["curves"], fresh.curves, strict=True):
             exact = curve.y[np.searchsorted(curve.x, data["xs"][k])]
-            np.testing.assert_allclose(y, exact, rtol=5e-4)  # half a unit of the fourth digit
+            low, high = np.log(data["y"]["limits"])
+            assert (np.abs(np.log(y) - np.log(exact)) <= TOLERANCE / 2 * (high - low)).all()
+
+
+@pytest.mark.parametrize("span", [1e-3, 1.0, 1e9])
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_what_is_stored_cannot_be_told_from_the_curve(scale, span):
+    share = np.random.default_rng(0).random(60)
+    y = 7 + span * share if scale == "linear" else 7 * (1 + span) ** share
+    axis = np.log if scale == "log" else np.asarray
+    data = grid_data([Picture([Curve("f", range(60), y)], "t", "f", yscale=scale)])
+    low, high = axis(data["y"]["limits"])
+    stored = data["pictures"][0]["curves"][0][2]
+    strays = np.abs(axis(stored) - axis(y)) / (high - low)
+    assert 0 < strays.max() <= TOLERANCE / 2
 
 
 def test_thinning_keeps_the_ends_and_the_shape():

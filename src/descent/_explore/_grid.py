@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -78,7 +79,8 @@ def _picture_data(picture: Picture, small: Picture, xs: _Table, lines: _Table) -
     for curve, tone in zip(small.curves, tones(small), strict=True):
         y = np.where(drawable(small, curve), curve.y, np.nan)
         place = xs(tuple(significant(curve.x)))
-        curves.append([lines((curve.label, curve.role, tone)), place, significant(y)])
+        heights = discernible(y, small.yscale, small.ylim)
+        curves.append([lines((curve.label, curve.role, tone)), place, heights])
     maps = [significant(row, 3) for row in picture.maps.values()]
     return {"curves": curves, "summary": describe(picture)} | ({"maps": maps} if maps else {})
 
@@ -126,6 +128,16 @@ def _furthest(x: np.ndarray, heights: np.ndarray, a: int, b: int) -> tuple[float
     stray = np.nan_to_num(np.abs(heights[:, a + 1 : b] - chord)).max(axis=0)
     k = int(stray.argmax())
     return float(stray[k]), a + 1 + k, a, b
+
+
+def discernible(values: np.ndarray, scale: str, limits) -> list[float | int | None]:
+    """Round to what can be told apart on an axis of this range: within half of ``TOLERANCE``."""
+    low, high = limits
+    if scale == "log":
+        return significant(values, math.ceil(1 - math.log10(TOLERANCE * math.log(high / low))))
+    places = -math.floor(math.log10(TOLERANCE * (high - low)))
+    digits = places + math.ceil(math.log10(max(-low, high)))  # of the longest number in the frame
+    return significant(np.round(values, places), digits)
 
 
 def significant(values: np.ndarray, digits: int = 4) -> list[float | int | None]:
