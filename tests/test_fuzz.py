@@ -506,6 +506,7 @@ IN_CONTEXT = {
     "features": lambda: {"X": taught().X},
     "moments": lambda: {"population": taught()},
     "check": lambda: {"population": taught()},
+    "warn": lambda: {"population": taught()},
     "loss": lambda: {"population": taught()},
     "loss_and_gradient": lambda: {"population": taught(), "train": "w"},
     "loss_with": lambda: {"population": taught(), "W": square(2)},

@@ -100,6 +100,8 @@ def descend(
     train, reduce = _protocol.trained(model, train), _validate.flag("reduce", reduce)
     plan = Plan(steps, until, stall, every, Watch(watch, at, steps))
     problem, weights = _checked(model, problem, weights, device)
+    if hasattr(model, "warn"):
+        model.warn(weights, problem)
     return _warn(carry_out(plan, model, problem, weights, train, step, reduce))
 
 

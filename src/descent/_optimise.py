@@ -75,6 +75,8 @@ def optimise(
     weights = _validate.weights(weights)
     _protocol.require_weights(model, weights)
     _protocol.check(model, weights, problem)
+    if hasattr(model, "warn"):
+        model.warn(weights, problem)
     weights = type(weights)(*(W.detach() for W in _protocol.spread(model, weights, problem)))
     problem = _protocol.detached(problem)
     whole = _protocol.objective(model, weights, problem, train)

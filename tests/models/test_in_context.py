@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import differentiable, relative_gap
 
-from descent import draws
+from descent import descend, draws, flows, optimise, theorems
 from descent.models import InContext, in_context
 from descent.models.encoder import Activation
 from descent.models.in_context import Neurons, Population
+from descent.steps import PrecisionWarning
 
 OWN = Activation(torch.sin, torch.cos)
 
@@ -239,6 +240,12 @@ def test_neurons_of_zero_learn_nothing_and_say_no_nan():
         (lambda m, p, c: in_context.planted(1, 2, 9, 0, r=(1.0, 1.0)), "D must be at least 2"),
         (lambda m, p, c: in_context.planted(3, 2, 9, 0, r=(1.0,)), "r must be 2 values"),
         (lambda m, p, c: InContext("swish"), "unknown activation"),
+        (lambda m, p, c: m.best_attention(c, p, 0), "must be at least 1, got 0"),
+        (lambda m, p, c: in_context.prompts(p, 2, 0, 0), "n must be at least 1, got 0"),
+        (
+            lambda m, p, c: in_context.planted(3, 2, 9, 0, r=(1.0, 1.0), steepness=1e-200),
+            "depend on one another at 9 inputs: take more inputs, or another steepness",
+        ),
     ],
 )
 def test_bad_input_is_named(change, says):
@@ -248,12 +255,56 @@ def test_bad_input_is_named(change, says):
         change(model, population, model.init(population, d=5, seed=1))
 
 
-def test_prompts_with_nan_are_refused():
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda p: {"y": p.y * torch.nan}, r"prompts\.y has 6 entries"),
+        (lambda p: {"query": p.query * torch.nan}, r"prompts\.query has 6 entries"),
+        (lambda p: {"y": p.y[:, :2]}, r"y \(2, 2\).*give a label to each pair"),
+        (lambda p: {"query": p.query[:1]}, r"query \(1, 3\).*a query to each prompt"),
+        (lambda p: {"X": p.X[0]}, r"prompts\.X must have at least 3 dimensions"),
+        (lambda p: {"X": p.X[:, None]}, r"prompts\.X has shape .*: give 3 dimensions"),
+        (lambda p: {"X": p.X[:, :0], "y": p.y[:, :0]}, r"prompts\.X is empty, \(2, 0, 3\)"),
+        (lambda p: {"y": None}, r"prompts\.y must be an array of real numbers, got None"),
+        (lambda p: {"y": p.y.float()}, r"prompts\.y is torch\.float32 on cpu, but"),
+    ],
+)
+def test_prompts_that_are_none_are_refused(change, says):
     population, _ = in_context.planted(3, 2, 20, seed=0, r=(1.0, 0.5))
     model, prompts = InContext(), in_context.prompts(population, N=2, n=3, seed=0)
-    bad = prompts._replace(y=prompts.y * torch.nan)
-    with pytest.raises(ValueError, match=r"prompts\.y has 6 entries"):
-        model.predict(model.init(population, d=5, seed=1), torch.eye(2).double(), bad)
+    bad, neurons = prompts._replace(**change(prompts)), model.init(population, d=5, seed=1)
+    with pytest.raises((ValueError, TypeError), match=says):
+        model.predict(neurons, torch.eye(2).double(), bad)
+    arrays = in_context.Prompts(*(part.numpy() for part in prompts))
+    answers = (model.predict(neurons, torch.eye(2).double(), each) for each in (prompts, arrays))
+    assert torch.equal(*answers)
+
+
+def test_descent_from_a_critical_point_warns_in_either_precision():
+    model, neurons, population = even_cloud()
+    for precision in (torch.float64, torch.float32):
+        cloud = Neurons(*(part.to(precision) for part in neurons))
+        given = model, population.to(precision), cloud
+        with pytest.warns(
+            PrecisionWarning, match="1 of 1 clouds start at a critical point"
+        ) as seen:
+            descend(*given, step=1e-3, steps=1)
+            optimise(*given, torch.optim.SGD, steps=1, lr=1e-3)
+        assert [each.filename for each in seen] == [__file__] * 2
+        descend(*given[:2], flows.perturbed(cloud, 1e-2, 0), step=1e-3, steps=1)
+
+
+def test_fewer_neurons_than_features_are_said_to_be():
+    model, _, population = even_cloud()
+    one = model.init(population, d=1, seed=0)
+    says = "Sigma is singular: 2 features are made of d = 1: take d = 2 neurons or more"
+    for door in (
+        lambda: model.escape_matrix(one, population),
+        lambda: theorems.get("saddles-of-the-flow")(model, one, population),
+        lambda: theorems.get("escape-spectrum")(model, one, population),
+    ):
+        with pytest.raises(ValueError, match=says):
+            door()
 
 
 # ---------------------------------------------------------------------------- the landscape

@@ -7,6 +7,7 @@ import torch
 
 from descent import draws, theorems
 from descent.models import InContext, LinearAttention, linear_attention
+from descent.models.encoder import Activation
 from descent.models.in_context import Neurons, Population
 from descent.steps import PrecisionWarning
 from descent.theorems.kim2024 import CloudStart
@@ -111,8 +112,38 @@ def test_singular_features_are_a_hypothesis_that_is_not_met():
     for id, more in (("conserved-second-moment", ()), ("kim2024-lemma-3-1", (torch.eye(2),))):
         more = tuple(each.double() for each in more)
         assert not theorems.get(id)(model, dead, population, *more).against().met.any()
+    for id in ("monotone-homotopy", "accelerated-phase", "critical-values"):
+        h = model.features(dead, population.X)
+        assert not theorems.get(id)(h, population).against().met.any()
     with pytest.raises(ValueError, match="Sigma is singular"):
         theorems.get("saddles-of-the-flow")(model, dead, population)
+    # where the loss has no second derivative there is no index either
+    for id in ("morse-index", "global-minima", "kim2024-theorem-3-3", "homotopy-slope"):
+        with pytest.raises(ValueError, match="Sigma is singular.*linearly independent"):
+            theorems.get(id)(h, population)
+
+
+def test_what_is_learned_by_rounding_alone_is_not_learned():
+    # at a total saddle C and B are zero but for rounding: neither is invertible
+    bump = InContext("tanh")
+    X = draws.normal(0, "X", (20, 2))
+    population = Population(torch.cat([X, -X]), torch.tanh(torch.cat([X, -X])))
+    even = population.X.square()
+    assert not theorems.get("monotone-homotopy")(even, population).against().met
+    one = torch.ones(1, 1).double()
+    odd = Population(population.X, population.F[:, :1])
+    neurons = Neurons(torch.cat([one, one]), torch.tensor([[0.5, 1.0], [-0.5, -1.0]]).double())
+    square = InContext(Activation(lambda Z: Z * Z, lambda Z: 2 * Z))
+    for model, met in ((square, False), (bump, True)):
+        cloud = neurons if model is square else Neurons(neurons.a, neurons.w.abs())
+        assert theorems.get("kim2024-lemma-3-1")(model, cloud, odd, one).against().met == met
+
+
+def test_no_true_features_promise_no_improvement():
+    model, cloud, population = small(2, 2, 6, 4, 0, 1.0)
+    silent = population._replace(F=0 * population.F)
+    outcome = theorems.get("improvement-rate")(model, cloud, silent).against()
+    assert not outcome.met.any()
 
 
 def test_bad_starts_are_named():
@@ -126,6 +157,9 @@ def test_bad_starts_are_named():
         theorems.get("kim2024-lemma-3-1")(model, cloud, population, eye)
     with pytest.raises(ValueError, match="teachers were left out"):
         theorems.get("improvement-by-birth")(model, cloud, population)
+    wrong = Neurons(cloud.a[:, :1], cloud.w)
+    with pytest.raises(ValueError, match=r"teachers.a has shape \(4, 1\).*expected \(4, 2\)"):
+        theorems.get("improvement-by-birth")(model, cloud, population, None, wrong)
     with pytest.raises(ValueError, match="size must be positive and finite, got nan"):
         theorems.get("saddles-of-the-flow")(model, cloud, population, size=float("nan"))
 

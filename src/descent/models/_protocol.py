@@ -29,7 +29,8 @@ class Model(Protocol):
         the shape of the weight.
 
     A model may have more, and what it has is used. ``check(weights, problem)`` raises where data
-    and weights do not suit it. ``spread(weights, problem)`` gives every weight all run dimensions.
+    and weights do not suit it, ``warn(weights, problem)`` warns of a start from which descent means
+    nothing. ``spread(weights, problem)`` gives every weight all run dimensions.
     ``loss(weights, problem)`` is cheaper than the gradient, and lets run dimensions broadcast.
     ``objective(weights, problem, train)``
     maps the trained weights to loss and gradients and has computed once what the others fix.

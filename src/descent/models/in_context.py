@@ -37,8 +37,8 @@ ACTIVATIONS = encoder.ACTIVATIONS | {
 #: Torch is as fast as lanes with so many inputs times neurons of one cloud (measured), and lanes
 #: with so many clouds of any size.
 LARGE, MANY = 12_000, 3
-#: A pull of this share of its natural size is rounding.
-ROUNDING = 1e-13
+#: A pull of so many roundings of its natural size is rounding.
+ROUNDING = 500
 
 
 class Neurons(NamedTuple):
@@ -92,8 +92,9 @@ class InContext:
     """Neurons and one layer of linear attention, whose matrix W joins the learned features.
 
     The cloud may make another number of features than k, the number of true ones; W then has their
-    size. Where Sigma is singular, its pseudo-inverse stands for the inverse: f° is then regressed on
-    what h spans, and `loss` is still the infimum over W.
+    size. Where Sigma is singular, as it is with fewer neurons than features, its pseudo-inverse
+    stands for the inverse: f° is then regressed on what h spans, and `loss` is still the infimum
+    over W.
 
     Parameters
     ----------
@@ -167,6 +168,15 @@ class InContext:
         if not all(isinstance(x, Tensor) for x in population):
             found = "X and F of the population must be tensors"
             raise error(TypeError, found, "make them so with torch.as_tensor")
+
+    def warn(self, neurons: Neurons, population: Population) -> None:
+        """Warn of clouds at a critical point: `descend` from there follows rounding.
+
+        Warns
+        -----
+        PrecisionWarning : that says how many.
+        """
+        _warn_of_rest(self, self.moments(neurons, population), population, above=3)
 
     def _check(self, neurons: Neurons, X: Tensor) -> None:
         d, D = neurons.w.shape[-2], X.shape[-1]
@@ -281,8 +291,8 @@ class InContext:
         ValueError : unless C is zero, up to rounding, and Sigma invertible.
         """
         at, m = self.moments(neurons, population), len(population.X)
+        _invertible(at, neurons)
         _no_overlap(at, population)
-        _invertible(at)
         Z = population.X @ neurons.w.mT
         c = self.sigma.value(Z).mT @ population.F / m
         slopes = self.sigma.derivative(Z).mT[..., None, :] * population.F.mT  # (*r d k m)
@@ -405,11 +415,7 @@ class InContext:
         self, neurons: Neurons, W: Float[Tensor, "*r k k"], prompts: Prompts
     ) -> Float[Tensor, "*r N"]:
         """The answer to the query of every prompt."""
-        if not isinstance(prompts, Prompts):
-            found = f"prompts must be Prompts, got {_validate.shown(prompts)}"
-            raise error(TypeError, found, "draw some with in_context.prompts")
-        for name, part in zip(prompts._fields, prompts, strict=True):
-            _validate.finite(f"prompts.{name}", part, "drop these prompts")
+        prompts = _prompts(prompts)
         N, n = prompts.y.shape
         h = self.features(neurons, prompts.X.flatten(0, 1)).unflatten(-2, (N, n))
         W = _attention(W, h)
@@ -536,6 +542,9 @@ def planted(
     w = steepness * torch.linalg.qr(draws.normal(seed, "w", (D, k)))[0].mT
     raw = torch.tanh(X @ w.mT)
     values, vectors = torch.linalg.eigh(raw.mT @ raw / len(X))
+    if not bool(values[0] > 1e-12 * values[-1]):
+        found = f"the teachers' {k} answers depend on one another at {m} inputs"
+        raise error(ValueError, found, "take more inputs, or another steepness")
     mix = vectors / values.sqrt() * torch.tensor(r, dtype=X.dtype).sqrt()
     return Population(X, raw @ mix), Neurons(k * mix, w)
 
@@ -596,8 +605,12 @@ def _moments(at: Moments) -> Moments:
     return at
 
 
-def _invertible(at: Moments) -> None:
-    """Raise where Sigma is singular, up to rounding."""
+def _invertible(at: Moments, neurons: Neurons | None = None) -> None:
+    """Raise where Sigma is singular, up to rounding, as it is for fewer neurons than features."""
+    p = at.h.shape[-1]
+    if neurons is not None and neurons.a.shape[-2] < p:
+        found = f"Sigma is singular: {p} features are made of d = {neurons.a.shape[-2]}"
+        raise error(ValueError, found, f"take d = {p} neurons or more")
     values = torch.linalg.eigvalsh(at.Sigma)
     if bool((values[..., 0] <= 1e-14 * values[..., -1]).any()):
         found = "Sigma is singular: some mixture of the features is zero at every input"
@@ -612,17 +625,17 @@ def _no_overlap(at: Moments, population: Population) -> None:
         raise error(ValueError, found, "choose neurons whose features are orthogonal to f°")
 
 
-def _warn_of_rest(model: InContext, at: Moments, population: Population) -> None:
+def _warn_of_rest(model: InContext, at: Moments, population: Population, above: int = 2) -> None:
     """A critical point has B^T zeta = 0 at every input; B has the size of f° over h."""
     size = population.F.square().sum() / (torch.linalg.matrix_norm(at.h) * len(at.h) ** 0.5)
     pull = model._pull(at).abs().amax((-2, -1))
-    still = int((pull <= ROUNDING * size).sum())
+    still = int((pull <= ROUNDING * torch.finfo(pull.dtype).eps * size).sum())
     if still:
         warnings.warn(
             f"{still} of {pull.numel()} clouds start at a critical point: only rounding moves them,"
             " and where they go means nothing; perturb them with flows.perturbed",
             PrecisionWarning,
-            stacklevel=3,
+            stacklevel=above + 1,
         )
 
 
@@ -653,6 +666,31 @@ def _population(population: Population) -> Population:
     for name, value in (("X", X), ("F", F)):
         _validate.finite(name, value, "drop these inputs")
     return Population(X, F)
+
+
+def _prompts(prompts: Prompts) -> Prompts:
+    """Its parts as finite tensors, of as many prompts and pairs each, else raise."""
+    if not isinstance(prompts, Prompts):
+        found = f"prompts must be Prompts, got {_validate.shown(prompts)}"
+        raise error(TypeError, found, "draw some with in_context.prompts")
+    remedy, least, parts = "drop these prompts", (3, 2, 2, 1), []
+    for name, part, dimensions in zip(prompts._fields, prompts, least, strict=True):
+        name = f"prompts.{name}"
+        part = _validate.finite(name, _validate.matrix(name, part, dimensions), remedy)
+        if part.ndim > dimensions:
+            found = f"{name} has shape {tuple(part.shape)}"
+            raise error(ValueError, found, f"give {dimensions} dimensions")
+        parts.append(part)
+    X, y, query, answer = parts
+    if not X.shape[:2] == y.shape or not len(X) == len(query) == len(answer):
+        shapes = (
+            f"{n} {tuple(part.shape)}" for n, part in zip(prompts._fields, parts, strict=True)
+        )
+        found = f"prompts has {', '.join(shapes)}"
+        raise error(ValueError, found, "give a label to each pair, and a query to each prompt")
+    for name, part in zip(prompts._fields[1:], parts[1:], strict=True):
+        _validate.like(f"prompts.{name}", part, X)
+    return Prompts(*parts)
 
 
 def _neurons(neurons: Neurons) -> Neurons:

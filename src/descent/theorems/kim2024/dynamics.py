@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ... import flows
+from ... import _validate, flows
 from ..._errors import error
-from ...models import InContext
+from ...models import InContext, in_context
 from ...models.in_context import Moments, Neurons, Population
 from .._inequality import Inequality
 from .._record import Standing, theorem
@@ -157,7 +157,14 @@ class CloudStart:
         """
         if self.teachers is None:
             raise error(ValueError, "teachers were left out", "give neurons that make f°")
-        theta, taught = (torch.cat(tuple(x), -1) for x in (self.neurons, self.teachers))
+        teachers = in_context._neurons(self.teachers)
+        for name, theirs, ours in zip("aw", teachers, self.neurons, strict=True):
+            wanted = theirs.shape[-2], ours.shape[-1]
+            _validate.shape(
+                f"teachers.{name}", theirs, wanted, f"the cloud has {wanted[1]} columns"
+            )
+            _validate.like(f"teachers.{name}", theirs, ours)
+        theta, taught = (torch.cat(tuple(x), -1) for x in (self.neurons, teachers))
         same = (theta[..., :, None, :] == taught[..., None, :, :]).all(-1)
         held = (same * self.masses[..., None]).sum(-2)
         return 1 / (taught.shape[-2] * held.amin(-1))
@@ -214,8 +221,9 @@ def _norm(a: Tensor) -> Tensor:
 def improvement(at: CloudStart) -> Report:
     """The flow dissipates at least the square of the nuclear norm over the representer's."""
     moving = at.over(at.speed.a.square().sum(-1))
+    some = Inequality("0 < E‖f°‖²", 0 * at.loss, at.total.expand_as(at.loss), strict=True)
     return Report(
-        hypotheses=(_made(at),),
+        hypotheses=(some, _made(at)),
         promises=(
             Promise(
                 "‖Σ_ζ B‖_*² / ‖a°‖² ≤ ∫ ‖g‖² dμ", lambda _: (at.nuclear**2 / at.cost, moving, ())

@@ -124,7 +124,9 @@ class LandscapeStart:
         """The eigenvalues of the loss's Hessian by the features at every input, automatic and rising.
 
         The features are mixed first such that Sigma is the identity, which changes no sign.
+        ValueError where Sigma is singular, since the loss has no second derivative there.
         """
+        in_context._invertible(self.at)
         values, vectors = torch.linalg.eigh(self.at.Sigma)
         white = self.at.h @ (vectors / values.clamp_min(1e-300).sqrt()[..., None, :])
         F = self.population.F
@@ -228,7 +230,10 @@ def strict_saddle(at: LandscapeStart) -> Report:
 )
 def monotone(at: LandscapeStart) -> Report:
     """Towards R f° with R as given, else the inverse of B, at a hundred points on the way."""
-    least = torch.linalg.svdvals(at.at.B)
+    least, ends = torch.linalg.svdvals(at.at.B), at.sizes
+    # of the product C Sigma^-1, whose first factor is known to a rounding of what it is made of
+    known = 1e-14 * (ends[..., -1] * at.spectrum[-1]).sqrt() / ends[..., 0].clamp_min(1e-300)
+    known = torch.maximum(known, 1e-9 * least[..., 0])
     R = torch.linalg.pinv(at.at.B) if at.R is None else at.R
     s = torch.linspace(0, 1, 101, dtype=at.h.dtype)[:-1]
     steps = tuple(range(100))
@@ -245,7 +250,7 @@ def monotone(at: LandscapeStart) -> Report:
     return Report(
         hypotheses=(
             at.invertible,
-            Inequality("0 < σ_min(B)", 1e-9 * least[..., 0], least[..., -1], strict=True),
+            Inequality("0 < σ_min(B)", known, least[..., -1], strict=True),
         ),
         promises=(
             Promise("L(s) ≤ (1-s)² L(0)", fall),
@@ -397,7 +402,7 @@ class SaddleStart:
     size: float | None = None
 
     def __post_init__(self) -> None:
-        in_context._invertible(self.features.at)
+        in_context._invertible(self.features.at, self.neurons)
         if self.size is not None:
             _validate.positive("size", self.size)
 

@@ -46,7 +46,10 @@ class RelaxationStart:
     def rate(self) -> Float[Tensor, "*r"]:
         """The square of the smallest nonzero singular value of C, times the least eigenvalue of Sigma."""
         s = torch.linalg.svdvals(self.at.C)
-        seen = torch.where(s > 1e-9 * s[..., :1], s, torch.inf).amin(-1)
+        # C is the sum of products of this size, and known to their rounding
+        size = (self.sizes[..., -1] * self.population.F.square().sum(-1).mean()).sqrt()
+        known = torch.maximum(1e-9 * s[..., 0], 1e-14 * size)[..., None]
+        seen = torch.where(s > known, s, torch.inf).amin(-1)
         return torch.where(seen.isfinite(), seen, 0).square() * self.sizes[..., 0].clamp_min(0)
 
     @cached_property
