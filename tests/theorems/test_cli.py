@@ -57,6 +57,26 @@ def test_a_statement_about_the_start_needs_no_steps(files, capsys):
     assert json.loads(capsys.readouterr().out)["constants"]["rank B_0"] == [4.0]
 
 
+def refuse(word):
+    raise AssertionError(f"{word} is not JSON")
+
+
+@pytest.mark.parametrize(
+    "id", ["song2024-theorem-1", "song2024-theorem-2", "song2024-theorem-3-53"]
+)
+def test_what_is_infinite_is_null_in_json(files, tmp_path, capsys, id):
+    """Equal tokens leave no rank: condition numbers and conditions are infinite, never negative."""
+    np.save(tmp_path / "tokens.npy", np.ones((2, 2, 6)))
+    kernel = "gaussian" if "theorem-3" in id else "softmax"
+    assert main(files(id, "--weights=AT/weights.npz", f"--kernel={kernel}", "--json")) == 1
+    found = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert found["hypotheses"][0]["met"] is False
+    if id == "song2024-theorem-1":
+        assert found["constants"]["κ(G)"] is None
+    if id == "song2024-theorem-3-53":
+        assert found["hypotheses"][1]["left"] is None
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

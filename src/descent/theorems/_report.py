@@ -202,15 +202,18 @@ class Report:
         return rows + [("then " + p.name, self._words(p), "") for p in self.promises]
 
     def record(self) -> dict:
-        """The same as plain data, each number run by run: what ``report --json`` prints."""
-        step = self.step.tolist() if isinstance(self.step, Tensor) else str(self.step)
+        """The same as plain data, each number run by run, None for what is infinite or NaN.
+
+        It is what ``report --json`` prints.
+        """
+        step = numbers(self.step) if isinstance(self.step, Tensor) else str(self.step)
         return {
             "theorem": self.theorem.id,
             "title": self.theorem.title,
             "standing": str(self.theorem.standing),
             "hypotheses": [_plain(h) for h in self.hypotheses],
             "along": [asked.name for asked in self.along],
-            "constants": {name: value.tolist() for name, value in self.constants.items()},
+            "constants": {name: numbers(value) for name, value in self.constants.items()},
             "promises": [promise.name for promise in self.promises],
             "train": self.train,
             "largest_step": step if self.train else None,
@@ -275,14 +278,21 @@ class Outcome:
 
 def _plain(inequality: Inequality) -> dict:
     sides = {} if inequality.at else {
-        "left": inequality.left.tolist(), "right": inequality.right.tolist()
+        "left": numbers(inequality.left), "right": numbers(inequality.right)
     }  # fmt: skip
     return sides | {
         "name": inequality.name,
         "met": inequality.met.tolist(),
-        "sharpness": inequality.sharpness.tolist(),
+        "sharpness": numbers(inequality.sharpness),
         "broken_at": inequality.broken_at.tolist(),
     }
+
+
+def numbers(values: Tensor) -> list | float | None:
+    """As nested lists, with None for what is infinite or NaN: JSON has no word for it."""
+    if values.ndim:
+        return [numbers(each) for each in values]
+    return values.item() if bool(values.isfinite()) else None
 
 
 def _all(inequalities: tuple[Inequality, ...]) -> Tensor:

@@ -11,10 +11,12 @@ from ._shared import full_rank, linear
 
 def values_alone(at: AttentionStart, name: str, alpha: Tensor, power: int) -> Report:
     """Full rank of B_0, the rate ``alpha``, and steps up to the inverse of the largest curvature."""
+    # a rank that is not full shows as an eigenvalue of the size of rounding, of either sign
+    least = torch.where(at.sigma > at.noise, at.G[..., 0], 0).clamp_min(0)
     return Report(
         hypotheses=(full_rank(at),),
         promises=(linear(at, alpha, power),),
-        constants={name: alpha, "κ(G)": at.G[..., -1] / at.G[..., 0]},
+        constants={name: alpha, "κ(G)": at.G[..., -1] / least},
         train="V",
         largest_step=lambda: 1 / at.G[..., -1],
     )
