@@ -422,6 +422,7 @@ CALLS |= {
         "u": planted()[1],
     },
     "models.selection.scores": lambda: {"problem": planted()[0], "u": planted()[1]},
+    "models.selection.chosen": lambda: {"problem": planted()[0], "u": planted()[1]},
 }
 
 

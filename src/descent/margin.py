@@ -25,7 +25,7 @@ from torch import Tensor
 
 from . import _validate
 from ._errors import error
-from .models.selection import check_data, optimal, scores
+from .models.selection import check_data, chosen
 from .problems import Problem
 
 #: A margin is told from zero, and a constraint from an active one, to this share of the largest.
@@ -43,14 +43,16 @@ class Infeasible(ValueError):
     its margins have the weighted mean zero, and cannot all be positive.
     """
 
+    remedy = "select other tokens, or take tokens of more dimensions"
+
     def __init__(self, weights: Float[Tensor, "N n"], length: float):
         self.weights, self.length = weights, length
         used = [tuple(index) for index in torch.nonzero(weights).tolist()]
         shown = ", ".join(f"({i}, {t})" for i, t in used[:4]) + (", ..." if len(used) > 4 else "")
         super().__init__(
             f"no W selects these tokens: a convex combination of {len(used)} differences A_it is "
-            f"zero (length {length:.1e}), those of sequence and token {shown}; "
-            "the weights are in .weights"
+            f"zero (length {length:.1e}), those of sequence and token {shown}, with the weights "
+            f".weights: {self.remedy}"
         )
 
 
@@ -172,9 +174,8 @@ def tokens_to_select(
         raise error(ValueError, found, "give either the decoder u or the tokens selected, not both")
     if selected is None:
         u = _validate.shape("u", _validate.tensor("u", u), (problem.D,))
-        return optimal(
-            scores(problem, _validate.finite("u", u, "give finite entries").to(problem.X))
-        )
+        u = _validate.finite("u", u, "give finite entries").to(problem.X)
+        return chosen(problem, u)
     selected = _validate.indices("selected", selected, problem.N, problem.n)
     return selected.to(problem.X.device)
 

@@ -251,7 +251,7 @@ def warn_of_lost(lost: Tensor) -> None:
         warnings.warn(
             f"the gradient of {int(lost.sum())} of {lost.numel()} runs is so small that float64 "
             "does not hold its square: they stand still, since where it points is not known. "
-            "Let the logarithm of the loss descend, or stop earlier",
+            "Let the logarithm of the loss descend, take shorter steps, or stop earlier",
             PrecisionWarning,
             stacklevel=5,
         )

@@ -159,7 +159,7 @@ class Selection:
             _validate.finite(name, W, "initialise it again")
             _validate.like(name, W, problem.X)
         if self.goal == "log excess":
-            optimal(_scores(problem, weights.u))
+            chosen(problem, weights.u)
 
     # -- the layer ----------------------------------------------------------------------------
 
@@ -309,9 +309,7 @@ def scores(problem: Problem, u: Float[Tensor, "*r D"]) -> Float[Tensor, "*r N n"
     r"""What attention to a token alone would be worth: :math:`\gamma_{it} = y_i u^\top x_{it}`."""
     u = _validate.tensor("u", u)
     _validate.shape("u", u, (_validate.problem(problem).D,), f"the tokens have D = {problem.D}")
-    if problem.y.ndim != problem.X.ndim - 2:
-        found = f"y has shape {tuple(problem.y.shape)}, one label a token"
-        raise error(ValueError, found, f"expected one a sequence, {tuple(problem.X.shape[:-2])}")
+    _check_labels(problem)
     return _scores(problem, _validate.like("u", u, problem.X))
 
 
@@ -326,13 +324,31 @@ def optimal(gamma: Float[Tensor, "*r N n"]) -> Int[Tensor, "*r N"]:
     ------
     ValueError : where a sequence has one score throughout, or two tokens share the largest.
     """
-    gamma = _validate.matrix("gamma", gamma)
-    if gamma.shape[-1] < 2:
-        raise error(
-            ValueError, "each sequence has one token: there is nothing to select", "n must be 2"
-        )
+    return _largest(_validate.matrix("gamma", gamma), 0.0)
+
+
+def chosen(problem: Problem, u: Float[Tensor, "*r D"]) -> Int[Tensor, "*r N"]:
+    """The optimal tokens of a decoder, whose scores differ by more than rounding.
+
+    Raises
+    ------
+    ValueError : where scores are equal, as in `optimal`, or differ by less than they are known.
+    """
+    return _largest(scores(problem, u), _rounding(problem, _validate.tensor("u", u)))
+
+
+def _rounding(problem: Problem, u: Float[Tensor, "*r D"]) -> Float[Tensor, "*r N"]:
+    """How far the rounding of a sum of D products may put a score off, in each sequence."""
+    length = torch.linalg.vector_norm
+    longest = length(problem.X, dim=-1).amax(-1)
+    return problem.D * torch.finfo(u.dtype).eps * longest * length(u, dim=-1)[..., None]
+
+
+def _largest(gamma: Float[Tensor, "*r N n"], within: Tensor | float) -> Int[Tensor, "*r N"]:
+    """The token of the largest score; scores that are ``within`` so much of each other are equal."""
+    _check_length(gamma.shape[-1])
     top = gamma.topk(2, -1)
-    flat = _sequences(gamma.amax(-1) == gamma.amin(-1))
+    flat = _sequences(gamma.amax(-1) - gamma.amin(-1) <= within)
     if flat:
         raise error(
             ValueError,
@@ -340,7 +356,7 @@ def optimal(gamma: Float[Tensor, "*r N n"]) -> Int[Tensor, "*r N"]:
             "is the decoder u zero?",
             "give another u, or tokens that are no copies of one another",
         )
-    tied = _sequences(top.values[..., 0] == top.values[..., 1])
+    tied = _sequences(top.values[..., 0] - top.values[..., 1] <= within)
     if tied:
         raise error(
             ValueError,
@@ -353,7 +369,8 @@ def optimal(gamma: Float[Tensor, "*r N n"]) -> Int[Tensor, "*r N"]:
 def _require_a_way_down(weights: NamedTuple, problem: Problem, train: str) -> None:
     """Raise where u stays and tells no two tokens of a sequence apart, so that no W changes the loss."""
     gamma = _scores(problem, weights.u)
-    flat = int((gamma.amax(-1) == gamma.amin(-1)).all(-1).sum())
+    level = gamma.amax(-1) - gamma.amin(-1) <= _rounding(problem, weights.u)
+    flat = int(level.all(-1).sum())
     if flat and "u" not in train:
         raise error(
             ValueError,
@@ -407,20 +424,8 @@ def weighted_differences(
 def check_data(problem: Problem, query: int = 0) -> None:
     """Raise ValueError unless there is one label of size one a sequence, and something to select."""
     query = _validate.count("query", query, least=0)
-    if _validate.problem(problem).y.ndim != problem.X.ndim - 2:
-        raise error(
-            ValueError,
-            f"y has shape {tuple(problem.y.shape)}, one label a token",
-            f"expected one a sequence, {tuple(problem.X.shape[:-2])}",
-        )
-    if not bool((problem.y.abs() == 1).all()):
-        raise error(
-            ValueError, "y must hold labels +1 and -1, one a sequence", "take the sign of yours"
-        )
-    if problem.n < 2:
-        raise error(
-            ValueError, "each sequence has one token: there is nothing to select", "n must be 2"
-        )
+    _check_labels(_validate.problem(problem))
+    _check_length(problem.n)
     if query >= problem.n:
         raise error(
             ValueError,
@@ -442,6 +447,22 @@ def check_data(problem: Problem, query: int = 0) -> None:
             "where attention would be uniform whatever W is",
             "ask with another token",
         )
+
+
+def _check_labels(problem: Problem) -> None:
+    if problem.y.ndim != problem.X.ndim - 2:
+        found = f"y has shape {tuple(problem.y.shape)}, one label a token"
+        raise error(ValueError, found, f"expected one a sequence, {tuple(problem.X.shape[:-2])}")
+    if not bool((problem.y.abs() == 1).all()):
+        raise error(
+            ValueError, "y must hold labels +1 and -1, one a sequence", "take the sign of yours"
+        )
+
+
+def _check_length(n: int) -> None:
+    if n < 2:
+        found = "each sequence has one token: there is nothing to select"
+        raise error(ValueError, found, "give each two tokens or more")
 
 
 def _log_softplus(x: Tensor) -> Tensor:

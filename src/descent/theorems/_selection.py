@@ -12,7 +12,7 @@ from .. import _validate, margin
 from .._errors import error
 from ..margin import Margin
 from ..models import Selection, SelectionWeights
-from ..models.selection import optimal, scores
+from ..models.selection import chosen, scores
 from ..problems import Problem
 
 
@@ -72,7 +72,7 @@ class SelectionStart:
     @cached_property
     def opt(self) -> Int[Tensor, " N"]:
         """The optimal tokens."""
-        return optimal(self.gamma)
+        return chosen(self.problem, self.u)
 
     @cached_property
     def best(self) -> Float[Tensor, " N"]:
