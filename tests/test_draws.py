@@ -121,6 +121,7 @@ def test_the_logarithm_is_right_to_a_unit_or_two_in_the_last_place():
         (lambda: draws.normal(0, "x", (2,), runs=0), "runs must be at least 1, got 0"),
         (lambda: draws.normal(0, "x", (2,), runs=[-3]), "runs must be at least 0, got -3"),
         (lambda: draws.chi_square(0, "x", torch.tensor([3, 0])), "freedom must be at least 1"),
+        (lambda: draws.chi_square(0, "x", [3, 1.5]), "parts of a degree: give whole numbers"),
     ],
 )
 def test_what_does_not_fit_is_said(call, message):

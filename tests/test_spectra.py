@@ -103,3 +103,10 @@ def test_rank_of_nan_is_refused():
         ValueError, match="A has 4 entries that are NaN or infinite: rank needs finite entries"
     ):
         spectra.rank(torch.full((2, 2), torch.nan))
+
+
+@pytest.mark.parametrize("unit", [1e-320, 1e-160, 1e160, 1e307])
+def test_rank_does_not_depend_on_the_unit(unit):
+    A = torch.tensor([[1.0, 2.0], [2.0, 4.0]], dtype=torch.float64)
+    assert spectra.rank(unit * A) == 1
+    assert spectra.rank(unit * torch.eye(3, dtype=torch.float64)) == 3

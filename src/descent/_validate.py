@@ -267,8 +267,15 @@ def indices(name: str, value: object, size: int, below: int) -> Tensor:
 def truths(name: str, value: object) -> Tensor:
     """A line of truth values as a tensor, else raise."""
     if not isinstance(value, Tensor):
-        value = torch.tensor([x is True for x in several(name, value)])
-    if value.dtype != torch.bool or value.layout != torch.strided or value.ndim != 1:
+        items = several(name, value)
+        known = all(isinstance(x, (bool, np.bool_)) for x in items)
+        value = torch.tensor([bool(x) for x in items], dtype=torch.bool) if known else value
+    if (
+        not isinstance(value, Tensor)
+        or value.dtype != torch.bool
+        or value.layout != torch.strided
+        or value.ndim != 1
+    ):
         found = f"{name} must be a line of truth values, got {shown(value)}"
         raise error(TypeError, found, "a line of truth values")
     return value

@@ -80,13 +80,15 @@ def chi_square(
 
     Raises
     ------
-    ValueError : for less than one degree of freedom.
+    ValueError : for less than one degree of freedom, or a part of one.
     """
     freedom = _validate.tensor("freedom", freedom).detach()
     _validate.finite("freedom", freedom, "give finite degrees")
     if bool((freedom < 1).any()):
         found = f"freedom must be at least 1, got {int(freedom.min())}"
         raise error(ValueError, found, "be at least 1")
+    if bool((freedom % 1 != 0).any()):
+        raise error(ValueError, "freedom holds parts of a degree", "give whole numbers")
     numbers, shape = _runs(runs)
     degrees = np.tile(freedom.numpy().astype(np.float64).ravel(), len(numbers))
     block = np.tile(np.arange(freedom.numel()), len(numbers))

@@ -40,7 +40,8 @@ def rank(A: Float[Tensor, "*b p q"], tolerance: float | None = None) -> Int[Tens
     tensor(1)
     """
     A = _matrix(A, "rank needs finite entries")
-    values = torch.linalg.svdvals(A)
+    largest = A.abs().amax((-2, -1), keepdim=True)
+    values = torch.linalg.svdvals(A / largest.where(largest > 0, 1))  # their squares may overflow
     least = resolution(A) if tolerance is None else _validate.fraction("tolerance", tolerance)
     return (values > least * values[..., :1]).sum(-1)
 

@@ -15,7 +15,8 @@ def log_slopes(x: Sequence[float], y: Float[Tensor, "x *r"]) -> Float[Tensor, "*
 
     Raises
     ------
-    ValueError, TypeError : for lengths that differ, or numbers that have no logarithm.
+    ValueError, TypeError : for lengths that differ, numbers that have no logarithm, or fewer than
+        two different x. A run with a NaN has the slope NaN.
 
     Introduced in :doc:`/wu2023/scaling`.
     """
@@ -23,7 +24,12 @@ def log_slopes(x: Sequence[float], y: Float[Tensor, "x *r"]) -> Float[Tensor, "*
     if x.shape != y.shape[:1] or not bool((x > 0).all()):
         found = f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}"
         raise error(ValueError, found, "give a positive x for each row of y")
+    if bool((y <= 0).any()):
+        raise error(ValueError, "y has entries that are not positive", "give positive ones")
     x = torch.log(torch.as_tensor(x, dtype=y.dtype, device=y.device))
+    if not bool((x > x.min()).any() and torch.isfinite(x).all()):
+        found = f"x holds {_validate.shown(x.exp().tolist())}, through which there is no one line"
+        raise error(ValueError, found, "give two different finite numbers at least")
     x = x - x.mean()
     return torch.tensordot(x, torch.log(y), dims=1) / x.square().sum()
 
@@ -89,4 +95,4 @@ def wilson(successes: int, runs: int, z: float = 1.96) -> tuple[float, float]:
     rate, spread = successes / runs, z * z / runs
     centre = (rate + spread / 2) / (1 + spread)
     half = (spread * rate * (1 - rate) + spread * spread / 4) ** 0.5 / (1 + spread)
-    return centre - half, centre + half
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import differentiable, relative_gap
 
-from descent import descend, draws, flows, optimise, theorems
+from descent import DivergenceWarning, descend, draws, flows, optimise, theorems
 from descent.models import InContext, in_context
 from descent.models.encoder import Activation
 from descent.models.in_context import Neurons, Population
@@ -510,3 +510,54 @@ def test_features_that_do_not_fit_are_named(change, says):
     population, _ = in_context.planted(3, 2, 20, seed=0, r=(1.0, 0.5))
     with pytest.raises((ValueError, TypeError), match=says):
         change(population)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "single"])
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+def test_the_loss_does_not_depend_on_the_unit_of_a_feature(unit, dtype):
+    """In both engines: W makes up for it."""
+    population = in_context.planted(3, 2, 8, seed=0, r=(1.0, 0.5))[0].to(dtype)
+    model, units = InContext(), torch.tensor([1.0, unit], dtype=dtype)
+    cloud = model.init(population, d=5, seed=1, runs=3)
+    scaled = cloud._replace(a=cloud.a * units)
+    once, again = (model.loss(each, population) for each in (cloud, scaled))
+    assert relative_gap(again, once) < (1e-9 if dtype == torch.float64 else 1e-3)
+    run = descend(model, population, scaled, step=1e-30, steps=1)
+    assert relative_gap(run.loss[0], once) < (1e-9 if dtype == torch.float64 else 1e-3)
+    at = in_context.regress(model.features(scaled, population.X), population)
+    in_context.variations(at, at.h)  # no Sigma is singular by its units
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "single"])
+def test_what_only_rounding_makes_a_feature_is_none(dtype):
+    population = in_context.planted(3, 2, 8, seed=0, r=(1.0, 0.5))[0].to(dtype)
+    model = InContext()
+    cloud = model.init(population, d=9, seed=1, runs=20)
+    twice = cloud._replace(a=torch.cat([cloud.a, cloud.a @ cloud.a.new_ones(2, 1) / 3], -1))
+    once, again = (model.loss(each, population) for each in (cloud, twice))
+    run = descend(model, population, twice, step=1e-30, steps=1)
+    for found in (again, run.loss[0]):
+        assert relative_gap(found, once) < (1e-9 if dtype == torch.float64 else 1e-3)
+
+
+def test_a_cloud_at_rest_is_told_in_single_precision_too():
+    population = in_context.planted(3, 2, 8, seed=0, r=(1.0, 0.5))[0].to(torch.float32)
+    cloud = flows.paired(InContext("relu").init(population, d=5, seed=1))
+    with pytest.warns(PrecisionWarning):
+        InContext("relu").train(cloud, population, steps=1)
+    exponents = torch.linalg.eigvalsh(InContext("relu").escape_matrix(cloud, population))
+    double = in_context.Population(*(x.double() for x in population))
+    wide = in_context.Neurons(*(x.double() for x in cloud))
+    exact = torch.linalg.eigvalsh(InContext("relu").escape_matrix(wide, double))
+    assert relative_gap(exponents.double(), exact) < 1e-3
+
+
+def test_a_run_that_goes_beyond_all_numbers_leaves_the_others_alone():
+    population = in_context.planted(5, 3, 8, seed=0, r=(1.0, 0.5, 0.25))[0]
+    model = InContext("relu")
+    clouds = model.init(population, d=7, seed=0, runs=3)
+    steps_ = torch.tensor([0.1, 1e100, 0.1], dtype=torch.float64)
+    alone = descend(model, population, Neurons(*(x[[0, 2]] for x in clouds)), step=0.1, steps=3)
+    with pytest.warns(DivergenceWarning, match="1 of 3 runs"):
+        run = descend(model, population, clouds, step=steps_, steps=3, reduce=False)
+    assert relative_gap(run.loss[:, [0, 2]], alone.loss) < 1e-12

@@ -9,8 +9,6 @@ import math
 from ..lanes import on_lanes, where
 from ._encoder_step import tanh
 
-#: A pivot of this share of the largest second moment is rounding.
-ROUNDING = 1e-14
 KINDS = ["sigmoid", "tanh", "relu"]
 SIGMOID, TANH, RELU = range(3)
 
@@ -22,7 +20,7 @@ def step(image, pulled, trained, fresh, scratch, data):
     da, dZ = pulled
     frozen, h, Sigma, C, r = scratch
     S = dZ if trained[1] else frozen
-    F, d, p, kind = data
+    F, d, p, kind, blur = data
     m, k = F.shape
     if trained[1] or fresh:  # else the activations stay
         activate(Z, S, m, d, kind)
@@ -33,7 +31,7 @@ def step(image, pulled, trained, fresh, scratch, data):
             share = a[q, j] / d
             for i in range(m):
                 h[q, i] = h[q, i] + share * S[j, i]
-    regress(h, F, Sigma, C, m, k, p)
+    regress(h, F, Sigma, C, m, k, p, blur)
     loss = 0.0
     for i in range(m):
         for l in range(k):  # noqa: E741
@@ -86,8 +84,11 @@ def slope(s, kind):
 
 
 @on_lanes
-def regress(h, F, Sigma, C, m, k, p):
-    """Leaves B = C Sigma^-1 in C, by Sigma = L D L^T; L and D are left in Sigma."""
+def regress(h, F, Sigma, C, m, k, p, blur):
+    """Leaves B = C Sigma^-1 in C, by Sigma = L D L^T; L and D are left in Sigma.
+
+    A pivot that is less than ``blur`` times what stood there is rounding, and its feature left out.
+    """
     for q in range(p):
         for e in range(q + 1):
             total = 0.0
@@ -99,10 +100,8 @@ def regress(h, F, Sigma, C, m, k, p):
             for i in range(m):
                 total += F[i, l] * h[q, i]
             C[l, q] = total / m
-    top = Sigma[0, 0]
-    for q in range(1, p):
-        top = max(top, Sigma[q, q])
     for q in range(p):
+        least = blur * Sigma[q, q]
         for e in range(q):
             for f in range(e):
                 Sigma[q, e] = Sigma[q, e] - Sigma[q, f] * Sigma[e, f]
@@ -110,7 +109,7 @@ def regress(h, F, Sigma, C, m, k, p):
             u = Sigma[q, e]
             Sigma[q, e] = u * Sigma[e, e]  # the inverse of that pivot
             Sigma[q, q] = Sigma[q, q] - u * Sigma[q, e]
-        sound = Sigma[q, q] - ROUNDING * top
+        sound = Sigma[q, q] - least
         Sigma[q, q] = where(sound, 1.0, 0.0) / where(sound, Sigma[q, q], 1.0)
     for l in range(k):  # noqa: E741
         for q in range(p):

@@ -25,6 +25,7 @@ from torch import Tensor
 from .. import _validate, draws
 from .._errors import error
 from ..lanes import Read, Step
+from ..spectra import eigenvalues
 from ..steps import PrecisionWarning
 from . import _in_context_step, encoder
 from .encoder import Activation
@@ -39,6 +40,8 @@ ACTIVATIONS = encoder.ACTIVATIONS | {
 LARGE, MANY = 12_000, 3
 #: A pull of so many roundings of its natural size is rounding.
 ROUNDING = 500
+#: So many of a feature's square are too: what is left of it beside the others.
+BLUR = 45
 
 
 class Neurons(NamedTuple):
@@ -230,11 +233,12 @@ class InContext:
             "a": Read(own, neurons.a.mT, X.new_ones(runs, p), lambda c: c.mT),
             "w": Read(X, neurons.w, X.new_ones(runs, d), lambda c: c),
         }
+        kind = _in_context_step.KINDS.index(self.activation)
         frozen = (1, 1) if "w" in train else (d, m)
         return Step(
             _in_context_step.step,
             reads,
-            data=(F.contiguous().numpy(), d, p, _in_context_step.KINDS.index(self.activation)),
+            data=(F.contiguous().numpy(), d, p, kind, _blur(F)),
             scratch=(frozen, (p, m), (p, p), (F.shape[1], p), (F.shape[1],)),
             work=m * d * (20 + 3 * p),
         )
@@ -336,7 +340,7 @@ class InContext:
         return self._relax(at, _attention(W, at.h), _positive("time", time, at.h))
 
     def _relax(self, at: Moments, W: Tensor, time: Tensor) -> Tensor:
-        best = _inverse(at.Sigma)
+        best = _inverse(_validate.finite("Sigma", at.Sigma, "make the neurons smaller"))
         rows, left = torch.linalg.eigh(at.C.mT @ at.C)
         columns, right = torch.linalg.eigh(at.Sigma)
         rates = (rows[..., :, None] * columns[..., None, :]).clamp_min(0)
@@ -513,6 +517,7 @@ def steepest(at: Moments) -> Float[Tensor, "*r p k"]:
     Introduced in :doc:`/kim2024/landscape`.
     """
     residual = _moments(at).zeta.mT @ at.zeta / at.zeta.shape[-2]
+    _validate.finite("the residual times B", residual @ at.B, "make the features smaller")
     U, _, V = torch.linalg.svd(residual @ at.B, full_matrices=False)
     return (U @ V).mT
 
@@ -582,8 +587,27 @@ def _half(rows: Float[Tensor, "*r m k"]) -> Float[Tensor, "*r"]:
 
 
 def _inverse(S: Float[Tensor, "*r k k"]) -> Float[Tensor, "*r k k"]:
-    """The pseudo-inverse of a symmetric matrix: what its rounding alone makes nonzero is zero."""
-    return torch.linalg.pinv(S, rtol=1e-14, hermitian=True)
+    """The inverse of second moments, a pseudo-inverse where only rounding makes one invertible.
+
+    That is told where all features have length one, for it does not depend on their units. It is
+    NaN for a run that has gone beyond all numbers: others beside it go on.
+    """
+    sound = torch.isfinite(S).all(-1).all(-1)[..., None, None]
+    units = _units(S)
+    found = torch.linalg.pinv((units * S).where(sound, 0), rtol=_blur(S), hermitian=True)
+    return (units * found).where(sound, torch.nan)
+
+
+def _units(S: Float[Tensor, "*r k k"]) -> Float[Tensor, "*r k k"]:
+    """What S is multiplied by, entry by entry, for a diagonal of ones; zeros where that underflows."""
+    square = S.diagonal(dim1=-2, dim2=-1)
+    per_length = square.where(square > torch.finfo(S.dtype).tiny, torch.inf).rsqrt()
+    return per_length[..., :, None] * per_length[..., None, :]
+
+
+def _blur(x: Tensor) -> float:
+    """The share of a square that is rounding, in this precision."""
+    return BLUR * torch.finfo(x.dtype).eps
 
 
 def _trace(A: Float[Tensor, "*r k k"]) -> Float[Tensor, "*r"]:
@@ -611,8 +635,8 @@ def _invertible(at: Moments, neurons: Neurons | None = None) -> None:
     if neurons is not None and neurons.a.shape[-2] < p:
         found = f"Sigma is singular: {p} features are made of d = {neurons.a.shape[-2]}"
         raise error(ValueError, found, f"take d = {p} neurons or more")
-    values = torch.linalg.eigvalsh(at.Sigma)
-    if bool((values[..., 0] <= 1e-14 * values[..., -1]).any()):
+    values = eigenvalues(_units(at.Sigma) * at.Sigma)
+    if not bool((values[..., 0] > _blur(values) * values[..., -1]).all()):
         found = "Sigma is singular: some mixture of the features is zero at every input"
         raise error(ValueError, found, "choose neurons whose features are linearly independent")
 
@@ -620,7 +644,7 @@ def _invertible(at: Moments, neurons: Neurons | None = None) -> None:
 def _no_overlap(at: Moments, population: Population) -> None:
     """Raise unless learned and true features are uncorrelated, up to rounding."""
     size = (_trace(at.Sigma) * 2 * _half(population.F)).sqrt()
-    if bool((at.C.abs().amax((-2, -1)) > 1e-9 * size).any()):
+    if bool((at.C.abs().amax((-2, -1)) > max(1e-9, _blur(size)) * size).any()):
         found = f"C has entries up to {float(at.C.abs().max()):.1e}"
         raise error(ValueError, found, "choose neurons whose features are orthogonal to f°")
 
