@@ -226,3 +226,76 @@ def test_a_basis_that_misses_a_token_is_refused():
     model, problem, weights = layer(5, wide=(12,))
     basis = foundations.span.SpanStart(model, problem, weights).reduction.basis[:, :-1]
     assert not foundations.lemma(model, problem, weights, basis).trial(5).holds
+
+
+# -- odd data ----------------------------------------------------------------------------------------
+
+
+def odd(kernel="gaussian", *, size=1.0, tokens=1.0, residual=None, n=2, **more):
+    """A layer whose weights are ``size`` times the usual, and labels ``residual`` off its outputs."""
+    problem = problems.gaussian(N=2, n=n, D=8, seed=0)
+    problem = problems.Problem(tokens * problem.X, problem.y)
+    model = Attention(kernel, H=2, d=2)
+    weights = model.init(problem, runs=2, seed=1)
+    scale = {"Q": size / tokens, "K": size / tokens, "V": 1 / tokens, "O": 1}
+    weights = type(weights)(*(scale[W] * getattr(weights, W) for W in scale))
+    if residual is not None:
+        labels = model.predict(weights, problem) + residual * problem.y
+        problem = problems.Problem(problem.X.expand(2, *problem.X.shape), labels)
+    return model, problem, weights
+
+
+@pytest.mark.parametrize("theorem", [foundations.factorisation, foundations.equal_rank])
+@pytest.mark.parametrize("n", [1, 3])
+def test_attention_that_underflows_refutes_nothing(theorem, n):
+    model, problem, weights = odd(size=1e3, n=n)
+    one = Attention("gaussian", H=1, d=2)
+    outcome = theorem(one, problem, type(weights)(*(W[:, :1] for W in weights))).against()
+    assert outcome.holds and not outcome.met.any(), outcome
+
+
+def test_labels_all_but_fitted_leave_the_small_problem_its_losses():
+    for residual in (1e-6, 1e-12, 1e-16):
+        outcome = foundations.lemma(*odd(residual=residual)).trial(10)
+        assert outcome.holds, outcome
+
+
+def test_where_a_rounding_grows_the_small_problem_may_go_elsewhere():
+    """Steps of 1/L, from a start that is flat, make training chaotic."""
+    outcome = foundations.lemma(*odd(size=8.0)).trial(60)
+    assert outcome.holds and not outcome.met.all(), outcome
+    assert foundations.lemma(*odd()).trial(20).met.all()
+
+
+def test_tokens_that_almost_no_draw_has_are_told():
+    model, problem, weights = odd()
+    for place, token in (((0, 0), 0 * problem.X[0, 0]), ((0, 0), problem.X[1, 0])):
+        X = problem.X.clone()
+        X[place] = token
+        outcome = foundations.rank_threshold(
+            model, problems.Problem(X, problem.y), weights
+        ).against()
+        assert outcome.holds and not outcome.met.any(), outcome
+    assert foundations.rank_threshold(model, problem, weights).against().met.all()
+
+
+def test_a_floor_far_below_the_start_is_known_to_rounding():
+    problem = problems.gaussian(N=3, n=3, D=1, seed=0)
+    problem = problems.Problem(2.0**30 * problem.X, 2.0**-30 * problem.y)
+    model = Attention("softmax", H=1, d=2)
+    weights = model.init(problem, runs=8, seed=1)
+    weights = weights._replace(**{W: 2.0**-30 * getattr(weights, W) for W in "QKV"})
+    assert theorems.get("song2024-plateau")(model, problem, weights).trial(10).holds
+
+
+def test_a_run_without_a_step_does_not_stop_the_others():
+    model, problem, weights = odd()
+    V = torch.cat([0 * weights.V[:1], weights.V[1:]])  # the first run: nothing to be said of it
+    X = torch.stack([0 * problem.X, problem.X])
+    flat = problems.Problem(X, problem.y.expand(2, *problem.y.shape))
+    report = theorems.get("song2024-plateau")(model, flat, weights._replace(V=V))
+    assert report.step.isinf().tolist() == [True, False]
+    assert report.trial(5).run.loss.isfinite().all()
+    with pytest.raises(ValueError, match="gives no run a step to train with, but inf: start else"):
+        alone = problems.Problem(0 * problem.X, problem.y)
+        theorems.get("song2024-plateau")(model, alone, weights).trial(5)

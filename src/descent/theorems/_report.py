@@ -179,11 +179,20 @@ class Report:
         if not self.train:
             return self.against()
         _validate.count("steps", steps)
-        step = share * self.step if isinstance(self.step, Tensor) else self.step
+        step = share * self._positive_step() if isinstance(self.step, Tensor) else self.step
         if self.watch:
             at = sorted({int(steps * (j / looks) ** 2) for j in range(looks + 1)})
             options = {"watch": self.watch, "at": at} | options
         return self.against(self._descend(step=step, steps=steps, **options))
+
+    def _positive_step(self) -> Tensor:
+        """The largest step; where it is none, or any will do, the least that it is elsewhere."""
+        sound = torch.isfinite(self.step) & (self.step > 0)
+        if not bool(sound.any()):
+            found = f"{self.theorem.id} gives no run a step to train with, but {span(self.step)}"
+            remedy = "start elsewhere, or give report.against a run with a step of your own"
+            raise error(ValueError, found, remedy)
+        return torch.where(sound, self.step, self.step[sound].amin())
 
     def _descend(self, **options) -> Trajectory:
         """Train from the start, by the start's own ``descend`` where it has one."""

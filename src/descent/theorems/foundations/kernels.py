@@ -12,6 +12,8 @@ from .._report import Promise, Report
 
 #: Entries of attention matrices are known to this, after a few exponentials and a sum.
 ROUNDING = 1e-12
+#: Beside e to minus this, what is smaller by `ROUNDING` squared is a normal number still.
+DEEPEST = 600.0
 
 
 def both(at: AttentionStart) -> tuple[Float[Tensor, "*r H N n n"], Float[Tensor, "*r H N n n"]]:
@@ -29,8 +31,11 @@ def same(name: str, one: Tensor, other: Tensor) -> tuple[Promise, Promise]:
     )
 
 
-def told(at: AttentionStart) -> Inequality:
-    """Whether float64 can tell the ranks: what is not zero stays so when D_1 and D_2 are taken off."""
+def told(at: AttentionStart) -> tuple[Inequality, Inequality]:
+    """Whether float64 can tell the ranks: what is not zero stays so when D_1 and D_2 are taken off.
+
+    Softmax does not underflow, and a row of the Gaussian does where every key is far away.
+    """
     values = torch.linalg.svdvals(both(at)[0])
     values = values / values[..., :1]
     least = torch.where(values > 1e-14, values, 1).amin((-3, -2, -1))
@@ -38,7 +43,11 @@ def told(at: AttentionStart) -> Inequality:
     rows = Q.square().sum(-1) / root - torch.logsumexp(kernels.softmax.scores(Q, K), -1)
     columns = K.square().sum(-1) / root
     ranges = sum(D.amax(-1) - D.amin(-1) for D in (rows, columns)).amax((-2, -1))
-    return Inequality("ε range(D_1) range(D_2) ≪ σ(S)", 1e-12 * torch.exp(ranges), least)
+    furthest = -kernels.gaussian.scores(Q, K).amax(-1).amin((-3, -2, -1))
+    return (
+        Inequality("ε range(D_1) range(D_2) ≪ σ(S)", 1e-12 * torch.exp(ranges), least),
+        Inequality("no row of S_gauss underflows", furthest, 0 * furthest + DEEPEST),
+    )
 
 
 @theorem(
@@ -58,7 +67,7 @@ def factorisation(at: AttentionStart) -> Report:
     error = (soft - rescaled).abs().amax((-4, -3, -2, -1))
     ranks = [spectra.rank(S).sum((-2, -1)) for S in (soft, gauss)]
     return Report(
-        hypotheses=(told(at),),
+        hypotheses=told(at),
         promises=(
             Promise("S_soft = D_1 S_gauss D_2", lambda _: (error, 0 * error + ROUNDING, ())),
             *same("rank S_soft = rank S_gauss", *ranks),
@@ -84,7 +93,7 @@ def equal_rank(at: AttentionStart) -> Report:
         hypotheses=(
             Inequality("one head", one * at.model.H, one),
             Inequality("0 < σ_min(X)", 1e-14 * at.X * one, least * one, strict=True),
-            told(at),
+            *told(at),
         ),
         promises=tuple(
             promise

@@ -1,9 +1,11 @@
 """Theorems of :doc:`/foundations/rank`: ranks and eigenvalues at a start, for any layer."""
 
 import torch
+from torch import Tensor
 
 from ... import _validate, spectra
 from .._attention import AttentionStart
+from .._inequality import Inequality
 from .._record import Standing, theorem
 from .._report import Promise, Report
 
@@ -28,7 +30,7 @@ def rank_threshold(at: AttentionStart) -> Report:
     most = distinct.clamp_max(heads * at.problem.D)
     rank = spectra.rank(at.B).double()
     return Report(
-        hypotheses=(),
+        hypotheses=(_no_token_is_special(at, distinct),),
         promises=(
             Promise("rank B_0 ≤ min(HD, distinct tokens)", lambda _: (rank, most, ())),
             Promise("rank B_0 ≥ that, for almost all draws", lambda _: (most, rank, ())),
@@ -39,6 +41,15 @@ def rank_threshold(at: AttentionStart) -> Report:
             "distinct": distinct,
         },
     )
+
+
+def _no_token_is_special(at: AttentionStart, distinct: Tensor) -> Inequality:
+    """None is zero or in two sequences: what almost all tokens fulfil, and data may not."""
+    X = at.problem.tokens
+    same = (X.unsqueeze(-2) == X.unsqueeze(-3)).all(-1)
+    first = ~same.tril(-1).any(-1) & (X != 0).any(-1)
+    special = distinct - first.sum(-1)
+    return Inequality("no token is zero or in two sequences", special, 0 * special)
 
 
 def most(kernel: str, N: int, n: int, D: int, d: int) -> int:

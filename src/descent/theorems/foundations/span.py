@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -12,7 +13,7 @@ from ..._descend import Trajectory, descend
 from ...problems import Problem
 from .._attention import AttentionStart
 from .._record import Standing, theorem
-from .._report import Promise, Report
+from .._report import Promise, Report, blurred
 
 #: Sums of some hundred steps in another order differ by this, where training is not chaotic.
 ROUNDING = 1e-10
@@ -51,22 +52,28 @@ def lemma(at: SpanStart) -> Report:
     """Held against a run in all dimensions: its losses and weights, and those of the small problem."""
     small = at.reduction
 
-    def inside(run: Trajectory) -> Trajectory:
-        start = small.restrict(at.weights)
+    def again(run: Trajectory, problem: Problem, start: NamedTuple) -> Trajectory:
         last = run.every * (len(run.loss) - 1)
         options = {"step": run.eta, "steps": last, "every": run.every, "reduce": False}
-        return descend(at.model, small.problem, start, **options)
+        return descend(at.model, problem, start, **options)
+
+    def inside(run: Trajectory) -> Trajectory:
+        return again(run, small.problem, small.restrict(at.weights))
 
     def losses(run):
-        gap = (run.loss - inside(run).loss).abs()
-        return gap, ROUNDING * run.loss[0], tuple(run.steps.tolist())
+        other = inside(run).loss
+        gap = (run.loss - other).abs().where(~(run.loss.isnan() & other.isnan()), 0)
+        known = (blurred(run.loss, at.rounding) - run.loss).nan_to_num()
+        size = run.loss.nan_to_num().cummax(0).values
+        return gap, ROUNDING * size + known, tuple(run.steps.tolist())
 
     def lifts(run):
-        lifted = small.lift(at.weights, inside(run).weights)
-        pairs = [(getattr(lifted, W), getattr(run.weights, W)) for W in "QKV"]
-        off = torch.stack([(a - b).abs().amax((-3, -2, -1)) for a, b in pairs]).amax(0)
-        size = torch.stack([b.abs().amax((-3, -2, -1)) for _, b in pairs]).amax(0)
-        return off, ROUNDING * size, ()
+        return _apart(small.lift(at.weights, inside(run).weights), run.weights)
+
+    def tame(run):
+        nudge = 1 + 8 * torch.finfo(at.problem.X.dtype).eps
+        start = at.weights._replace(**{W: nudge * getattr(at.weights, W) for W in "QKV"})
+        return _apart(again(run, at.problem, start).weights, run.weights)
 
     return Report(
         hypotheses=(),
@@ -78,4 +85,13 @@ def lemma(at: SpanStart) -> Report:
             "dimensions of the small problem": at.r.new_tensor(small.basis.shape[-1]),
         },
         train="QKV",
+        along=(Promise("a rounding at the start stays one", tame),),
     )
+
+
+def _apart(found: NamedTuple, run: NamedTuple) -> tuple[Tensor, Tensor, tuple]:
+    """How far weights are from those of a run, and how far sums in another order may lead."""
+    pairs = [(getattr(found, W), getattr(run, W)) for W in "QKV"]
+    off = torch.stack([(a - b).abs().amax((-3, -2, -1)) for a, b in pairs]).amax(0)
+    size = torch.stack([b.abs().amax((-3, -2, -1)) for _, b in pairs]).amax(0)
+    return off, ROUNDING * size, ()

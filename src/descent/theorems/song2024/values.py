@@ -76,7 +76,8 @@ def plateau(at: AttentionStart) -> Report:
     def below(run):
         t = run.every * torch.arange(len(run.loss))[:, None]
         left = (1 - run.eta * rate) ** (2 * t) * (run.loss[0] - floor)
-        return run.loss - floor, blurred(left, at.rounding) + 1e-12 * floor, steps(run)
+        right = blurred(left + floor, at.rounding) - floor  # the floor is known to rounding too
+        return run.loss - floor, right + 1e-12 * floor, steps(run)
 
     return Report(
         hypotheses=(),
