@@ -8,6 +8,7 @@ from strategies import relative_gap
 
 from descent import margin, problems
 from descent.claims.vasudeva2024.logistic import constant, flow, project
+from descent.claims.vasudeva2024.sparsity import curvature
 from descent.models import FactoredWeights, Selection, SelectionWeights
 from descent.theorems import SelectionStart
 
@@ -115,6 +116,45 @@ def test_the_nearest_point_gives_the_svm_or_a_combination_that_is_zero():
         ).abs().max() < 1e-7 * weights.max()
         assert abs(weights.sum() / w.square().sum() - 1) < 1e-8
     assert 20 < infeasible < 180
+
+
+# -- convergence, and how sparse attention becomes --------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(SETS))
+def test_no_step_removes_what_no_difference_of_tokens_sees(seed):
+    N, n = 1 + seed % 3, 2 + seed % 3
+    problem, u = problems.unit_tokens(N, n, max(N, n) + 3, seed)  # scores that differ
+    start = PLAIN.init(problem, seed=seed, runs=RUNS, scale=3.0, u=u)
+    at, W = SelectionStart(PLAIN, problem, start), start.W
+    walked = torch.linalg.matrix_norm(W)
+    for eta in (10 ** uniform(30, seed=seed, low=-2, high=2)).tolist():
+        G = PLAIN.loss_and_gradient(start._replace(W=W), problem)[1]["W"]
+        step = eta * torch.nn.functional.normalize(G.flatten(1), dim=-1).view_as(G)
+        W, walked = W - step, walked + eta
+        assert (at.mm.error(W) >= (1 - 1e-9) * at.unseen / torch.linalg.matrix_norm(W)).all()
+        assert (at.mm.error(W) >= (1 - 1e-9) * at.unseen / walked).all()
+    assert (at.unseen > 0.1).all()
+
+
+@pytest.mark.parametrize("seed", range(SETS))
+def test_a_step_of_plain_descent_lowers_the_excess_by_its_square_between_two_constants(seed):
+    problem, weights = drawn(seed)
+    at = SelectionStart(LOGARITHM, problem, weights)
+    far = 10 ** uniform(RUNS, 1, 1, seed=seed + 1, low=-0.5, high=0.8)
+    near = weights._replace(W=3 * far * at.mm.W + 0.1 * weights.W)
+    kept = (at.m(near.W) >= 0).all(-1)
+    assert kept.sum() >= 3
+    rho = (at.slope(at.others.mean(-1)) / at.slope(at.best)).amax()
+    k_1, k_2 = 1 / (2 * rho * at.length), rho * at.B
+    log_D, gradient = LOGARITHM.loss_and_gradient(near, problem)
+    D, ratio = log_D.exp(), torch.linalg.matrix_norm(gradient["W"])  # the gradient of L over D
+    assert (k_1 <= ratio[kept]).all() and (ratio[kept] <= k_2).all()
+    eta = 1 / curvature(at)
+    moved = near._replace(W=near.W - eta * D[:, None, None] * gradient["W"])
+    fall = 1 - (LOGARITHM.loss(moved, problem) - log_D).exp()  # of D, over D
+    assert (eta * k_1**2 / 2 * D <= fall + 1e-12)[kept].all()
+    assert (fall - 1e-12 <= 3 / 2 * eta * k_2**2 * D)[kept].all()
 
 
 # -- when it fails ----------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Claims of the chapter on sparse attention."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -76,15 +78,15 @@ def sparsity_slope(times: float = 1.0) -> Evidence:
     paper="Descent",
     number="Theorem",
     statement=r"Under descent with a constant step $\eta \le 1/L$, once all "
-    r"$\varphi_{i,opt} \ge \frac12$, $\max_i(1 - \varphi_{i,opt}) = \Theta(1/t)$ and "
-    r"$\|W_t\|/\log t \to \|W_{mm}\|$.",
+    r"$\varphi_{i,opt} \ge \frac12$, $\max_i(1 - \varphi_{i,opt}) = \Theta(1/t)$, "
+    r"$\|W_t\|/\log t \to \|W_{mm}\|$ and $1 - \mathrm{corr}_t = O(\log\log t/\log t)$.",
     verdict=Verdict.HOLDS,
     chapter=SPARSITY,
     mutations={"normalised steps": {"normalise": True}},
 )
 def descent_sparsity(normalise: bool = False) -> Evidence:
     """Two draws, four starts each of length 1, 6 000 steps of descent on the loss."""
-    turn, grow, convex, steepest, eta = 0.0, 0.0, 1.0, 0.0, 0.6
+    turn, grow, slow, convex, steepest, eta = 0.0, 0.0, -math.inf, 1.0, 0.0, 0.6
     for seed in range(2):
         problem, weights = planted(seed, scale=1.0)
         at = SelectionStart(LAYER, problem, weights)
@@ -94,16 +96,20 @@ def descent_sparsity(normalise: bool = False) -> Evidence:
         left, beyond = t.log() + rest(at, W), at.R(W) - t.log()
         turn = max(turn, float(left.diff(dim=0).abs().max()))
         grow = max(grow, float(beyond.diff(dim=0).abs().max()))
+        missing = (1 - at.mm.correlation(W)) * t.log() / t.log().log()
+        slow = max(slow, float(missing.log().diff(dim=0).max()))
         convex = min(convex, float(torch.sigmoid(at.m(W)).min()))
         steepest = max(steepest, float(curvature(at)))
     return Evidence(
         conclusions={
             "t times the share left changes by less than a fifth over a decade": turn < 0.2,
             "R - log t changes by less than 0.2": grow < 0.2,
+            "1 - corr falls at least like log log t / log t": slow < 0,
         },
         numbers={
             "largest_change_of_log_share": turn,
             "largest_change_of_R": grow,
+            "slowest_fall_of_the_rest": slow,
             "bound_of_the_curvature": steepest,
             "runs": 8,
         },

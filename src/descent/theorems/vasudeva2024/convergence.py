@@ -132,9 +132,13 @@ def along(at: SelectionStart, run: Trajectory, shortest, longest, grown: Tensor)
     uses=("thm-progress", "thm-rate"),
 )
 def polyak(at: SelectionStart) -> Report:
-    r"""Theorem D with :math:`\lambda = \frac12`: the length of a step lies between two constants."""
+    r"""Theorem D with :math:`\lambda = \frac12`: the length of a step lies between two constants.
+
+    So Theorem C holds, with the lower one in the growth of W and the upper one in the sum.
+    """
     rho = (at.slope(at.others.mean(-1)) / at.slope(at.best)).amax()
     shortest, longest = polyak_lengths(at, rho, depth(at))
+    grown = at.constant(depth(at)) * at.length
 
     def lower(run: Trajectory):
         taken = step_lengths(at, run)
@@ -144,11 +148,19 @@ def polyak(at: SelectionStart) -> Report:
         taken = step_lengths(at, run)
         return taken, longest.expand_as(taken), run.at
 
+    def longer(run: Trajectory):
+        return lengths(at, run, shortest)
+
+    def bounded(run: Trajectory):
+        return along(at, run, shortest, longest, grown)
+
     return Report(
         hypotheses=(*selectable(at), no_push(at)),
         promises=(
             Promise("λ/(ρB) ≤ step length", lower, ("weights",)),
             Promise("step length ≤ λρ‖W_mm‖/σ(-M)", upper, ("weights",)),
+            Promise("λt/(ρB²‖W_mm‖) ≤ ‖W_t‖ + ‖W_0‖", longer, ("weights",)),
+            Promise("1 - corr_t ≤ the theorem's sum over ‖W_t‖, at the end", bounded, ("weights",)),
         ),
         constants={"ρ": rho, "M": depth(at)},
         train="W",
