@@ -1,10 +1,12 @@
 """Theorems on attention that selects: on random instances, and what their numbers are made of."""
 
+import warnings
+
 import pytest
 import torch
 from strategies import relative_gap
 
-from descent import margin, problems, theorems
+from descent import margin, problems, steps, theorems
 from descent.claims.vasudeva2024._shared import LAYER, along_first, planted
 from descent.models import Selection
 from descent.theorems import SelectionStart
@@ -90,6 +92,31 @@ def test_the_way_down_is_that_of_autograd(at):
     Selection().loss(at.weights._replace(W=leaf), at.problem).sum().backward()
     down = -leaf.grad / torch.linalg.matrix_norm(leaf.grad)[:, None, None]
     assert relative_gap(at.downhill(at.weights.W), down) < 1e-10
+
+
+@pytest.mark.parametrize("far", [10.0, 1e3, 1e4])
+def test_the_way_down_is_known_where_every_gradient_underflows(far):
+    # deep in the trap the first sequence is heard as e^-far, the second as the square of that
+    problem, u = problems.trap()
+    start = along_first(problem, u, [far, -far])
+    at = SelectionStart(LAYER, problem, start)
+    down, first = at.downhill(start.W), along_first(problem, u, [1.0]).W[0]
+    assert relative_gap(down[0], first) < 1e-4
+    assert relative_gap(down[1], first) < 1e-4  # the first is nearer to its border there too
+    with warnings.catch_warnings():  # the run itself stands still, and says so
+        warnings.simplefilter("ignore", steps.PrecisionWarning)
+        assert theorems.get("vasudeva2024-progress")(LAYER, problem, start).trial(5).holds
+
+
+def test_the_way_down_is_known_where_wrong_tokens_of_one_score_have_all_attention():
+    problem, u = problems.planted(N=1, n=3, D=5, seed=0)
+    at = SelectionStart(LAYER, problem, LAYER.init(problem, seed=0, u=u))
+    W = -torch.tensor([1.0, 5e3])[:, None, None].double() * at.mm.W
+    A, phi = margin.combine(torch.eye(3).double()[:, None], at.a, at.z), at.gaps(W)
+    kept = torch.arange(3) != at.opt
+    V = (torch.softmax(-phi[:, 0], -1)[..., None, None] * A[kept]).sum(1)
+    for found, true in zip(at.downhill(W), V, strict=True):
+        assert relative_gap(found, true / torch.linalg.matrix_norm(true)) < 1e-12
 
 
 def test_constants_by_hand():

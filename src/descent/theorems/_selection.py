@@ -12,7 +12,7 @@ from .. import _validate, margin
 from .._errors import error
 from ..margin import Margin
 from ..models import Selection, SelectionWeights
-from ..models.selection import chosen, scores
+from ..models.selection import chosen, scores, weighted_differences
 from ..problems import Problem
 
 
@@ -177,10 +177,20 @@ class SelectionStart:
         return torch.linalg.vector_norm(W, dim=(-2, -1)) / self.length
 
     def downhill(self, W: Float[Tensor, "*r D D"]) -> Float[Tensor, "*r D D"]:
-        """The direction of steepest descent, at length one, wherever float64 holds its logarithm."""
-        layer = Selection(self.model.ell, query=self.model.query, goal="log excess")
-        gradient = layer.loss_and_gradient(self.weights._replace(W=W), self.problem, "W")[1]["W"]
-        return -gradient / torch.linalg.vector_norm(gradient, dim=(-2, -1), keepdim=True)
+        """The direction of steepest descent, at length one.
+
+        The largest weight of a token is taken out of all of them as a logarithm, so that it is left
+        where every gradient underflows, as it does deep in a trap.
+        """
+        weights = self.weights._replace(W=W)
+        seen = self.model.forward(weights, self.problem)
+        slope = self.slope(seen.f).log()
+        top = seen.log_attention.argmax(-1, keepdim=True)
+        tells = seen.scores.gather(-1, top) != seen.scores  # only these have a weight
+        heard = torch.where(tells, seen.log_attention + slope[..., None], -torch.inf)
+        pull = weighted_differences(seen, slope - heard.amax((-2, -1))[..., None])
+        down = self.model._through_attention(weights, self.problem, pull, "W")["W"]
+        return down / torch.linalg.vector_norm(down, dim=(-2, -1), keepdim=True)
 
     # -- the sharp law ------------------------------------------------------------------------------
 

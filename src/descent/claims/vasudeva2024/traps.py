@@ -216,6 +216,7 @@ def signs(orthonormal: bool = True) -> Evidence:
             "largest_fall_of_a_gap": fallen,
             "lost_at_the_start": int((layer.soft_margins(at, problem, selected) < 0).any(-1).sum()),
         },
+        hypotheses={"no two point against each other": float(margin.gram(a, z).min()) > -1e-12},
     )
 
 
