@@ -133,6 +133,15 @@ def test_constants_by_hand():
     assert abs(float(at.kappa_min) - 0.5 / (1 + torch.e)) < 1e-6
     ratio = float(at.kappa_max / at.kappa_min)
     assert abs(float(at.C) - 4 / torch.e * ratio) < 1e-9  # log(T - 1) is zero
+    # W_mm = (1, 7/6), and the duals 5/12 and 35/18 weigh the squares across it to 7/24
+    assert abs(float(at.largest_eta) - 8 * 85**0.5 / 7) < 1e-5
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_one_pair_of_tokens_settles_with_steps_of_any_length(seed):
+    problem, u = problems.planted(1, 2, 4, seed)
+    at = SelectionStart(LAYER, problem, LAYER.init(problem, seed=0, u=u))
+    assert float(at.largest_eta) == torch.inf
 
 
 def test_push_is_what_the_others_do():

@@ -223,10 +223,15 @@ class SelectionStart:
 
     @cached_property
     def largest_eta(self) -> Tensor:
-        """Normalised steps longer than this do not settle on the direction of W_mm."""
+        """Normalised steps longer than this do not settle on the direction of W_mm.
+
+        Infinite where no difference has a part across W_mm, as with one sequence of two tokens.
+        """
         root = self.alpha.clamp_min(0).sqrt()
-        across = self.gram - 1 / self.length.square()
-        return 2 * self.length / torch.linalg.eigvalsh(root[:, None] * across * root)[-1]
+        across = root[:, None] * (self.gram - 1 / self.length.square()) * root
+        bend = torch.linalg.eigvalsh(across)[-1]
+        rounding = 1e-12 * self.alpha @ self.gram.diagonal()
+        return torch.where(bend > rounding, 2 * self.length / bend, torch.inf)
 
     # -- convergence from every start ------------------------------------------------------------
 
