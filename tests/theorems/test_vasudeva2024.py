@@ -8,6 +8,7 @@ from strategies import relative_gap
 
 from descent import margin, problems, steps, theorems
 from descent.claims.vasudeva2024._shared import LAYER, along_first, planted
+from descent.claims.vasudeva2024.convergence import in_the_plane
 from descent.models import Selection
 from descent.theorems import SelectionStart
 
@@ -71,6 +72,20 @@ def test_no_conclusion_fails_where_the_hypotheses_are_met(id):
         if met >= ENOUGH:
             return
     pytest.fail(f"only {met} runs met the hypotheses")
+
+
+def test_no_direction_is_much_steeper_however_far_outside_the_cone():
+    beyond = used = 0
+    for angle in range(30, 175, 10):
+        at = SelectionStart(LAYER, *in_the_plane(angle))
+        W, R = at.weights.W, at.R(at.weights.W)
+        M = (-at.m(W).amin(-1) - R).clamp_min(0)  # the least for which the hypothesis is met
+        down = at.downhill(W)
+        own = (down * W).sum((-2, -1)) / torch.linalg.matrix_norm(W)
+        excess = R * (own / (down * at.mm.direction).sum((-2, -1)) - 1)
+        assert (excess <= at.constant(M) + 1e-9).all()
+        beyond, used = beyond + int((M > 0).sum()), used + int((excess > at.C + 1e-9).sum())
+    assert beyond > 1000 and used > 100  # and without M it would not hold
 
 
 def test_every_theorem_of_the_part_is_tried():
