@@ -339,7 +339,7 @@ class InContext:
         at = self.moments(neurons, population)
         return self._relax(at, _attention(W, at.h), _positive("time", time, at.h))
 
-    def _relax(self, at: Moments, W: Tensor, time: Tensor) -> Tensor:
+    def _relax(self, at: Moments, W: Tensor, time: float | Tensor) -> Tensor:
         best = _inverse(_validate.finite("Sigma", at.Sigma, "make the neurons smaller"))
         rows, left = torch.linalg.eigh(at.C.mT @ at.C)
         columns, right = torch.linalg.eigh(at.Sigma)
@@ -559,7 +559,7 @@ def prompts(population: Population, N: int, n: int, seed: int, *, noise: float =
     population, N, n = _population(population), _validate.count("N", N), _validate.count("n", n)
     noise = _validate.not_negative("noise", noise)
     m, k = population.F.shape
-    place = (m * draws.uniform(seed, "place", (N, n + 1))).long()
+    place = (m * draws.uniform(seed, "place", (N, n + 1))).long().to(population.F.device)
     v = draws.normal(seed, "v", (N, k)).to(population.F)
     y = (population.F[place] @ v[..., None]).squeeze(-1)
     heard = y[:, 1:] + noise * draws.normal(seed, "noise", (N, n)).to(y)
@@ -570,15 +570,15 @@ def prompts(population: Population, N: int, n: int, seed: int, *, noise: float =
 # ---------------------------------------------------------------------------- what is given
 
 
-def _positive(name: str, value: float | Tensor, h: Tensor) -> Tensor:
+def _positive(name: str, value: float | Tensor, h: Tensor) -> float | Tensor:
     """One positive number, or one for each run of h, as a matrix of one entry each."""
     if not isinstance(value, Tensor) or value.ndim == 0:
-        return h.new_tensor(_validate.positive(name, value))
+        return _validate.positive(name, value)
     value = _validate.finite(name, _validate.tensor(name, value), "give finite numbers")
     _validate.shape(name, value, tuple(h.shape[:-2]), "there is one for each run")
     if bool((value <= 0).any()):
         raise error(ValueError, f"{name} has entries that are not positive", "give positive ones")
-    return value[..., None, None]
+    return value.to(h)[..., None, None]
 
 
 def _half(rows: Float[Tensor, "*r m k"]) -> Float[Tensor, "*r"]:

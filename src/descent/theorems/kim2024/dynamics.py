@@ -294,7 +294,7 @@ def _along(at: CloudStart, rate: Tensor) -> tuple[Tensor, Tensor, tuple[int, ...
     """What the bound says of 1/L along the flow with w frozen, and what it is, after every step."""
     options = {"dt": at.dt, "steps": at.steps, "every": at.steps, "mass": at.mass}
     flow = flows.euler(at.model, at.neurons, at.population, train="a", **options)
-    t = at.dt * torch.arange(1, at.steps + 1, dtype=at.loss.dtype)
+    t = at.dt * torch.arange(1, at.steps + 1).to(at.loss)
     t = t.reshape(-1, *[1] * at.loss.ndim)
     blur = 1e-12 / at.loss  # a loss is known to rounding
     return rate * t, 1 / flow.loss[1:] - 1 / at.loss + blur, tuple(range(1, at.steps + 1))

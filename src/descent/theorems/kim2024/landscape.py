@@ -235,7 +235,7 @@ def monotone(at: LandscapeStart) -> Report:
     known = 1e-14 * (ends[..., -1] * at.spectrum[-1]).sqrt() / ends[..., 0].clamp_min(1e-300)
     known = torch.maximum(known, 1e-9 * least[..., 0])
     R = torch.linalg.pinv(at.at.B) if at.R is None else at.R
-    s = torch.linspace(0, 1, 101, dtype=at.h.dtype)[:-1]
+    s = torch.linspace(0, 1, 101, dtype=torch.float64)[:-1].to(at.h)
     steps = tuple(range(100))
 
     def fall(_: object) -> tuple[Tensor, Tensor, tuple[int, ...]]:
