@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 from scipy.integrate import solve_ivp
-from scipy.optimize import minimize
+from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 
 from ... import draws, flows, tables, theorems
@@ -433,19 +433,30 @@ def dwell(loss: Tensor, level: float, dt: float) -> Tensor:
 def quasi_newton(d: int, run: int) -> tuple[int, int, float, float, int]:
     """A start of d neurons followed by BFGS: width, run, last loss, longest inner weight, steps."""
     population = taught()[0]
-    start = MODEL.init(population, d=d, seed=1, runs=[run])
+    end, found = followed(MODEL, MODEL.init(population, d=d, seed=1, runs=[run]), population)
+    longest = torch.linalg.vector_norm(end.w, dim=1).max()
+    return d, run, float(found.fun), float(longest), int(found.nit)
+
+
+def followed(
+    model: InContext, start: Neurons, population: Population
+) -> tuple[Neurons, OptimizeResult]:
+    """Where BFGS ends from the one cloud of the start, and what it says of its way."""
+    d, k, D = *start.a.shape[-2:], start.w.shape[-1]
+
+    def cloud(x: np.ndarray) -> Neurons:
+        a, w = torch.from_numpy(x).split([d * k, d * D])
+        return Neurons(a.view(d, k), w.view(d, D))
 
     def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
-        a, w = torch.from_numpy(x).split([3 * d, 6 * d])
-        at = theorems.kim2024.CloudStart(MODEL, Neurons(a.view(d, 3), w.view(d, 6)), population)
+        at = theorems.kim2024.CloudStart(model, cloud(x), population)
         slope = torch.cat([v.flatten() for v in at.speed])
         return float(at.loss), -slope.numpy() / d
 
     x = torch.cat([part.flatten() for part in start]).numpy()
     options = {"maxiter": 3000, "gtol": 1e-7}
-    end = minimize(objective, x, jac=True, method="BFGS", options=options)
-    longest = np.linalg.norm(end.x[3 * d :].reshape(d, 6), axis=1).max()
-    return d, run, float(end.fun), float(longest), int(end.nit)
+    found = minimize(objective, x, jac=True, method="BFGS", options=options)
+    return cloud(found.x), found
 
 
 @claim(
