@@ -166,6 +166,7 @@ def attention_follows(
     return Evidence(
         {
             "no step leaves W farther behind than allowed": bool((share <= 1 + 1e-6).all()),
+            "half of the steps come within five per cent": bool(share.median() > 0.95),
             "a hundred times the ratio, at most a fifth of the difference": bool((gain > 5).all()),
         },
         {
