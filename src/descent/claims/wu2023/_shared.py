@@ -1,5 +1,7 @@
 """What the claims on the encoder share."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,12 @@ def near_outputs(
 def unit_tokens(N: int, n: int, D: int, seed: int = 0) -> Problem:
     """Random tokens of length one, one label a sequence."""
     return problems.sequences(N=N, n=n, D=D, seed=seed, length=1.0)
+
+
+def stacked(each: Iterable[Problem]) -> Problem:
+    """Problems of one shape as one, a run for each."""
+    X, y = zip(*((problem.X, problem.y) for problem in each), strict=True)
+    return Problem(torch.stack(X), torch.stack(y))
 
 
 def spectrum(
