@@ -13,7 +13,7 @@ from ...statistics import interval
 from ...theorems import Standing
 from ...theorems.wu2023.initialisations import least_loss
 from .._record import Evidence, Verdict, claim
-from ._shared import PAPER
+from ._shared import PAPER, stacked
 
 PAGE = "wu2023/initialisations"
 
@@ -66,8 +66,7 @@ def _ahead(first: str, second: str, step: float | None) -> tuple[float, float]:
 @cache
 def _after(name: str, step: float | None) -> Tensor:
     """Loss after 200 steps over the first loss, 24 draws."""
-    sets = [problems.sequences(N=10, n=3, D=15, seed=seed) for seed in range(24)]
-    problem = Problem(torch.stack([s.X for s in sets]), torch.stack([s.y for s in sets]))
+    problem = stacked(problems.sequences(N=10, n=3, D=15, seed=seed) for seed in range(24))
     encoder = Encoder(256, "d^-1", name)
     weights = encoder.init(problem, runs=24, seed=1)
     if step is None:
