@@ -178,3 +178,27 @@ def test_bad_starts_are_named(at):
     with pytest.raises(ValueError, match="different decoders"):
         u = torch.stack([at.u, 2 * at.u, at.u, at.u])
         _ = SelectionStart(LAYER, at.problem, at.weights._replace(u=u)).u
+
+
+@pytest.mark.filterwarnings("ignore::descent.steps.PrecisionWarning")
+def test_a_run_that_ends_before_its_limit_refutes_nothing():
+    problem, u = problems.orthonormal_tokens(1, 2, 20, seed=0)
+    plain = Selection("exponential")  # whose gradient is lost after 700 in the exponent
+    start = plain.init(problem, seed=1, runs=2, u=u)
+    outcome = theorems.get("vasudeva2024-rate")(plain, problem, start, eta=20.0).trial(200)
+    assert outcome.holds and not outcome.met.any(), outcome
+    start = start._replace(W=30 * start.W)
+    outcome = theorems.get("vasudeva2024-sharp-law")(LAYER, problem, start, eta=0.5).trial(60)
+    assert outcome.holds and not outcome.met.any(), outcome
+
+
+def test_tokens_that_are_the_same_leave_their_dependence_to_be_told():
+    problem, weights = planted(0)
+    optimal = SelectionStart(LAYER, problem, weights).opt
+    X = problem.X.clone()
+    for tokens, best in zip(X, optimal.tolist(), strict=True):
+        others = [t for t in range(problem.n) if t != best]
+        tokens[others[0]] = tokens[others[1]]
+    twice = problems.Problem(X, problem.y)
+    report = theorems.get("vasudeva2024-sharp-law")(LAYER, twice, weights)
+    assert not report["the A_it are independent"].met.any()

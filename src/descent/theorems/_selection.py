@@ -218,7 +218,7 @@ class SelectionStart:
         kappa = self.kappa_end.repeat_interleave(self.problem.n - 1)
         ell = (kappa / self.alpha).log()
         v = ell - (self.alpha @ ell) / self.alpha.sum()
-        rho = v @ torch.linalg.solve(self.gram, v)
+        rho = v @ torch.linalg.pinv(self.gram, hermitian=True) @ v
         return (self.unseen.square() + rho).sqrt()
 
     @cached_property

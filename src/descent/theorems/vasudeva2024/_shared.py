@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..._descend import Trajectory
 from .._inequality import Inequality
+from .._report import Promise
 from .._selection import SelectionStart
 
 #: Inner products are known to this share of the largest.
@@ -25,6 +26,18 @@ def no_push(at: SelectionStart) -> Inequality:
     """No two of the A_it point against each other: gaps then never fall."""
     least = at.gram.amin()
     return Inequality("⟨A_it, A_jτ⟩ ≥ 0", -least, ROUNDING * at.B.square())
+
+
+def taken(at: SelectionStart) -> Promise:
+    """No gradient so short that float64 loses its square, with which normalised steps end."""
+
+    def last(run: Trajectory):
+        weights = at.weights._replace(W=path(run)[-1])
+        gradient = at.model.loss_and_gradient(weights, at.problem, "W")[1]["W"]
+        square = gradient.square().sum((-2, -1))
+        return torch.full_like(square, torch.finfo(square.dtype).tiny), square, ()
+
+    return Promise("float64 holds ‖∇f‖²", last, ("weights",))
 
 
 def depth(at: SelectionStart) -> Float[Tensor, "*r"]:

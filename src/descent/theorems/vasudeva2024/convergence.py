@@ -10,7 +10,7 @@ from .._inequality import Inequality
 from .._record import Standing, theorem
 from .._report import Promise, Report
 from .._selection import SelectionStart
-from ._shared import correlation, depth, no_push, path, selectable
+from ._shared import correlation, depth, no_push, path, selectable, taken
 
 
 @theorem(
@@ -89,6 +89,7 @@ def rate(at: SelectionStart) -> Report:
             Promise("1 - corr_t ≤ the theorem's sum over ‖W_t‖, at the end", bounded, ("weights",)),
         ),
         constants={"C_M ‖W_mm‖": grown},
+        along=(taken(at),),
         train="W",
         largest_step=lambda: steps.normalised(at.eta),
     )
@@ -203,6 +204,10 @@ def sharp_law(at: SelectionStart) -> Report:
         found = at.mm.error(W) * torch.linalg.vector_norm(W, dim=(-2, -1))
         return (found / at.K - 1).abs(), torch.full_like(found, 0.01), ()
 
+    def far(run: Trajectory):
+        length = torch.linalg.vector_norm(path(run)[-1], dim=(-2, -1))
+        return 10 * at.K, length, ()  # the angle is then 0.1, its sine less by 0.2 %
+
     settles = Inequality("η < the threshold", torch.tensor(at.eta), at.largest_eta, strict=True)
     active = (at.alpha > 0).all().to(at.alpha.dtype)
     return Report(
@@ -214,6 +219,7 @@ def sharp_law(at: SelectionStart) -> Report:
         ),
         promises=(Promise("|err ‖W‖/K - 1| ≤ 0.01 at the end", last, ("weights",)),),
         constants={"K": at.K, "‖W_0^⊥‖": at.unseen, "threshold": at.largest_eta},
+        along=(taken(at), Promise("10 K ≤ ‖W‖ at the end", far, ("weights",))),
         train="W",
         largest_step=lambda: steps.normalised(at.eta),
     )

@@ -8,7 +8,7 @@ from .._inequality import Inequality
 from .._record import Standing, theorem
 from .._report import Promise, Report
 from .._selection import SelectionStart
-from ._shared import path, selectable
+from ._shared import path, selectable, taken
 
 
 @theorem(
@@ -31,6 +31,7 @@ def everywhere(at: SelectionStart) -> Report:
         hypotheses=(*selectable(at), Inequality("2eκ_max < aκ_min", pushed, own, strict=True)),
         promises=(Promise("all φ_opt ≥ 1/2 at the end", selected, ("weights",)),),
         constants={"a": at.pull, "e": at.push, "κ_max/κ_min": at.kappa_max / at.kappa_min},
+        along=(taken(at),),
         train="W",
         largest_step=lambda: steps.normalised(at.eta),
     )
@@ -64,6 +65,7 @@ def in_steps(at: SelectionStart) -> Report:
             Promise("all φ_opt ≥ 1/2 at the end", selected, ("weights",)),
         ),
         constants={"threshold": at.everywhere_eta, "a": at.pull, "e": at.push},
+        along=(taken(at),),
         train="W",
         largest_step=lambda: steps.normalised(at.eta),
     )
