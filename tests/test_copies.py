@@ -9,7 +9,7 @@ import pytest
 import torch
 from strategies import relative_gap
 
-from descent import descend, kernels, models, problems, span, steps
+from descent import descend, kernels, models, problems, span, steps, theorems
 from descent.models import elementary
 
 
@@ -70,6 +70,8 @@ def _objects():
     scores, A, y = torch.zeros(2, 3, 3), problem.X[0], problem.y[0]
     theta = torch.linspace(0, 1, 14, dtype=torch.float64)
     flattened, start = elementary.flattened(layer, problem, weights)
+    theorem = theorems.get("song2024-theorem-1")
+    report = theorem(layer, problem, weights)
     mine = kernels.Kernel("mine", "dot", torch.exp, kernels._ByAutograd(torch.exp))
 
     def rate(rule):
@@ -92,6 +94,9 @@ def _objects():
         "factorisation": (elementary.factorisation(A, 2), lambda f: f.loss(theta)),
         "network": (elementary.network(A, y, y[:2]), lambda f: f.loss(theta[:8])),
         "flattened": (flattened, lambda f: f.loss(start)),
+        "theorem": (theorem, lambda theorem: theorem(layer, problem, weights).step),
+        "report": (report, lambda report: report.step),
+        "outcome": (report.trial(5), lambda outcome: outcome.conclusions[0].right),
     }
 
 

@@ -68,6 +68,28 @@ def test_what_is_loaded_is_what_was_saved(run, tmp_path):
     assert type(again.weights) is models.AttentionWeights and repr(again) == repr(run)
 
 
+PART_V = {
+    "clouds": (
+        models.InContext(),
+        models.in_context.planted(3, 2, 5, 0, r=(1.0, 0.5))[0],
+        {"d": 4},
+    ),
+    "merged": (models.LinearAttention(H=2), problems.gaussian(2, 3, 4, seed=0), {}),
+    "separate": (models.LinearAttention(H=2, rank=1), problems.gaussian(2, 3, 4, seed=0), {}),
+}
+
+
+@pytest.mark.parametrize("name", PART_V)
+def test_loaded_weights_are_the_models_own(name, tmp_path):
+    model, problem, size = PART_V[name]
+    weights = model.init(problem, seed=1, runs=2, **size)
+    run = descend(model, problem, weights, step=0.001, steps=3, watch="weights", at=[2])
+    run.save(tmp_path / "run.npz")
+    loaded = Trajectory.load(tmp_path / "run.npz")
+    assert type(loaded.weights) is type(loaded.watched["weights"]) is type(weights)
+    assert torch.allclose(model.loss(loaded.weights, problem), run.loss[-1], rtol=1e-12)
+
+
 def test_weights_of_a_class_that_is_not_the_librarys_keep_their_names(run, tmp_path):
     class Own(NamedTuple):
         W: Tensor

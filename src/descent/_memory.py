@@ -74,8 +74,9 @@ def require(need: Need, device: torch.device) -> None:
     needed = runs * per_run + fixed
     if needed > limit:
         found = f"{runs} runs need about {_size(needed)}, but {_size(limit)} are free on {device}"
-        fit = max(0, limit - fixed) // per_run or "no"
-        raise error(MemoryError, found, f"{fit} runs fit at once")
+        fit = max(0, limit - fixed) // per_run
+        none = "no runs fit at once, choose smaller sizes or record fewer losses (every=...)"
+        raise error(MemoryError, found, f"{fit} runs fit at once" if fit else none)
 
 
 def _size(amount: int) -> str:

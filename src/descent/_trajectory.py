@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections import namedtuple
 from dataclasses import dataclass, field
@@ -251,7 +252,9 @@ def _container(name: str, fields: list[str]) -> type:
     """The library's own class of that name, or a new one with the same fields."""
     from . import models
 
-    known = getattr(models, name, None)
-    if isinstance(known, type) and list(getattr(known, "_fields", ())) == list(fields):
-        return known
+    papers = (module for module in vars(models).values() if inspect.ismodule(module))
+    for place in (models, *papers):
+        known = getattr(place, name, None)
+        if isinstance(known, type) and list(getattr(known, "_fields", ())) == list(fields):
+            return known
     return namedtuple(name, fields)

@@ -47,8 +47,15 @@ class Theorem:
 
     def __call__(self, *of: object, **given: object) -> Report:
         """The report on these data; of an attention layer: (layer, problem, weights)."""
-        start = self.start(*of, **given)
+        return self.about(self.start(*of, **given))
+
+    def about(self, start: Any) -> Report:
+        """The report on a start."""
         return replace(self.state(start), theorem=self, start=start)
+
+    def __reduce__(self) -> tuple:
+        """A copy is the theorem itself, and another process finds its own by the id."""
+        return get, (self.id,)
 
 
 registry: dict[str, Theorem] = {}

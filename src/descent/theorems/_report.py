@@ -106,6 +106,10 @@ class Report:
     theorem: Any = None  #: set by the theorem that is asked
     start: Any = None  #: of what it is the report
 
+    def __reduce__(self) -> tuple:
+        """What goes to another process is the start: the theorem is asked there again."""
+        return self.theorem.about, (self.start,)
+
     @property
     def met(self) -> Bool[Tensor, "*r"]:
         """In which runs every hypothesis is met."""
