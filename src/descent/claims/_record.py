@@ -73,9 +73,10 @@ class Evidence:
         *,
         conclusions: dict[str, bool] | None = None,
         hypotheses: dict[str, bool] | None = None,
+        sharpness: dict[str, tuple[float, float]] | None = None,
         **numbers: float,
     ) -> "Evidence":
-        """The evidence of a theorem's outcomes; further conclusions, hypotheses and numbers by name.
+        """The evidence of a theorem's outcomes, and what else was found, by name.
 
         A hypothesis counts as met and a conclusion as true if it is so in every run of all.
         """
@@ -87,7 +88,7 @@ class Evidence:
             conclusions=_all_met(found) | (conclusions or {}),
             numbers={"runs": runs} | numbers,
             hypotheses=_all_met(asked) | (hypotheses or {}),
-            sharpness={name: _sharpness(each) for name, each in found.items()},
+            sharpness={name: _sharpness(each) for name, each in found.items()} | (sharpness or {}),
         )
 
     @property

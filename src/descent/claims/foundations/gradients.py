@@ -213,7 +213,7 @@ def rounding_bound(C: Tensor, S: Tensor, dS: Tensor) -> Tensor:
 )
 def saturated_gradient(pullback: Callable = kernels.softmax.pullback) -> Evidence:
     """Rows of 2 to 6 scores at scales 1 to 128, 40 draws each, against fifty digits."""
-    worst, over, lost = 0.0, 0.0, 0.0
+    worst, over, lost = 0.0, [], 0.0
     for scale in (1.0, 8.0, 32.0, 128.0):
         for draw in range(40):
             C, dS = normal(draw, f"scale {scale:g}", (2, 2 + draw % 5))
@@ -224,27 +224,28 @@ def saturated_gradient(pullback: Callable = kernels.softmax.pullback) -> Evidenc
             error = torch.tensor(
                 [float(abs(a - b)) for a, b in zip(found.tolist(), true, strict=True)]
             )
-            over = max(over, float((error / rounding_bound(C, S, dS)).max()))
+            over.append((error / rounding_bound(C, S, dS)).max())
             worst = max(worst, exact.relative_error(found, true))
             if 1e-200 < float(S.sort().values[:-1].sum()) < 1e-17:
                 lost = max(lost, exact.relative_error(textbook(C, S, dS), true))
+    over = torch.stack(over)
     return Evidence(
         {
-            "every entry is within the bound": over < 1,
+            "every entry is within the bound": float(over.max()) < 1,
             "no row loses more than three digits": worst < 1e-12,
             "the usual form loses all of them": lost > 0.5,
         },
         {
-            "largest_share_of_bound": over,
             "largest_relative_error": worst,
             "largest_relative_error_of_the_usual_form": lost,
             "rows": 160,
         },
+        sharpness={"every entry is within the bound": (float(over.median()), float(over.max()))},
     )
 
 
 def at_origin(layer: Attention, weights, problem) -> tuple[Tensor, Tensor]:
-    r"""The Hessian (2Dd, 2Dd) by W_Q and W_K at zero, and :math:`M` (D, D) of the proposition."""
+    r"""The Hessian (2Dd, 2Dd) by W_Q and W_K at zero, and :math:`F` (D, D) of the proposition."""
     origin = weights._replace(Q=0 * weights.Q, K=0 * weights.K)
 
     def loss(v):
@@ -268,7 +269,7 @@ def at_origin(layer: Attention, weights, problem) -> tuple[Tensor, Tensor]:
     paper="Descent",
     number="Proposition",
     statement=r"With $W_Q = W_K = 0$, one softmax head, the gradients by $W_Q, W_K$ vanish and the "
-    r"Hessian has the eigenvalues $\pm\sigma_i(M)$, each $d$ times; from nearby descent leaves at the "
+    r"Hessian has the eigenvalues $\pm\sigma_i(F)$, each $d$ times; from nearby descent leaves at the "
     r"rate $1+\eta\sigma_1$ per step.",
     verdict=Verdict.HOLDS,
     chapter=CHAPTER,
@@ -285,8 +286,8 @@ def saddle_at_zero(kernel: str = "softmax", factor: float = 1.0, size: float = 1
         problem = problems.gaussian(N=2, n=3, D=3, seed=seed)
         layer = Attention(kernel, H=1, d=2)
         weights = layer.init(problem, seed=seed)
-        hessian, M = at_origin(layer, weights, problem)
-        sigma = factor * torch.linalg.svdvals(M).repeat_interleave(2)
+        hessian, F = at_origin(layer, weights, problem)
+        sigma = factor * torch.linalg.svdvals(F).repeat_interleave(2)
         expected = torch.cat([sigma, -sigma]).sort().values
         found = torch.linalg.eigvalsh(hessian)
         spectrum = max(spectrum, float((found - expected).abs().max() / sigma[0]))
@@ -295,7 +296,7 @@ def saddle_at_zero(kernel: str = "softmax", factor: float = 1.0, size: float = 1
         stationary = max(stationary, *(float(g.abs().max()) for g in slope.values()))
         near = weights._replace(Q=size * weights.Q, K=size * weights.K)
         run = descend(layer, problem, near, train="QK", step=0.05 / float(sigma[0]), steps=40)
-        left, _, right = torch.linalg.svd(M)
+        left, _, right = torch.linalg.svd(F)
         leaving = [(left[:, 0] @ w.Q[0] - right[0] @ w.K[0]).norm() for w in (near, run.weights)]
         growth = max(growth, abs(float(leaving[1] / leaving[0]) / 1.05**40 - 1))
     return Evidence(

@@ -48,7 +48,17 @@ def first_residual(layer: Attention, problem: Problem, weights: AttentionWeights
     return (layer.predict(weights, problem) - problem.y).flatten(-2)
 
 
-def excess(ratio: Tensor, rate: Tensor, power: int = 1) -> float:
-    """Largest loss ratio (T + 1, runs) over ``rate ** (power * t)``, where that is visible."""
-    bound = rate.clamp_min(0) ** (power * torch.arange(len(ratio), dtype=rate.dtype)[:, None])
-    return float((ratio / bound)[bound > VISIBLE].max())
+def promised_decay(losses: Tensor, factor: Tensor) -> Tensor:
+    """The decay that a ``factor`` a step promises over that measured, at best in each run.
+
+    Losses (T + 1, runs), from the first step on and where the bound is visible; 1 is attained.
+    """
+    bound = factor.clamp_min(0).log() * torch.arange(1, len(losses), dtype=factor.dtype)[:, None]
+    share = bound / torch.log(losses[1:] / losses[0])
+    share = torch.where(losses[1:] < losses[0], share, torch.inf)  # no decay keeps no promise
+    return torch.where(bound.exp() > VISIBLE, share, 0).amax(0)
+
+
+def ends(shares: Tensor) -> tuple[float, float]:
+    """Measured over bound in the median and at best."""
+    return float(shares.median()), float(shares.max())
