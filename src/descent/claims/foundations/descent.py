@@ -79,7 +79,8 @@ def pl_linear_rate(shares: tuple = (0.025, 0.25, 0.5, 0.75)) -> Evidence:
     },
 )
 def polyak_step(guess: float = 1.0, convex: bool = True) -> Evidence:
-    """Least squares that no parameters fit, 64 starts; or x^2 + 3 sin^2 x, where it can cycle."""
+    """Least squares that no parameters fit, 64 starts, and one of a single curvature; or x^2 +
+    3 sin^2 x, where it can cycle."""
     A, y = normal(8, 5, seed=0), normal(8, seed=1)
     f, values = elementary.linear(A, y), torch.linalg.svdvals(A).square()
     target = torch.linalg.lstsq(A, y[:, None]).solution[:, 0]
@@ -91,7 +92,10 @@ def polyak_step(guess: float = 1.0, convex: bool = True) -> Evidence:
     given = {"mu": values[-1], "L": values[0], "minimiser": target, "infimum": optimum}
     report = theorems.foundations.polyak(f, start, **given)
     run = report.start.descend(step=steps.polyak(guess * optimum), steps=300)
-    return Evidence.of([report.against(run)], optimal_loss=optimum)
+    round_one = elementary.linear(torch.eye(5, dtype=A.dtype), 0 * y[:5])
+    even = {"mu": 1.0, "L": 1.0, "minimiser": 0 * y[:5]}
+    even = theorems.foundations.polyak(round_one, normal(8, 5, seed=3), **even).trial(20)
+    return Evidence.of([report.against(run), even], optimal_loss=optimum)
 
 
 def balanced_network(k: int, scale: float, seed: int) -> tuple[LeastSquares, Tensor, float]:

@@ -68,7 +68,7 @@ def outcome(layer: Attention, problem: Problem, weights: AttentionWeights, steps
     mutations={"scales that are not small": {"smallest": 0.1}},
 )
 def small(smallest: float = 1e-4) -> Evidence:
-    """Both kernels, 64 draws, a large problem and the smallest, six scales up to 10."""
+    """Both kernels, 64 draws, a large problem and the smallest, six scales up to 10; two tokens apart."""
     scales = [smallest, 10 * smallest, 0.01, 0.1, 1.0, 10.0]
     outcomes, slopes = [], []
     shapes = ((4, 3, 48, 8), (1, 2, 2, 1))
@@ -79,6 +79,9 @@ def small(smallest: float = 1e-4) -> Evidence:
         report = theorems.get("song2024-initialisation-small")(layer, problem, weights)
         outcomes.append(report.against())
         slopes.append(torch.log10(report.start.sigma[1] / report.start.sigma[0]))
+    for kernel in ("softmax", "gaussian"):
+        report = theorems.get("song2024-initialisation-small")(*opposite(kernel, size=0.01))
+        outcomes.append(report.against())
     slopes = torch.stack(slopes)
     square = float((slopes - 2).abs().max()) < 0.05
     return Evidence.of(
@@ -87,6 +90,17 @@ def small(smallest: float = 1e-4) -> Evidence:
         least_slope=float(slopes.min()),
         largest_slope=float(slopes.max()),
     )
+
+
+def opposite(kernel: str, size: float) -> tuple[Attention, Problem, AttentionWeights]:
+    """Two orthogonal tokens of length 10 whose queries and keys are ``size`` and -``size`` alike.
+
+    There the bound for softmax is within a factor of 1.5, and shows which power of the tokens it has.
+    """
+    eye = torch.eye(2, dtype=torch.float64)
+    W, V = size / 10 * torch.tensor([[[1.0], [-1.0]]], dtype=torch.float64), torch.zeros(1, 2, 1)
+    weights = AttentionWeights(W, W, V.to(W), torch.ones(1, 1).to(W))
+    return Attention(kernel, H=1, d=1), Problem(10 * eye[None], eye[:1]), weights
 
 
 @claim(

@@ -431,7 +431,7 @@ def gaussian_fails_too(gap: float = 0.7, constant: float = 1.0) -> Evidence:
             "softmax_largest_loss": float(ends["softmax"].max()),
             "largest_output_over_bound": float(said.max()),
         },
-        sharpness={"no query says more": ends(said)},
+        sharpness={"no query says more": (float(said.median()), float(said.max()))},
     )
 
 

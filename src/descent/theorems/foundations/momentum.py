@@ -88,8 +88,10 @@ def polyak(at: FunctionStart) -> Report:
     def falls(run):
         square = away(at, run)[1]
         t = torch.arange(1, len(square)).reshape(-1, *[1] * run.eta.ndim)
-        promised = (-torch.log1p(-mu / (4 * L)) * t).clamp_max(20)
-        return promised, -torch.log(square[1:] / square[0]), run.at[1:]
+        measured = -torch.log(square[1:] / square[0])
+        # down to there a distance can be told from rounding
+        promised = torch.where(measured < 50, -torch.log1p(-mu / (4 * L)) * t, 0)
+        return promised, measured, run.at[1:]
 
     return Report(
         hypotheses=(),
