@@ -281,7 +281,7 @@ def joint_control(norm: float = 2.0) -> Evidence:
     uses=("eq-pl", "eq-budget"),
     paper=PAPER,
     number="Corollary 1",
-    statement=r"A linear tail $W_1\cdots W_L$ after the values, trained with everything else: "
+    statement=r"A linear tail $W_1\cdots W_M$ after the values, trained with everything else: "
     r"from $W_V = 0$, $\sigma_{\min}(B_0) > 0$ and a tail of full column rank scaled up far "
     r"enough, descent with a small step converges linearly to zero loss.",
     verdict=Verdict.HOLDS,

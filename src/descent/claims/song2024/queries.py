@@ -394,8 +394,8 @@ def mirror(layer: Attention, gap: float, runs: int) -> tuple[Problem, AttentionW
     standing=Standing.PROVED,
     paper="Descent",
     number="Proposition",
-    statement=r"Two tokens with read-outs $c$ and $-c$: Gaussian attention says at most "
-    r"$c\,e^{-1/2}d^{-1/4}\|k_1-k_2\|$, whatever $W_Q$. For close keys and labels in the hull it "
+    statement=r"Two tokens with read-outs $u$ and $-u$: Gaussian attention says at most "
+    r"$|u|\,e^{-1/2}d^{-1/4}\|k_1-k_2\|$, whatever $W_Q$. For close keys and labels in the hull it "
     r"stays at positive loss, and softmax fits.",
     verdict=Verdict.HOLDS,
     chapter=QUERIES,
