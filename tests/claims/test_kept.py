@@ -116,14 +116,30 @@ def test_a_claim_depends_on_what_it_imports_and_on_nothing_else():
     assert "claims.song2024.joint" not in needs
 
 
+def key(module):
+    """As a new process finds it."""
+    for cached in (_kept.imports, _kept.needs, _kept.key):
+        cached.cache_clear()
+    return _kept.key(module)
+
+
+def test_the_key_follows_the_recorded_runs_that_a_claim_reads(tmp_path, monkeypatch):
+    package = shutil.copytree(_kept.PACKAGE, tmp_path / "package")
+    monkeypatch.setattr(_kept, "PACKAGE", package)
+    modules = "claims.wu2023.vision", "claims.wu2023.width", "claims.foundations.kernels"
+    before = [key(module) for module in modules]
+    for name in ("vision.json", "encoder.parquet"):
+        with open(package / "tables" / name, "ab") as file:
+            file.write(b" ")
+        after = [key(module) for module in modules]
+        assert after[0] != before[0] and after[1] != before[1] and after[2] == before[2]
+        before = after
+    monkeypatch.undo()
+    key("claims.foundations.kernels")
+
+
 def test_the_key_follows_the_sources(tmp_path, monkeypatch):
     package = shutil.copytree(_kept.PACKAGE, tmp_path / "package")
-
-    def key(module):
-        for cached in (_kept.imports, _kept.needs, _kept.key):
-            cached.cache_clear()
-        return _kept.key(module)
-
     before = key("claims.song2024.values"), key("claims.foundations.kernels")
     monkeypatch.setattr(_kept, "PACKAGE", package)
     assert (key("claims.song2024.values"), key("claims.foundations.kernels")) == before

@@ -86,13 +86,20 @@ def needs(module: str) -> frozenset[str]:
     return frozenset(seen)
 
 
+def recorded(module: str) -> list[Path]:
+    """The tables of recorded runs that lie beside the source of a package."""
+    kinds = ("*.json", "*.parquet") if is_package(module) else ()
+    return sorted(path for kind in kinds for path in source(module).parent.glob(kind))
+
+
 @cache
 def key(module: str) -> str:
-    """A hash of the sources that a claim of this module runs, and of what lies beneath."""
+    """A hash of the sources and tables that a claim of this module runs, and of what lies beneath."""
     beneath = [(name, version(name)) for name in BENEATH]
     hash = hashlib.sha256(repr((sys.version_info[:2], beneath)).encode())
     for each in sorted(needs(module)):
-        hash.update(each.encode() + b"\0" + source(each).read_bytes() + b"\0")
+        for file in (source(each), *recorded(each)):
+            hash.update(each.encode() + b"\0" + file.read_bytes() + b"\0")
     return hash.hexdigest()[:16]
 
 
