@@ -504,10 +504,12 @@ def variations(
     """
     _invertible(_moments(at))
     change, m = _on_inputs("change", change, at.h.shape[-2:], at.h), at.h.shape[-2]
-    moved = change @ at.B.mT
-    turn = at.B @ change.mT @ at.h / m - at.zeta.mT @ change / m
-    second = 2 * _half(moved) - _trace(turn @ _inverse(at.Sigma) @ turn.mT)
-    return -(at.zeta * moved).sum(-1).mean(-1), second
+    moved, inverse = change @ at.B.mT, _inverse(at.Sigma)
+    # what is left is orthogonal to h: regressed once more, it is so to more digits
+    left = at.zeta - at.h @ (at.zeta.mT @ at.h / m @ inverse).mT
+    turn = at.B @ change.mT @ at.h / m - left.mT @ change / m
+    second = 2 * _half(moved) - _trace(turn @ inverse @ turn.mT)
+    return -(left * moved).sum(-1).mean(-1), second
 
 
 def steepest(at: Moments) -> Float[Tensor, "*r p k"]:
