@@ -137,7 +137,7 @@ def conjugate_gradients(f: LeastSquares, theta: Tensor, steps: int) -> Tensor:
     title="Nesterov's momentum",
     box="thm-nesterov",
     standing=Standing.PROVED,
-    uses=("thm-lower",),
+    uses=("lem-descent",),
     mutations={
         "no momentum": {"momentum": False},
         "a fifth of the constant": {"constant": 0.2},

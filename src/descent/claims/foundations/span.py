@@ -93,7 +93,7 @@ def rules(layer: Attention) -> dict:
     title="Which rules stay in the span",
     box="thm-span-rules",
     standing=Standing.PROVED,
-    uses=("lem-span",),
+    uses=("eq-span-left",),
     paper="Descent",
     number="Theorem",
     statement=r"Every rule that commutes with isometries of token space has the same losses in "
@@ -131,7 +131,7 @@ def span_rules(also: dict | None = None) -> Evidence:
     title="Weight decay in the span",
     box="thm-span-rules",
     standing=Standing.PROVED,
-    uses=("lem-span",),
+    uses=("eq-span-left",),
     paper="Descent",
     number="Theorem, weight decay",
     statement=r"With weight decay $\lambda$ and step $\eta$ the part of $W$ outside the span of "

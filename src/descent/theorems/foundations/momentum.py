@@ -69,7 +69,7 @@ def convex(at: FunctionStart) -> Report:
     box="thm-polyak",
     standing=Standing.PROVED,
     start=FunctionStart,
-    uses=("eq-polyak",),
+    uses=("eq-polyak", "lem-descent"),
 )
 def polyak(at: FunctionStart) -> Report:
     """With L, mu and a minimiser given, none of which the step uses."""
