@@ -202,3 +202,31 @@ class TestMessages:
     def test_what_it_cannot_show_is_not_watched(self, setting, name, method):
         with pytest.raises(TypeError, match=f"watch='{name}' needs a method '{method}', which Log"):
             descend(*setting, steps=1, step=0.1, watch=name, at=[0])
+
+    @pytest.mark.parametrize("step", [0.1, "1/L"])
+    @pytest.mark.parametrize(
+        ("spoil", "said"),
+        [
+            (lambda loss, g: (loss.sum(), g), r"a loss of shape \(\), but the runs are \(5,\)"),
+            (lambda loss, g: (loss, {W: x.sum() for W, x in g.items()}), r"W a gradient of shape"),
+            (lambda loss, g: (loss, {"W": g["W"]}), "b a gradient of shape None"),
+        ],
+        ids=["one loss for all", "one gradient for all", "no gradient"],
+    )
+    def test_what_would_be_spread_over_runs_without_a_word_is_refused(
+        self, setting, spoil, said, step
+    ):
+        def spoilt(self, weights, problem, train):
+            return spoil(*Logistic.loss_and_gradient(self, weights, problem, train))
+
+        model = type("Spoilt", (Logistic,), {"loss_and_gradient": spoilt})()
+        with pytest.raises(TypeError, match=said):
+            descend(model, *setting[1:], steps=1, step=step)
+        with pytest.raises(TypeError, match=said):
+            optimise(model, *setting[1:], torch.optim.SGD, steps=1, lr=0.1)
+
+    def test_a_class_is_no_model(self, setting):
+        with pytest.raises(
+            TypeError, match=r"the class Logistic, .*: make one with Logistic\(...\)"
+        ):
+            descend(Logistic, *setting[1:], steps=1)

@@ -1,6 +1,7 @@
 """What the library asks of a model, and what it works out itself where a model says no more."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -63,6 +64,9 @@ class Model(Protocol):
 
 def require(model) -> None:
     """Raise TypeError, with the name of what is missing, unless this is a model."""
+    if isinstance(model, type):
+        found = f"model is the class {model.__name__}, and no model of it"
+        raise error(TypeError, found, f"make one with {model.__name__}(...)")
     missing = [name for name in ASKED if not hasattr(model, name)]
     if missing:
         found = f"{type(model).__name__} is no model: it lacks {', '.join(missing)}"
@@ -146,7 +150,22 @@ def objective(model, weights: NamedTuple, problem: Problem, train: str) -> Calla
     """Trained weights to loss and gradients, what `descend` calls at every step."""
     if hasattr(model, "objective"):
         return model.objective(weights, problem, train)
-    return lambda moving: model.loss_and_gradient(weights._replace(**moving), problem, train)
+    return partial(_of_right_shapes, model, weights, problem, train)
+
+
+def _of_right_shapes(model, weights: NamedTuple, problem: Problem, train: str, moving: dict):
+    """What the model gives; raises where it would be spread over runs or entries without a word."""
+    loss, gradients = model.loss_and_gradient(weights._replace(**moving), problem, train)
+    runs, who = runs_of(model, weights), f"{type(model).__name__}.loss_and_gradient"
+    if loss.shape != runs:
+        found = f"{who} gives a loss of shape {tuple(loss.shape)}, but the runs are {tuple(runs)}"
+        raise error(TypeError, found, "return one number for each run")
+    for W, value in moving.items():
+        shape = tuple(gradients[W].shape) if W in gradients else None
+        if shape != tuple(value.shape):
+            found = f"{who} gives {W} a gradient of shape {shape}, but {W} is {tuple(value.shape)}"
+            raise error(TypeError, found, "return one of the weight's own shape for each letter")
+    return loss, gradients
 
 
 def smoothness(model, weights: NamedTuple, problem: Problem, train: str) -> Tensor:
