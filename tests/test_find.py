@@ -44,6 +44,21 @@ QUERIES = {
     "λ_max": "thm-frozen",
 }
 
+# The same for words that lead to a page, a section, or a row of the notation.
+TOPICS = {
+    "implicit bias": "vasudeva2024/logistic.html",
+    "learning rate": "foundations/descent.html#one-step",
+    "max margin": "vasudeva2024/index.html",
+    "Song et al.": "song2024/index.html",
+    "kim suzuki": "kim2024/index.html",
+    "overparameterization": "wu2023/width.html#thm-wide-relu",
+    "neural tangent kernel": "foundations/rank.html",
+    "linear attention": "kim2024/merged.html#prop-linear-loss",
+    "saddle to saddle": "kim2024/landscape.html#thm-index",
+    "loss landscape": "song2024/landscape.html",
+    "run times": "runtimes.html",
+}
+
 PAGE = """<html><article><section id="top"><h1>2. A chapter<a class="headerlink">#</a></h1>
 <p>About <span class="katex"><span class="katex-mathml"><math><mi>x</mi><annotation
 encoding="application/x-tex">\\lambda_{\\max} &lt; 1</annotation></semantics></math></span><span
@@ -54,7 +69,8 @@ class="caption-number">Theorem 2.1 </span> (A name)</p><p>It holds.</p></div>
 and <a class="descent-claim" href="ledger.html#another">another</a>.</p>
 <div class="math" id="equation-sum"><span class="eqno">(2.1)<a class="headerlink">#</a></span></div>
 <div class="exercise admonition" id="ex-a"><p class="admonition-title">Exercise 2.1</p></div>
-<figcaption id="figure-1"><a class="descent-figure-number">Figure 2.1</a> A curve.</figcaption>
+<span id="figure-1"></span><figure><figcaption><a class="descent-figure-number">Figure 2.1</a>
+A curve.</figcaption></figure>
 <script>let silent</script></section></article></html>"""
 LEDGER = """<article><section id="ledger"><h1>Ledger</h1>
 <section class="descent-claim-row" id="a-claim"><a class="descent-claim-id">a-claim</a>
@@ -143,6 +159,17 @@ def find(request, browser, server, site):
 
 def test_a_list_of_queries_lands_first_on_their_theorems(find):
     assert {query: find(query)[0].partition("#")[2] for query in QUERIES} == QUERIES
+
+
+def test_topics_land_on_the_pages_that_are_about_them(find):
+    assert {topic: find(topic)[0] for topic in TOPICS} == TOPICS
+
+
+def test_a_symbol_is_found_in_its_row(find, site):
+    address = find("W_Q")[0]
+    assert address.startswith("notation.html#symbol-")
+    row = f'id="{address.partition("#")[2]}"'
+    assert "W_Q" in (site / "notation.html").read_text("utf8").partition(row)[2][:600]
 
 
 def test_every_result_of_the_book_is_found_by_its_number(find, site):

@@ -570,22 +570,89 @@ def test_a_reference_shows_what_it_leads_to_by_mouse_and_by_keyboard(visit, serv
     page.context.close()
 
 
+# Something of each kind, far down a page, some of them just below an explorer, which grows as it starts.
+PLACES = {
+    "the-question-of-the-book": "foundations/layer",
+    "prop-symmetries": "foundations/layer",
+    "figure-2": "foundations/layer",
+    "figure-4": "foundations/layer",
+    "ex-layer-weights": "foundations/layer",
+    "equation-eq-gain": "vasudeva2024/everywhere",
+    "exercises": "vasudeva2024/everywhere",
+    "vasudeva2024-adam": "ledger/vasudeva2024",
+}
+
+# How far below the tools of the page a place is: that of a section is its heading.
+BELOW = """id => {
+  const place = document.getElementById(id);
+  const seen = (place.matches("section") && place.querySelector("h2")) || place;
+  const tools = document.querySelector(".descent-header").getBoundingClientRect().bottom;
+  return seen.getBoundingClientRect().top - tools;
+}"""
+# Ways to a place from a page that is open.
+WAYS = {
+    "a link": "id => document.querySelector(`article a[href='#${id}']`).click()",
+    "another address": "id => { location.hash = id; }",
+}
+
+
 @pytest.mark.parametrize("width", [390, 1280])
-def test_a_place_that_a_link_leads_to_stays_where_it_is(visit, server, width):
-    """It does not leave the screen when what is above it gets its height."""
-    top = "document.getElementById('exercises').getBoundingClientRect().top"
-    page = visit(server, "vasudeva2024/everywhere.html#exercises", width=width).page
-    assert 0 <= page.evaluate(top) < 300  # in the upper third of the screen
+@pytest.mark.parametrize("place", PLACES)
+def test_an_address_and_a_link_lead_to_the_top_of_the_screen(visit, server, place, width):
+    """The place does not move when what is above it gets its height."""
+    page = visit(server, f"{PLACES[place]}.html#{place}", width=width).page
+    assert 0 <= page.evaluate(BELOW, place) < 40
     page.context.close()
-    for lead in (
-        "document.querySelector('#exercises .headerlink').click()",
-        "location.hash = '#exercises'",
-    ):
-        page = visit(server, "vasudeva2024/everywhere.html", width=width).page
-        page.evaluate(lead)
+    for way in WAYS.values():
+        page = visit(server, f"{PLACES[place]}.html", width=width).page
+        page.evaluate(way, place)
+        page.wait_for_function("'placed' in document.documentElement.dataset && scrollY > 0")
         page.evaluate(SETTLED)
-        assert 0 <= page.evaluate(top) < 300  # in the upper third of the screen
+        assert 0 <= page.evaluate(BELOW, place) < 40
         page.context.close()
+
+
+def test_the_list_of_contents_leads_to_the_top_of_a_phones_screen(visit, server):
+    """Also when it closes, and the button that opened it gets the focus back."""
+    page = visit(server, "foundations/layer.html", width=390).page
+    page.click(".secondary-toggle")
+    page.click("dialog[open] a[href='#the-question-of-the-book']")
+    page.wait_for_function("scrollY > 0 && document.activeElement.matches('.secondary-toggle')")
+    page.evaluate(SETTLED)
+    assert 0 <= page.evaluate(BELOW, "the-question-of-the-book") < 40
+    page.context.close()
+
+
+# The control that has the focus, and whether it can be seen, and its picture, drawn, above it.
+FOCUSED = """() => {
+  const control = document.activeElement, box = control.getBoundingClientRect();
+  const explorer = control.closest(".descent-explorer");
+  if (!explorer || !control.matches("input, select")) return null;
+  const middle = document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2);
+  const tools = document.querySelector(".descent-header").getBoundingClientRect().bottom;
+  const picture = explorer.querySelector("svg .curve")?.closest("svg").getBoundingClientRect();
+  return {
+    seen: middle === control && box.bottom <= innerHeight && picture?.top >= tools,
+    says: explorer.querySelector(".descent-summary").textContent,
+  };
+}"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_who_tabs_into_an_explorer_out_of_sight_sees_and_moves_it(visit, server, width):
+    """By keyboard alone, past all that is on the way: nothing of the page has been scrolled to."""
+    page = visit(server, "foundations/layer.html", width=width).page
+    for _ in range(200):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.closest('.descent-controls') !== null"):
+            break
+    page.wait_for_function(f"({FOCUSED})()?.seen")
+    before = page.evaluate(FOCUSED)["says"]
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(f"before => ({FOCUSED})().says !== before", arg=before)
+    page.keyboard.press("Tab")
+    page.wait_for_function(f"({FOCUSED})()?.seen")
+    page.context.close()
 
 
 @every_chapter

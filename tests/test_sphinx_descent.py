@@ -83,7 +83,8 @@ $$ (sum)
 
 ```{raw} html
 <p>as a cell would show it: FORMULA</p>
-<figure><figcaption>One.</figcaption></figure><p class="descent-caption">Two.</p>
+<figure class="descent-figure"><figcaption>One.</figcaption></figure>
+<section class="descent-explorer"><p class="descent-caption">Two.</p></section>
 ```
 
 :::{note}
@@ -196,8 +197,11 @@ def test_a_comma_stays_on_the_line_of_its_formula(chapter):
 
 def test_figures_are_numbered_and_can_be_linked_to(chapter):
     number = '<a class="descent-figure-number" href="#figure-{}">Figure {}</a>'
-    assert f'<figcaption id="figure-1">{number.format(1, 1)} One.' in chapter
-    assert f'<p class="descent-caption" id="figure-2">{number.format(2, 2)} Two.' in chapter
+    place = '<span id="figure-{}"></span>'
+    one = f'<figure class="descent-figure"><figcaption>{number.format(1, 1)} One.'
+    two = f'<section class="descent-explorer"><p class="descent-caption">{number.format(2, 2)} Two.'
+    assert place.format(1) + one in chapter
+    assert place.format(2) + two in chapter
 
 
 def test_a_page_says_how_to_cite_it(chapter):

@@ -210,28 +210,56 @@ def permalinks(app, pagename, templatename, context, doctree):
     context["body"] = BOX.sub(PERMALINK, context.get("body", ""))
 
 
+FIGURE = re.compile(
+    r'(<(?:figure|section) class="descent-(?:figure|explorer)".*?'
+    r'(?:<figcaption>|<p class="descent-caption">))',
+    re.S,
+)
+
+
 def number_figures(app, doctree, docname):
-    """Give each caption a number, by chapter, and an address, by place on the page.
+    """Give each figure a number, by chapter, in its caption, and an address, by place on the page.
 
     A chapter may move; the second figure of a page stays its second.
     """
     chapter = app.env.toc_secnumbers.get(docname, {}).get("", ())
     count = itertools.count(1)
 
-    def numbered(caption):
+    def numbered(figure):
         place = next(count)
         number = ".".join(map(str, [*chapter, place]))
         link = f'<a class="descent-figure-number" href="#figure-{place}">Figure {number}</a>'
-        return f'{caption[1]} id="figure-{place}">{link} '
+        return f'<span id="figure-{place}"></span>{figure[1]}{link} '
 
     for raw in doctree.findall(nodes.raw):
-        caption = r'(<figcaption|<p class="descent-caption")>'
-        raw.children[:] = [nodes.Text(re.sub(caption, numbered, raw.astext()))]
+        raw.children[:] = [nodes.Text(FIGURE.sub(numbered, raw.astext()))]
 
 
 def mend_roles(app, pagename, templatename, context, doctree):
     for wrong, right in MENDED.items():
         context["body"] = re.sub(wrong, right, context.get("body", ""))
+
+
+# Where a name in a table may break: before a dot, after an underscore.
+PARTS = re.compile(r"(?<=[\w)])(?=\.\w)|(?<=\w_)(?=\w)")
+
+
+def part_names(app, pagename, templatename, context, doctree):
+    """Let names in tables break between their parts."""
+
+    def parted(table):
+        return re.sub(r'(?<=class="pre">)[^<]+', lambda name: PARTS.sub("<wbr>", name[0]), table[0])
+
+    context["body"] = re.sub("<table.*?</table>", parted, context.get("body", ""), flags=re.S)
+
+
+def place_symbols(app, pagename, templatename, context, doctree):
+    """Give each row of the notation an address, which a search leads to."""
+    if pagename == "notation":
+        count = itertools.count(1)
+        row = r'(?<=<tr class="row-)((?:odd|even)")(?=><td)'
+        numbered = re.sub(row, lambda m: f'{m[1]} id="symbol-{next(count)}"', context["body"])
+        context["body"] = numbered
 
 
 def tidy_boxes(app, doctree, docname):
@@ -260,13 +288,10 @@ def keep_together(app, doctree, docname):
             ]
 
 
-LONG = 60  # characters of TeX: such a formula must break, or it is wider than a phone
-
-
 def stands_alone(node):
     """Whether browsers may break a line on both sides of a node, whatever stands there."""
     badge = isinstance(node, nodes.reference) and "descent-claim" in node["classes"]
-    return badge or (isinstance(node, nodes.math) and len(node.astext()) <= LONG)
+    return badge or isinstance(node, nodes.math)
 
 
 def neighbour(node, step):
@@ -321,6 +346,8 @@ def setup(app):
     app.connect("html-page-context", time_it_takes)
     app.connect("html-page-context", mend_roles)
     app.connect("html-page-context", permalinks)
+    app.connect("html-page-context", part_names)
+    app.connect("html-page-context", place_symbols)
     app.connect("builder-inited", remember_memory)
     app.connect("config-inited", place_online)
     app.connect("doctree-resolved", number_figures)

@@ -17,6 +17,7 @@ from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
+import yaml
 from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class Reader(HTMLParser):
         self.open = []  # entries that are being read, each with the depth at which it began
         self.title = None  # the same for the title of the innermost one
         self.silent = None  # the depth of an element whose text says nothing
+        self.figure = None  # the id of a figure, which stands before it, until its caption comes
         self.box = None  # the last theorem: a claim that is named after it is about it
         self.feed(re.sub(FORMULA, "\x02\\1\x03", html, flags=re.S))
 
@@ -101,12 +103,17 @@ class Reader(HTMLParser):
         self.depth += 1
         attributes = dict(attributes)
         classes = (attributes.get("class") or "").split()
+        id = attributes.get("id")
         if self.silent:
             return
+        if tag == "span" and id and id.startswith("figure-"):
+            self.figure, id = id, None
+        elif tag == "figcaption" or "descent-caption" in classes:
+            self.figure, id = None, self.figure
         if tag in ("pre", "script", "style", "svg") or {"katex-html", "headerlink"} & set(classes):
             self.silent = self.depth
-        elif kind := kind_of(tag, classes, attributes.get("id"), self):
-            self.begin(kind, attributes.get("id"))
+        elif kind := kind_of(tag, classes, id, self):
+            self.begin(kind, id)
         elif self.open and not self.open[-1][0].title and is_title(tag, classes, self.open[-1][0]):
             self.title = (self.open[-1][0], self.depth)
         if "descent-claim" in classes and self.box:
@@ -196,6 +203,15 @@ def name_by_claims(entries):
             entry.also += [source, re.sub(r" (?:et al\.|and \w+) \d{4},", "", source)]
 
 
+def name_by_papers(app, found):
+    """Let the first chapter of a part be found by the part's name: that of its paper, for most."""
+    toc = Path(app.srcdir).parent / "_toc.yml"
+    for part in yaml.safe_load(toc.read_text("utf8"))["parts"] if toc.exists() else []:
+        chapter = found.get(part["chapters"][0]["file"])
+        if chapter:
+            chapter[0].also.append(part["caption"])
+
+
 def results(found, titles):
     """The page of results: what is proved, by chapter."""
     parts = ["<h1>Results</h1>", "<p>Every numbered statement of the book, by chapter.</p>"]
@@ -264,6 +280,7 @@ def pages(app):
     """Called when all pages of the book are written: make what can be found, and its page."""
     out = Path(app.outdir)
     found = read(out)
+    name_by_papers(app, found)
     lead(out, found)
     entries = [entry.words() for page in found.values() for entry in page]
     data = json.dumps(entries, ensure_ascii=False, separators=(",", ":"))

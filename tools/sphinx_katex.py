@@ -43,7 +43,18 @@ def engine():
 @cache
 def typeset(tex, display=False):
     """One formula as HTML; raises ``JSEvalException`` with KaTeX's words if it is none."""
-    return engine().call("set", tex, display)
+    html = engine().call("set", tex, display)
+    return html if display or len(LETTERS.sub("", html)) <= SHORT else breakable(html)
+
+
+LETTERS = re.compile("<math.*?</math>|<.*?>", re.S)
+SHORT = 15  # letters: such a formula stays on one line
+
+
+def breakable(html):
+    """A long formula may break between its relations, and nowhere else."""
+    base = '<span class="katex-base">'
+    return html.replace(f"</span>{base}", f"</span><wbr>{base}")
 
 
 def formula(tex, display, location):

@@ -33,7 +33,6 @@ SHEETS = [  # in this order: a later one wins
     "basic.css",
     "styles/theme.css",
     "styles/pydata-sphinx-theme.css",
-    "pygments.css",
     "styles/sphinx-book-theme.css",
     "mystnb.*.css",
     "proof.css",

@@ -8,19 +8,29 @@
   const IDLE = new Set("a an and for in is of on the to with".split(" "));
   const RANK = { Theorem: 6, Proposition: 5, Lemma: 5, Corollary: 5, Definition: 5, Assumption: 5, Symbol: 4, Chapter: 4, Claim: 3, Function: 3, Section: 2, Figure: 1, Exercise: 1, Equation: 1 };
 
-  // Words as they are compared: σ_min, \sigma_{\min} and "sigma min" are the same.
+  // What readers ask for by another name than the book's.
+  const SAME = {
+    "learning rate": "one step", stepsize: "step size", overparameterisation: "width", overparameterised: "width",
+    overparametrisation: "width", "neural tangent kernel": "rank tangent kernel", ntk: "rank tangent kernel", svm: "margin",
+    "implicit bias": "logistic regression", "max margin": "maximal margin", "pl condition": "pl inequality", icl: "in context", "mean field": "dynamics",
+  };
+  // Pages that name what other pages are about.
+  const ASIDE = /^(course|errata|intro|ledger|reference|runtimes)/;
+
+  // Words as they are compared: σ_min, \sigma_{\min} and "sigma min" are the same; initialize, initialise.
   const normal = text => text.normalize("NFKD").toLowerCase()
     .replace(/[α-ω]/g, letter => ` ${GREEK[letter.charCodeAt(0) - 0x3b1]} `)
-    .replace(/[\u0300-\u036f]/g, "").replace(/ł/g, "l")
+    .replace(/[\u0300-\u036f]/g, "").replace(/ł/g, "l").replace(/(?<=[a-z]{3})iz(?=e|ing|at)/g, "is")
     .replace(/[^a-z0-9.]+/g, " ").replace(/\.(?!\d)/g, " ").trim();
   const words = text => normal(text).split(" ").filter(Boolean);
 
   const entries = window.descentEntries.map(([kind, title, address, excerpt, also, text]) => ({
     kind, title, address, excerpt,
-    // the id of a claim is another name of what it claims
-    head: kind === "Claim" ? [] : words(kind === "Equation" ? `${kind} ${title}` : title),
-    also: words(kind === "Claim" ? `${title} ${also}` : also),
+    // the id of a claim is another name of what it claims, the title of the ledger's pages one of a part
+    head: kind === "Claim" || /^ledger\//.test(address) ? [] : words(kind === "Equation" ? `${kind} ${title}` : title),
+    also: words(kind === "Claim" || /^ledger\//.test(address) ? `${title} ${also}` : also).filter(word => !IDLE.has(word)),
     text: words(text),
+    begins: ` ${normal(excerpt)} `,
   }));
 
   // How well a word of the query meets a list of words: 2 as it is, 1 as the beginning of one.
@@ -30,12 +40,15 @@
     let sum = 0;
     for (const word of query) {
       const here = 6 * meets(entry.head, word) || 4 * meets(entry.also, word) || meets(entry.text, word);
-      if (!here) return 0;
+      if (!here) return -Infinity;
       sum += here;
     }
     const phrase = ` ${query.join(" ")} `;
     if (` ${entry.head.join(" ")} `.includes(phrase)) sum += 12;
-    if (` ${entry.also.join(" ")} `.includes(phrase)) sum += 8;
+    if (` ${entry.also.join(" ")} `.includes(phrase)) sum += entry.kind === "Chapter" ? 16 : 8;
+    if (entry.kind === "Symbol" && query.length > 1 && entry.begins.includes(phrase)) sum += 10; // what it means
+    if (entry.kind === "Function") sum -= entry.address.length / 1000; // what is called as it is comes before its like
+    if (ASIDE.test(entry.address) && !query.some(word => entry.head.includes(word))) sum -= entry.kind === "Chapter" ? 12 : 4;
     return sum + (RANK[entry.kind] ?? 0) + (8 * query.filter(word => entry.head.includes(word)).length) / (entry.head.length + 1);
   };
 
@@ -44,7 +57,10 @@
     const telling = all.filter(word => !IDLE.has(word));
     const query = telling.length ? telling : all;
     if (!query.length) return [];
-    return entries.map(entry => ({ entry, score: score(entry, query) }))
-      .filter(found => found.score > 0).sort((a, b) => b.score - a.score).map(found => found.entry);
+    const asked = query.join(" ").replace("over parameter", "overparameter");
+    const also = Object.keys(SAME).filter(name => ` ${asked} `.includes(` ${name} `)).map(name => words(asked.replace(name, SAME[name])));
+    const best = entry => Math.max(...[query, ...also].map(each => score(entry, each)));
+    return entries.map(entry => ({ entry, score: best(entry) })).filter(found => found.score > -Infinity)
+      .sort((a, b) => b.score - a.score).map(found => found.entry);
   };
 })();

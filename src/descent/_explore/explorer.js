@@ -44,6 +44,7 @@
     press("reset", () => { knobs.forEach((knob, k) => write(knob, first[k])); moved(); });
     press("play", () => play(plot));
     new ResizeObserver(resize).observe(plot); // fires at once, and when a folded block is opened
+    addEventListener("descent-placed", resize); // to be as high as it will stay, before the page scrolls
     plot.addEventListener("pointerdown", (event) => take(event, plot, moved, knobs));
     // The mark under a finger is drawn anew at each move, and the page would take the touch for a scroll.
     const held = (event) => event.target.closest("[data-drags]") && event.preventDefault();
