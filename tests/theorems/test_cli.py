@@ -93,3 +93,28 @@ def test_bad_files_are_told_in_a_line(files, capsys, more, message):
 def test_an_unknown_theorem_is_answered_with_the_known_ones(files, capsys):
     assert main(files("song2024-theorem-9")) == 2
     assert "unknown theorem 'song2024-theorem-9': expected one of 'pl-" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"tokens", "is no such file of numpy: give a .npy of real numbers"),
+        (b"", "is no such file of numpy: give a .npy of real numbers"),
+        (np.array([{}], object), "is no such file of numpy: give a .npy of real numbers"),
+        (np.ones((2, 2, 6)) * 1j, "must be an array of real numbers"),
+    ],
+    ids=["a text", "nothing", "objects", "complex numbers"],
+)
+def test_a_file_without_real_numbers_is_refused_in_a_line(files, tmp_path, capsys, content, said):
+    if isinstance(content, bytes):
+        (tmp_path / "tokens.npy").write_bytes(content)
+    else:
+        np.save(tmp_path / "tokens.npy", content)
+    assert main(files("song2024-theorem-1")) == 2
+    told = capsys.readouterr().err
+    assert said in told and len(told.splitlines()) == 1
+
+
+def test_weights_that_are_one_array_are_refused_in_a_line(files, capsys):
+    assert main(files("song2024-theorem-1", "--weights=AT/labels.npy")) == 2
+    assert "give an .npz with Q, K, V and O" in capsys.readouterr().err

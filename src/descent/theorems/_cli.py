@@ -2,10 +2,12 @@
 
 import argparse
 import json
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
+from .. import _validate
 from .._errors import error
 from ..models import Attention
 from ..problems import Problem
@@ -54,7 +56,8 @@ def _layer(options: argparse.Namespace, problem: Problem) -> tuple:
     if not options.weights:
         layer = Attention(options.kernel, H=options.H, d=options.d)
         return layer, problem, layer.init(problem, seed=options.seed, runs=options.runs)
-    with np.load(options.weights) as file:
+    file = _loaded(options.weights, np.lib.npyio.NpzFile, "an .npz with Q, K, V and O")
+    with file:
         missing = [name for name in "QKVO" if name not in file]
         if missing:
             raise error(
@@ -62,10 +65,21 @@ def _layer(options: argparse.Namespace, problem: Problem) -> tuple:
                 f"{options.weights} lacks {', '.join(missing)}",
                 "expected Q, K, V and O",
             )
-        weights = [torch.as_tensor(file[name]).double() for name in "QKVO"]
+        weights = [_validate.matrix(f"W_{name}", file[name]) for name in "QKVO"]
     H, d = weights[3].shape[-2:]
     return Attention(options.kernel, H=H, d=d), problem, weights
 
 
 def _array(name: str) -> torch.Tensor:
-    return torch.as_tensor(np.load(name)).double()
+    return _validate.tensor(name, _loaded(name, np.ndarray, "a .npy of real numbers"))
+
+
+def _loaded(name: str, kind: type, wanted: str):
+    """What numpy keeps in a file, if that is of the kind that is wanted."""
+    try:
+        found = np.load(name, allow_pickle=False)
+    except (ValueError, EOFError, BadZipFile):  # numpy's word for a text is that it is a pickle
+        found = None
+    if not isinstance(found, kind):
+        raise error(ValueError, f"{name} is no such file of numpy", f"give {wanted}")
+    return found
