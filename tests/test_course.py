@@ -472,6 +472,15 @@ def test_a_judge_that_fails_gives_no_zero(course, folder, monkeypatch):
     assert whole["state"].startswith("NOT GRADED")
 
 
+def test_paths_may_be_relative_though_the_judge_runs_elsewhere(course, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    judge = Path(os.path.relpath(course / "judge/small.py", folder))
+    found = grade.judged(judge, Path("model.ipynb"), SEED, LIMITS)
+    assert sum(mark["points"] for mark in found["marks"]) == ALL
+    linked = grade.judged(judge, Path("neighbours-file.ipynb"), SEED, LIMITS)
+    assert "not a plain file" in linked["unreadable"]
+
+
 def test_an_answer_that_a_judge_did_not_foresee_waits_for_a_person(capsys):
     part = judge.Part("f", "odd", 2, "", lambda call, rng: call("f")["x"])
     (mark,) = judge.decide([part], lambda *a: None, SEED)

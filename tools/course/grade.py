@@ -48,7 +48,9 @@ def submissions(folder: Path, name: str, sets: set[str]) -> Iterator[tuple[str, 
 
 def judged(judge: Path, notebook: Path, seed: str, limits: dict) -> dict:
     """The findings of a judge of its own; one that fails is said to have failed, never a zero."""
-    command = [sys.executable, "-P", "-m", "course.judge", str(judge), str(notebook)]
+    # It runs in another folder. What a symbolic link points to stays unread, so it is not resolved.
+    files = map(str, (judge.absolute(), notebook.absolute()))
+    command = [sys.executable, "-P", "-m", "course.judge", *files]
     path = os.pathsep.join(filter(None, [str(TOOLS), jail.library(), os.environ.get("PYTHONPATH")]))
     run = partial(subprocess.run, input=seed, capture_output=True, text=True, cwd="/")
     patience = (LIMITS | limits)["total"] + 120
