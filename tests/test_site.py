@@ -9,6 +9,7 @@ import re
 import struct
 import sys
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -610,6 +611,24 @@ def test_an_address_and_a_link_lead_to_the_top_of_the_screen(visit, server, plac
         page.evaluate(SETTLED)
         assert 0 <= page.evaluate(BELOW, place) < 40
         page.context.close()
+
+
+# Whether the page's script has begun when all of the page is there.
+BEGUN = """addEventListener("DOMContentLoaded", () => {
+  window.begun = document.querySelector(".copybtn") !== null;
+});"""
+
+
+@pytest.mark.parametrize("place", ["", "#thm-values"])
+def test_a_script_waits_for_a_page_to_answer_unless_an_address_leads_into_it(
+    browser, server, place
+):
+    with closing(browser.new_context()) as context:
+        context.add_init_script(BEGUN)
+        page = context.new_page()
+        page.goto(f"{server}/song2024/values.html{place}", wait_until="load")
+        assert page.evaluate("begun") == bool(place)
+        page.wait_for_selector(".copybtn", state="attached")
 
 
 def test_the_list_of_contents_leads_to_the_top_of_a_phones_screen(visit, server):

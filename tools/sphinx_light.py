@@ -44,6 +44,10 @@ SHEETS = [  # in this order: a later one wins
 # What figures bring along, as seen from the folder of the library.
 FIGURES = ["plots/figure.css", "_explore/explorer.css", "_explore/explorer.js"]
 
+# The script shares no task with the end of the parsing: what a reader does meanwhile waits for less.
+# Where an address leads into the page, the script must have laid it out before the browser scrolls.
+BEGIN = "(location.hash ? begin => begin() : setTimeout)(() => {\nSCRIPT\n});\n"
+
 GROUPS = ("media", "supports", "layer", "container")  # at-rules that hold rules
 STRING = r"\"[^\"]*\"|'[^']*'|url\([^)]*\)"  # in which a semicolon or a brace ends nothing
 
@@ -302,7 +306,7 @@ def join(app, exception):
     files = figure_files(app)
     scripts = [static / "descent.js", *(file for file in files if file.suffix == ".js")]
     script = without_comments(";\n".join(file.read_text("utf8") for file in scripts))
-    (static / "site.js").write_text(script, "utf8")
+    (static / "site.js").write_text(BEGIN.replace("SCRIPT", script), "utf8")
 
     words = read(pages, script)
     sheets = [sheet for pattern in SHEETS for sheet in static.glob(pattern)]
