@@ -292,6 +292,8 @@ def learned_in_context(steps: int = 600) -> Evidence:
 
 # ---------------------------------------------------------------------------- beside regression
 
+PROMPTS = 30  # are answered at a time: features of all pairs of all of them would fill a gigabyte
+
 
 def to_the_end(population: Population, runs: int = 10) -> Neurons:
     """Clouds of 12 neurons, each followed by quasi-Newton descent until its loss is at rounding."""
@@ -308,13 +310,19 @@ def new_inputs(teachers: Neurons) -> Population:
 
 def layers(model: InContext, neurons: Neurons, W: Tensor, asked: Prompts, count: int) -> Tensor:
     """The errors of so many layers of linear attention, each on what those before it have left."""
+    parts = zip(*(each.split(PROMPTS) for each in asked), strict=True)
+    missed = [_missed(model, neurons, W, Prompts(*part), count) for part in parts]
+    return torch.cat(missed, -1).square().mean(-1) / 2
+
+
+def _missed(model: InContext, neurons: Neurons, W: Tensor, asked: Prompts, count: int) -> Tensor:
     h = model.features(neurons, asked.X.flatten(0, 1)).unflatten(-2, asked.y.shape)
     at, left, answer = model.features(neurons, asked.query), asked.y, 0.0
     for _ in range(count):
         v = (left[..., None] * h).mean(-2) @ W
         left = left - (h @ v[..., None]).squeeze(-1)
         answer = answer + (at * v).sum(-1)
-    return (answer - asked.answer).square().mean(-1) / 2
+    return answer - asked.answer
 
 
 def ridge(h: Tensor, at: Tensor, asked: Prompts, noise: float) -> Tensor:
