@@ -5,6 +5,7 @@ import re
 
 import pytest
 import sphinx_find
+from conftest import SETTLED
 
 # Words that somebody may type, and the label on which the first line found must land.
 QUERIES = {
@@ -150,6 +151,7 @@ def find(request, browser, server, site):
     base = server if request.param == "http" else site.as_uri()
     page = browser.new_page()
     page.goto(f"{base}/song2024/values.html")
+    page.evaluate(SETTLED)
     page.keyboard.press("Control+k")
     page.keyboard.type("values")
     page.wait_for_selector("#descent-search li a")

@@ -215,6 +215,19 @@ def test_local_starts_workers_and_stops_them(monkeypatch):
     assert seen[0].status == "closed"
 
 
+def test_a_worker_that_is_slow_to_end_costs_no_result(monkeypatch):
+    close = LocalCluster.close
+
+    def late(cluster):
+        close(cluster)
+        raise TimeoutError
+
+    monkeypatch.setattr(LocalCluster, "close", late)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    table = descent.sweep(N=2, n=2, D=3, step=0.1, steps=5, cluster="local")
+    assert len(table) == 1
+
+
 def test_without_dask_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "distributed", None)
     with pytest.raises(

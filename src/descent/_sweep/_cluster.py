@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import current_process
 from pathlib import Path
 
@@ -45,10 +45,14 @@ def connected(cluster) -> Iterator:
         yield cluster
     elif isinstance(cluster, str) and cluster == "local":
         _require_guard()
-        with LocalCluster(**LOCAL) as local:
+        local = LocalCluster(**LOCAL)
+        try:
             with Client(local) as client:
                 client.run(_leave_ctrl_c_to_the_sweep)
                 yield client
+        finally:
+            with suppress(TimeoutError):  # a worker was too busy to end, and was killed
+                local.close()
     elif isinstance(cluster, str):
         with _answering(Client, cluster) as client:
             if not client.nthreads():
