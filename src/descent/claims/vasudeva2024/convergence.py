@@ -11,6 +11,7 @@ from torch import Tensor
 from ... import margin, problems, steps, theorems
 from ...models import Selection, SelectionWeights
 from ...problems import Problem
+from ...statistics import interval
 from ...theorems import SelectionStart, Standing
 from .._certificate import Certain, certify
 from .._record import Evidence, Verdict, claim
@@ -399,7 +400,7 @@ def exponents(times: float = 1.0) -> Evidence:
             error = norm(W / norm(W)[..., None, None] - mm)
             fits = slopes(torch.tensor(at, dtype=torch.float64), error)
             off.append(float((fits.mean() + times * exponent).abs()))
-            wide.append(2.365 * float(fits.std()) / 8**0.5)
+            wide.append(interval(fits)[1])
     return Evidence(
         conclusions={"all exponents within 0.05": max(off) < 0.05},
         numbers={"largest_deviation": max(off), "widest_interval": max(wide), "runs": 32},

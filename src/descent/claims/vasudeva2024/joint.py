@@ -13,6 +13,7 @@ from torch.nn.functional import logsigmoid
 from ... import draws, margin, problems
 from ...models import FactoredWeights, Selection, SelectionWeights
 from ...problems import Problem
+from ...statistics import interval
 from ...theorems import Standing
 from .._record import Evidence, Verdict, claim
 from ._shared import norm
@@ -118,7 +119,7 @@ def joint(power: float = 2 / 3, share: float = 1.0, constant: float = 0.0) -> Ev
         numbers={
             "mean_exponent_apart": float(exponents[0].mean()),
             "mean_exponent_together": float(exponents[1].mean()),
-            "widest_interval": max(half_width(each) for each in exponents),
+            "widest_interval": max(interval(each)[1] for each in exponents),
             "least_exponent_of_one_length": float(linear.min()),
             "mean_slope_over_2_norm": float(logarithmic.mean()) / 2,
             "least_cosine": cosine,
@@ -136,11 +137,6 @@ def longest(problem: Problem) -> Tensor:
 def walked(t: Tensor, power: float) -> Tensor:
     """The sum of the lengths of the steps before t."""
     return torch.stack([(torch.arange(1, int(each)) ** -power).sum() for each in t])
-
-
-def half_width(found: Tensor) -> float:
-    """Half of the 95 % interval of the mean of eight numbers, by Student's t."""
-    return 2.365 * float(found.std()) / 8**0.5
 
 
 def margins(found: margin.Margin, problem: Problem, W: Tensor) -> Tensor:
