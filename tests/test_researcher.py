@@ -78,3 +78,20 @@ def test_a_researchers_notebook_runs_from_top_to_bottom_with_the_library_alone(t
     assert "held against a run" in said.stdout
     kept = {file.name for file in tmp_path.iterdir()}
     assert kept == {"means.parquet", "run.npz"}, "and leaves what it was asked to keep"
+
+
+def test_training_does_not_load_the_algebra(tmp_path):
+    """SymPy takes 60 MB and a second, and is needed where something is derived only."""
+    (tmp_path / "train.py").write_text(
+        "import sys\n"
+        "from descent import descend, models, problems\n"
+        "six = problems.sequences(N=6, n=4, D=8, seed=0, length=1.0)\n"
+        "each = problems.Problem(six.X, six.X[..., 0])\n"
+        "softmax = models.Attention('softmax', H=2, d=8)\n"
+        "for model, problem in ((models.Encoder(16), six), (softmax, each)):\n"
+        "    weights = model.init(problem, seed=1, runs=2)\n"
+        "    descend(model, problem, weights, step=0.1, steps=2)\n"
+        "assert 'numba' in sys.modules and 'sympy' not in sys.modules\n"
+    )
+    said = bare(tmp_path / "train.py", tmp_path)
+    assert said.returncode == 0, said.stderr

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -134,8 +135,8 @@ def spread(model, weights: NamedTuple, problem: Problem) -> NamedTuple:
     own = [model.own[name] for name in weights._fields]
     shapes = [W.shape[: W.ndim - k] for W, k in zip(weights, own, strict=True)]
     try:
-        runs = torch.broadcast_shapes(problem.X.shape[:-3], *shapes)
-    except RuntimeError:
+        runs = np.broadcast_shapes(problem.X.shape[:-3], *shapes)
+    except ValueError:
         pairs = zip(weights._fields, shapes, strict=True)
         found = ", ".join(f"{name} {tuple(shape)}" for name, shape in pairs)
         found = f"the problem has {tuple(problem.X.shape[:-3])}, {found}"

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -145,8 +146,8 @@ class Attention:
         """
         shapes = [W.shape[:-k] for W, k in zip(weights, self.own.values(), strict=True)]
         try:
-            runs = torch.broadcast_shapes(problem.X.shape[:-3], *shapes)
-        except RuntimeError:
+            runs = np.broadcast_shapes(problem.X.shape[:-3], *shapes)
+        except ValueError:
             found = ", ".join(f"W_{n} {tuple(r)}" for n, r in zip("QKVO", shapes, strict=True))
             found = f"the problem has {tuple(problem.X.shape[:-3])}, {found}"
             remedy = "give each the same leading dimensions, or none"

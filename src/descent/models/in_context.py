@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -726,8 +727,8 @@ def _neurons(neurons: Neurons) -> Neurons:
         raise error(TypeError, found, "draw some with InContext().init(population, d=20, seed=0)")
     a, w = (_validate.matrix(n, v) for n, v in zip(neurons._fields, neurons, strict=True))
     try:
-        clouds = torch.broadcast_shapes(a.shape[:-1], w.shape[:-1])
-    except RuntimeError:
+        clouds = np.broadcast_shapes(a.shape[:-1], w.shape[:-1])
+    except ValueError:
         clouds = a.shape[-2:-1] + w.shape[-2:-1]
     if not a.shape[-2] == w.shape[-2] == clouds[-1]:
         found = f"a has shape {tuple(a.shape)} and w {tuple(w.shape)}"

@@ -154,8 +154,8 @@ class LinearAttention:
             _validate.finite(letter, _validate.like(letter, W, parts["V"]), "initialise it again")
         runs = [tuple(W.shape[: -self.own[letter]]) for letter, W in parts.items()]
         try:
-            torch.broadcast_shapes(*runs)
-        except RuntimeError:
+            np.broadcast_shapes(*runs)
+        except ValueError:
             found = f"weights have the runs {', '.join(map(str, runs))}"
             raise error(ValueError, found, "give each the same leading dimensions") from None
         return self._kind(**parts)

@@ -75,28 +75,38 @@ def regression(known: Sentences) -> Bag:
     return Bag(found / found.std(), answers == known.y[test])
 
 
-def embedded(known: Sentences, coefficients: Tensor, seeds: int, d: int = 64) -> Tensor:
-    """All sentences (seeds, N, 1 + WORDS, 1 + d): first their mean, which asks, then their words.
+def vectors(coefficients: Tensor, seeds: int, d: int = 64) -> Tensor:
+    """Each word (seeds, words, 1 + d): its score and d random entries of variance 1 / d.
 
-    A word is its score and d random entries of variance 1 / d, other ones for each seed.
+    They are other ones for each seed.
     """
     random = draws.normal(1, "embedding", (len(coefficients), d), runs=seeds) / d**0.5
-    vectors = torch.cat([coefficients.expand(seeds, -1)[..., None], random], -1)
-    X = vectors[:, known.ids]
-    return torch.cat([X.mean(2, keepdim=True), X], 2)
+    return torch.cat([coefficients.expand(seeds, -1)[..., None], random], -1)
 
 
-def training(X: Tensor, known: Sentences) -> Problem:
+def embedded(words: Tensor, ids: Tensor) -> Tensor:
+    """Sentences (seeds, N, 1 + WORDS, 1 + d): first their mean, which asks, then their words.
+
+    ``words`` are the `vectors`, and ``ids`` (seeds, N, WORDS) says which stand where.
+    """
+    X = words.new_empty(*ids.shape[:2], 1 + WORDS, words.shape[-1])
+    for each, vector, row in zip(X, words, ids, strict=True):  # at once would take twice the memory
+        each[:, 1:] = vector[row]
+        each[:, 0] = each[:, 1:].mean(1)
+    return X
+
+
+def training(known: Sentences, words: Tensor) -> Problem:
     """For each seed the `TRAIN` sentences whose turn it is, out of the first `TEACH`.
 
     Sentences in which two words share the largest score, as words do that stand in the same
     sentences only, have no optimal token and are passed over.
     """
-    gamma = known.y[:TEACH, None] * X[0, :TEACH, :, 0]
+    gamma = known.y[:TEACH, None] * words[0, :, 0][known.ids[:TEACH]]
     first, second = gamma.topk(2, -1).values.T
     usable = torch.nonzero(first > second + 1e-6)[:, 0]
-    rows = usable[: TRAIN * len(X)].reshape(len(X), TRAIN)
-    return Problem(X[torch.arange(len(X))[:, None], rows], known.y[rows])
+    rows = usable[: TRAIN * len(words)].reshape(len(words), TRAIN)
+    return Problem(embedded(words, known.ids[rows]), known.y[rows])
 
 
 class Trial(NamedTuple):
@@ -107,13 +117,13 @@ class Trial(NamedTuple):
     test: Problem  #: all those that test, for each draw of embeddings
 
 
-def trial(order: int, seeds: int) -> Trial:
-    """The sentences in this order, with ``seeds`` draws of embeddings."""
-    known = sentences(order)
+def trial(known: Sentences, seeds: int) -> Trial:
+    """These sentences, with ``seeds`` draws of embeddings."""
     bag = regression(known)
-    X = embedded(known, bag.coefficients, seeds)
-    test = Problem(X[:, TEACH:], known.y[TEACH:].expand(seeds, -1))
-    return Trial(bag, training(X, known), test)
+    words = vectors(bag.coefficients, seeds)
+    X = embedded(words, known.ids[TEACH:].expand(seeds, -1, -1))
+    test = Problem(X, known.y[TEACH:].expand(seeds, -1))
+    return Trial(bag, training(known, words), test)
 
 
 def train(problem: Problem, method: str, steps: int, at: list[int]) -> dict[int, Tensor]:
@@ -196,7 +206,7 @@ def film_reviews(steps: int = 600, turned: bool = False) -> Evidence:
     """Four orders of the sentences, two draws of embeddings each."""
     close, found = {"normalised": [], "plain": []}, []
     for order in range(4):
-        bag, problem, test = trial(order, seeds=2)
+        bag, problem, test = trial(sentences(order), seeds=2)
         for how in close:
             W = train(problem, how, steps, [steps])[steps]
             close[how].append(cosines(W, solutions(problem, W)))
