@@ -189,6 +189,15 @@ def test_labels_are_moved_apart_and_no_further_than_needed():
     assert np.array_equal(np.argsort(placed), np.argsort(wanted))
 
 
+def test_labels_of_curves_that_leave_below_stay_above_the_numbers_of_the_axis():
+    curves = [Curve(f"run {k}", t, 0.1 ** (t * k)) for k in (1, 2, 3)]
+    ax = draw(Picture(curves, "t", "f", yscale="log", ylim=(1e-8, 1)))
+    ax.figure.draw_without_rendering()
+    middles = [text.get_window_extent().y0 + text.get_window_extent().y1 for text in ax.texts]
+    assert len(middles) == 3
+    assert min(middles) / 2 >= ax.get_window_extent().y0 - 1
+
+
 @pytest.mark.parametrize(
     "value, text",
     [

@@ -205,8 +205,8 @@ def _places(ax: Axes, lines: list, height: float = 12.5) -> list | None:
     left, right = ax.get_window_extent().intervalx
     if (pixels[:, 0] < right - 0.03 * (right - left)).any():
         return None
-    ends = pixels[:, 1] * 72 / ax.figure.dpi
-    shifts = spread(ends, height) - ends
+    ends, bottom = (y * 72 / ax.figure.dpi for y in (pixels[:, 1], ax.get_window_extent().y0))
+    shifts = spread(ends, height, bottom) - ends  # the axis' own numbers stand below
     return None if np.abs(shifts).max() > 3 * height else list(zip(points, shifts, strict=True))
 
 
@@ -216,8 +216,8 @@ def _end(ax: Axes, line) -> tuple[float, float]:
     return x[last], np.clip(y[last], *sorted(ax.get_ylim()))
 
 
-def spread(wanted: np.ndarray, height: float) -> np.ndarray:
-    """Move heights apart to at least ``height``, each as little as it takes.
+def spread(wanted: np.ndarray, height: float, floor: float = -np.inf) -> np.ndarray:
+    """Move heights apart to at least ``height``, none below ``floor``, each as little as it takes.
 
     Labels that touch form a block; a block sits where its labels' mean wants it. (This is
     isotonic regression: pool adjacent violators.)
@@ -230,6 +230,7 @@ def spread(wanted: np.ndarray, height: float) -> np.ndarray:
             total, count = blocks.pop()
             blocks[-1] = [blocks[-1][0] + total, blocks[-1][1] + count]
     means = np.concatenate([[total / count] * count for total, count in blocks])
+    means = np.maximum(means, floor)  # a block of labels at the axis stands on it
     placed = np.empty(len(wanted))
     placed[order] = means + height * np.arange(len(wanted))
     return placed
