@@ -2,10 +2,12 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import sphinx_find
-from conftest import SETTLED
+import yaml
+from conftest import ROOT, SETTLED
 
 # Words that somebody may type, and the label on which the first line found must land.
 QUERIES = {
@@ -52,13 +54,31 @@ TOPICS = {
     "max margin": "vasudeva2024/index.html",
     "Song et al.": "song2024/index.html",
     "kim suzuki": "kim2024/index.html",
-    "overparameterization": "wu2023/width.html#thm-wide-relu",
+    "overparameterization": "foundations/rank.html",
     "neural tangent kernel": "foundations/rank.html",
-    "linear attention": "kim2024/merged.html#prop-linear-loss",
-    "saddle to saddle": "kim2024/landscape.html#thm-index",
+    "linear attention": "kim2024/prompts.html",
+    "saddle to saddle": "kim2024/merged.html#separate-heads-a-saddle-for-every-set",
     "loss landscape": "song2024/landscape.html",
     "run times": "runtimes.html",
+    "Step sizes": "foundations/descent.html#one-step",
+    "Initialization": "song2024/initialisation.html",
+    "local minima": "kim2024/landscape.html",
+    "what is attention": "foundations/layer.html",
+    "convergence": "foundations/descent.html",
+    "queries": "foundations/layer.html#what-it-computes",
+    "kernel": "foundations/kernels.html",
+    "back-propagation": "foundations/gradients.html#the-whole-layer-backwards",
+    "rank": "foundations/rank.html",
+    "margin": "vasudeva2024/logistic.html#the-margin-of-attention",
+    "sparsity": "vasudeva2024/sparsity.html",
+    "in-context learning": "kim2024/prompts.html",
 }
+
+
+def terms():
+    """The terms of the field, by the place that introduces them."""
+    return yaml.safe_load((ROOT / "book/terms.yml").read_text("utf8"))
+
 
 PAGE = """<html><article><section id="top"><h1>2. A chapter<a class="headerlink">#</a></h1>
 <p>About <span class="katex"><span class="katex-mathml"><math><mi>x</mi><annotation
@@ -127,6 +147,19 @@ def test_the_site_map_and_the_page_for_lost_readers_know_the_address_of_the_book
     assert links and all((site / link.removeprefix(base)).is_file() for link in links)
 
 
+def test_a_term_whose_section_is_gone_is_told(found, tmp_path, caplog):
+    index = "part/page: [a term]\npart/page#top: [another]\nelsewhere: [of a page not built]\n"
+    (tmp_path / "terms.yml").write_text(index)
+    app = SimpleNamespace(srcdir=tmp_path)
+    assert sphinx_find.terms(app, found) == {"a term": "part/page.html"}
+    assert "no section 'part/page#top'" in caplog.text
+
+
+def test_no_term_leads_to_two_places():
+    names = [name for names in terms().values() for name in names]
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_results_are_listed_by_chapter(found):
     body = sphinx_find.results(found, {"part/page": "2. A chapter"})
     assert '<h2><a href="part/page.html">2. A chapter</a></h2>' in body
@@ -167,6 +200,14 @@ def test_topics_land_on_the_pages_that_are_about_them(find):
     assert {topic: find(topic)[0] for topic in TOPICS} == TOPICS
 
 
+def test_every_term_of_the_field_leads_to_what_introduces_it(find):
+    places = {name: place.split("#") for place, names in terms().items() for name in names}
+    addresses = {
+        name: "#".join([f"{page}.html", *section]) for name, (page, *section) in places.items()
+    }
+    assert {name: find(name)[0] for name in addresses} == addresses
+
+
 def test_a_symbol_is_found_in_its_row(find, site):
     address = find("W_Q")[0]
     assert address.startswith("notation.html#symbol-")
@@ -186,7 +227,7 @@ def test_what_is_nowhere_is_not_found(find):
 
 def test_excerpts_show_no_tex(site):
     data = (site / "_static/find-data.js").read_text("utf8")
-    entries = json.loads(data.removeprefix("window.descentEntries="))
+    entries = json.loads(data.partition("=")[2].partition(";\n")[0])
     assert [entry[:4] for entry in entries if "\\" in entry[1] + entry[3]] == []
 
 

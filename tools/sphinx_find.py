@@ -212,6 +212,21 @@ def name_by_papers(app, found):
             chapter[0].also.append(part["caption"])
 
 
+def terms(app, found):
+    """The terms of the field, each with the address that ``terms.yml`` gives it."""
+    file = Path(app.srcdir) / "terms.yml"
+    index = yaml.safe_load(file.read_text("utf8")) if file.exists() else {}
+    places = {}
+    for place, names in index.items():
+        page, _, section = place.partition("#")
+        address = f"{page}.html" + (f"#{section}" if section else "")
+        if any(entry.address == address for entry in found.get(page, [])):
+            places |= dict.fromkeys(names, address)
+        elif page in found:
+            logger.warning("no section %r, which terms.yml names", place, location=page)
+    return places
+
+
 def results(found, titles):
     """The page of results: what is proved, by chapter."""
     parts = ["<h1>Results</h1>", "<p>Every numbered statement of the book, by chapter.</p>"]
@@ -254,6 +269,10 @@ def lead(out, found):
             file.write_text(LABELLED.sub(link, text), "utf8")
 
 
+def compact(value):
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
 def sitemap(base, pages):
     urls = "".join(f"<url><loc>{base}{page}.html</loc></url>" for page in pages)
     head = '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -283,8 +302,9 @@ def pages(app):
     name_by_papers(app, found)
     lead(out, found)
     entries = [entry.words() for page in found.values() for entry in page]
-    data = json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
-    (out / "_static" / "find-data.js").write_text(f"window.descentEntries={data}", "utf8")
+    names = {"descentEntries": entries, "descentTerms": terms(app, found)}
+    data = [f"window.{name}={compact(value)};\n" for name, value in names.items()]
+    (out / "_static" / "find-data.js").write_text("".join(data), "utf8")
     base = app.config.html_baseurl
     (out / "sitemap.xml").write_text(sitemap(base, [*found, "results"]), "utf8")
     (out / "404.html").write_text(MISSING.format(base=base, root=app.config.root_doc), "utf8")

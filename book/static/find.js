@@ -5,12 +5,12 @@
   "use strict";
 
   const GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho final sigma tau upsilon phi chi psi omega".split(" ");
-  const IDLE = new Set("a an and for in is of on the to with".split(" "));
+  const IDLE = new Set("a an and are for in is of on the to what with".split(" "));
   const RANK = { Theorem: 6, Proposition: 5, Lemma: 5, Corollary: 5, Definition: 5, Assumption: 5, Symbol: 4, Chapter: 4, Claim: 3, Function: 3, Section: 2, Figure: 1, Exercise: 1, Equation: 1 };
 
   // What readers ask for by another name than the book's.
   const SAME = {
-    "learning rate": "one step", stepsize: "step size", overparameterisation: "width", overparameterised: "width",
+    "learning rate": "step size", stepsize: "step size", overparameterisation: "width", overparameterised: "width",
     overparametrisation: "width", "neural tangent kernel": "rank tangent kernel", ntk: "rank tangent kernel", svm: "margin",
     "implicit bias": "logistic regression", "max margin": "maximal margin", "pl condition": "pl inequality", icl: "in context", "mean field": "dynamics",
   };
@@ -33,6 +33,11 @@
     begins: ` ${normal(excerpt)} `,
   }));
 
+  // The terms of the field, in the singular, and the address that introduces each.
+  const telling = list => list.filter(word => !IDLE.has(word));
+  const term = list => telling(list).map(word => word.replace(/ies$/, "y").replace(/(?<=..[^s])s$/, "")).join(" ");
+  const terms = new Map(Object.entries(window.descentTerms).map(([name, address]) => [term(words(name)), address]));
+
   // How well a word of the query meets a list of words: 2 as it is, 1 as the beginning of one.
   const meets = (list, word) => list.includes(word) ? 2 : word.length > 1 && list.some(each => each.startsWith(word)) ? 1 : 0;
 
@@ -54,12 +59,12 @@
 
   window.descentFind = text => {
     const all = words(text);
-    const telling = all.filter(word => !IDLE.has(word));
-    const query = telling.length ? telling : all;
+    const query = telling(all).length ? telling(all) : all;
     if (!query.length) return [];
     const asked = query.join(" ").replace("over parameter", "overparameter");
     const also = Object.keys(SAME).filter(name => ` ${asked} `.includes(` ${name} `)).map(name => words(asked.replace(name, SAME[name])));
-    const best = entry => Math.max(...[query, ...also].map(each => score(entry, each)));
+    const introduced = terms.get(term(query));
+    const best = entry => entry.address === introduced ? 1000 : Math.max(...[query, ...also].map(each => score(entry, each)));
     return entries.map(entry => ({ entry, score: best(entry) })).filter(found => found.score > -Infinity)
       .sort((a, b) => b.score - a.score).map(found => found.entry);
   };
