@@ -6,6 +6,7 @@ import sys
 from enum import Enum
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from xml.etree import ElementTree
 
 import pytest
 import sphinx_descent
@@ -173,6 +174,33 @@ def test_formulas_of_the_text_and_of_outputs_are_set_by_katex(chapter):
     set_by_katex = sphinx_katex.typeset("x < y")
     assert chapter.count(set_by_katex) == 2
     assert "<math>" not in chapter
+
+
+PARTS = {"msub": 2, "msup": 2, "msubsup": 3, "munder": 2, "mover": 2, "munderover": 3, "mfrac": 2}
+
+
+@pytest.mark.parametrize(
+    "tex",
+    [
+        r"\sigma_{\min}(B)",
+        r"\sigma_{\min}^2",
+        r"\lambda_{\max}^{t+1}",
+        r"x^{\min}",
+        r"w_{\min}^{\top}",
+        r"\max_{i\in\arg\max_j x_j} y_i",
+        r"\begin{split}a&=b\\c&=\min_x d\end{split}",
+    ],
+)
+def test_scripts_have_as_many_parts_as_mathml_asks_for(tex):
+    html = sphinx_katex.typeset(tex, display=True)
+    formula = ElementTree.fromstring(re.search("<math.*</math>", html)[0])
+    tags = [(node.tag.partition("}")[2], len(node)) for node in formula.iter()]
+    assert [tag for tag in tags if PARTS.get(tag[0], tag[1]) != tag[1]] == []
+    assert 'columnspacing=""' not in html
+
+
+def test_what_a_function_is_applied_to_is_still_told():
+    assert "<mi>min</mi><mo>\u2061</mo><mi>x</mi>" in sphinx_katex.typeset(r"\min x")
 
 
 def test_a_formula_that_katex_cannot_read_fails_the_build(tmp_path):

@@ -43,8 +43,21 @@ def engine():
 @cache
 def typeset(tex, display=False):
     """One formula as HTML; raises ``JSEvalException`` with KaTeX's words if it is none."""
-    html = engine().call("set", tex, display)
+    html = sound(engine().call("set", tex, display))
     return html if display or len(LETTERS.sub("", html)) <= SHORT else breakable(html)
+
+
+# The sign that a function is applied, where KaTeX writes it as one index more: after the "min" of
+# \sigma_{\min}. A script has as many parts as its name says, or else browsers call it broken.
+APPLIED = re.compile(
+    r"<mo>\u2061</mo>(?=(?:<m([ino])[^>]*>[^<]*</m\1>|<mrow>(?:(?!</?mrow).)*</mrow>)?"
+    "</m(?:sub|sup|subsup)>)"
+)
+
+
+def sound(html):
+    """The same with MathML that is MathML."""
+    return APPLIED.sub("", html).replace(' columnspacing=""', "")
 
 
 LETTERS = re.compile("<math.*?</math>|<.*?>", re.S)
