@@ -45,6 +45,12 @@ def test_the_record_is_complete(each):
     assert each.check.__doc__
 
 
+@pytest.mark.parametrize("each", EVERY, ids=lambda c: c.id)
+def test_every_sharpness_is_that_of_a_conclusion(each, ledger):
+    """Else neither the page nor a terminal shows it."""
+    assert ledger[each.id].evidence.sharpness.keys() <= ledger[each.id].evidence.conclusions.keys()
+
+
 def test_a_check_with_nothing_that_could_fail_is_refused():
     with pytest.raises(
         ValueError, match="conclusions is empty: a check needs at least one that could fail"
