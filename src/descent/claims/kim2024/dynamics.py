@@ -294,7 +294,7 @@ def improvement(share: float = 1.0) -> Evidence:
     mutations={"half the density": {"times": 2.0}},
 )
 def by_birth(times: float = 1.0) -> Evidence:
-    """Forty clouds that hold the three teachers among 6 and 30 neurons."""
+    """Forty clouds that hold the three teachers among 4 and 30 neurons."""
     population, teachers = taught()
     outcomes, best = [], 0.0
     for d in (4, 30):

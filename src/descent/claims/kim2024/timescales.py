@@ -307,7 +307,7 @@ def _jacobian(
     paper="Descent",
     number="Proposition",
     statement=r"With $a=c\alpha$, $W=c^{-2}V$ and the time $c^2\tau$ the joint flow is that of $(\alpha,V)$ "
-    r"with the ratio $c^6\kappa$, input weights slowed by $c^2$; in the runs at $\kappa=1000$ "
+    r"with the ratio $c^6\kappa$, input weights $c^2$ times as fast; in the runs at $\kappa=1000$ "
     r"features of a quarter of the size differ from the limit by ten times as much and more.",
     verdict=Verdict.HOLDS,
     chapter=CHAPTER,

@@ -41,10 +41,13 @@ CONVERGENCE = "vasudeva2024/convergence"
     mutations={"2 % more": {"times": 1.02}},
 )
 def progress(times: float = 1.0) -> Evidence:
-    """Four draws of six sequences, and one of one sequence of two tokens, where it is attained."""
+    """Four draws of six sequences; and two where it is attained: one sequence of two tokens, and
+    two whose differences are 1 and 3 long, of which only the longer one is still heard."""
     sizes = [{"seed": s} for s in range(4)] + [{"seed": 0, "N": 1, "n": 2, "D": 8}]
+    problem, u = problems.pairs(torch.diag(torch.tensor([1.0, 3.0])))
+    drawn = [*(planted(**size) for size in sizes), (problem, along_first(problem, u, [20.0]))]
     theorem = theorems.get("vasudeva2024-progress")
-    outcomes = [theorem(LAYER, *planted(**size)).trial(300) for size in sizes]
+    outcomes = [theorem(LAYER, *each).trial(300) for each in drawn]
     return Evidence.of(outcomes, conclusions=bolder(outcomes, times))
 
 
@@ -60,10 +63,11 @@ def progress(times: float = 1.0) -> Evidence:
     mutations={"beyond the cone": {"inside": False}},
 )
 def domination(inside: bool = True) -> Evidence:
-    """A grid in the plane of each of five pairs of sequences, lengths up to 100."""
+    """A grid in the plane of each of five pairs of sequences, lengths up to 100; and one sequence
+    of twelve tokens, ten of them alike."""
     theorem, outcomes = theorems.get("vasudeva2024-domination"), []
-    for angle in (30, 60, 100, 130, 160):
-        problem, start = in_the_plane(angle)
+    pairs = [in_the_plane(angle) for angle in (30, 60, 100, 130, 160)]
+    for problem, start in [*pairs, crowd(12)] if inside else pairs:
         at = SelectionStart(LAYER, problem, start)
         kept = (-at.m(start.W).amin(-1) <= at.R(start.W)) == inside
         outcomes.append(theorem(LAYER, problem, start._replace(W=start.W[kept])).against())
@@ -84,6 +88,19 @@ def in_the_plane(angle: float) -> tuple[Problem, SelectionWeights]:
     W = torch.zeros(12, 171, 3, 3, dtype=torch.float64)
     W[..., 0, 2], W[..., 1, 2] = radius * phi.cos(), radius * phi.sin()
     return problem, LAYER.init(problem, seed=0, u=u)._replace(W=W.flatten(0, 1))
+
+
+def crowd(n: int) -> tuple[Problem, SelectionWeights]:
+    """One sequence with A_1 = (1, 0) and n - 2 times (1, 1), and W near the multiples of W_mm = A_1.
+
+    There log(n - 1) counts: beside W_mm all those tokens are further from being chosen.
+    """
+    X = torch.tensor([[0, 0, 1], [1, 0, 1], [0, -1, 1]], dtype=torch.float64)
+    problem = Problem(X[[0, 1] + [2] * (n - 2)][None], torch.ones(1, dtype=torch.float64))
+    far, beside = torch.logspace(0, 3, 20), torch.linspace(0, 6, 13)
+    W = torch.zeros(20 * 13, 3, 3, dtype=torch.float64)
+    W[:, :2, 2] = torch.cartesian_prod(far, beside).to(W)
+    return problem, SelectionWeights(W, torch.eye(3, dtype=torch.float64)[0])
 
 
 @claim(
@@ -296,6 +313,17 @@ def all_active(count: int) -> Iterator[tuple[Problem, SelectionWeights]]:
     return itertools.islice(met, count)
 
 
+def uneven(count: int, spread: float = 1.0) -> Iterator[tuple[Problem, SelectionWeights]]:
+    """Orthonormal tokens whose optimal scores are 1, -1 and 4, four starts each.
+
+    ``spread`` multiplies what the scores of the sequences differ by.
+    """
+    for seed in range(count):
+        problem, _ = problems.orthonormal_tokens(3, 3, 14, seed)
+        u = with_scores(problem, spread * torch.tensor([0.0, -2.0, 3.0], dtype=torch.float64))
+        yield problem, LAYER.init(problem, seed=seed + 1, runs=4, scale=3.0, u=u)
+
+
 @claim(
     "vasudeva2024-sharp-law",
     theorem="vasudeva2024-sharp-law",
@@ -310,16 +338,20 @@ def all_active(count: int) -> Iterator[tuple[Problem, SelectionWeights]]:
         "2 % more": {"times": 1.02},
         "without what the start leaves": {"start": False},
         "without the data's part": {"data": False},
+        "slopes of equal scores": {"spread": 0.0},
     },
 )
-def sharp_law(times: float = 1.0, start: bool = True, data: bool = True) -> Evidence:
-    """Three draws, four Gaussian starts each, normalised steps of 0.3 and Polyak's."""
+def sharp_law(
+    times: float = 1.0, start: bool = True, data: bool = True, spread: float = 1.0
+) -> Evidence:
+    """Three draws and two of orthonormal tokens whose scores differ between sequences, four
+    Gaussian starts each, normalised steps of 0.3 and Polyak's."""
     theorem, outcomes, off = theorems.get("vasudeva2024-sharp-law"), [], 0.0
-    for problem, weights in all_active(3):
-        report = theorem(LAYER, problem, weights, eta=0.3)
-        outcomes.append(report.trial(1500))
+    given = [*all_active(3), *uneven(2)]
+    for (problem, weights), judged in zip(given, [*given[:3], *uneven(2, spread)], strict=True):
+        outcomes.append(theorem(LAYER, problem, weights, eta=0.3).trial(1500))
         W = seen(problem, weights, steps.polyak_of_logarithm(0.5), [600])[0][-1]
-        at = report.start
+        at = SelectionStart(LAYER, *judged)
         rest = (at.K.square() - at.unseen.square()).clamp_min(0)
         K = times * (start * at.unseen.square() + data * rest).sqrt()
         both = torch.stack([scaled(at, outcomes[-1].run.weights.W), scaled(at, W)])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ... import steps, theorems
+from ... import problems, steps, theorems
 from ...models import Selection
 from ...theorems import SelectionStart, Standing
 from .._record import Evidence, Verdict, claim
@@ -34,9 +34,14 @@ def rest(at: SelectionStart, W: Tensor) -> Tensor:
     mutations={"a rate 2 % off": {"times": 1.02}},
 )
 def sparsity(times: float = 1.0) -> Evidence:
-    """Two draws, eight starts each, 2 500 normalised steps."""
+    """Two draws, eight starts each, 2 500 normalised steps; and orthonormal tokens from zero, two
+    and three a sequence, where W keeps to the margin and both constants are attained."""
     theorem = theorems.get("vasudeva2024-sparsity")
     outcomes = [theorem(LAYER, *planted(seed, runs=8)).trial(2500) for seed in range(2)]
+    for n in (2, 3):
+        problem, u = problems.orthonormal_tokens(4, n, 14, seed=0)
+        start = LAYER.init(problem, seed=0, scale=0, u=u)
+        outcomes.append(theorem(LAYER, problem, start).trial(100))
     return Evidence.of(outcomes, conclusions=bolder(outcomes, times))
 
 

@@ -200,10 +200,11 @@ def slope(at: LandscapeStart) -> Report:
 )
 def strict_saddle(at: LandscapeStart) -> Report:
     """Where the residual is not zero: the loss is at least half of the smallest eigenvalue, and the
-    homotopy to R f° has no slope and the curvature of the theorem; R as given, else the proof's."""
-    k, R1 = len(at.spectrum), at.sizes[..., -1]
+    homotopy to R f° has no slope and the curvature of the theorem; R as given, else the proof's.
+    With the number m of features that are not learned, at most k."""
+    R1 = at.sizes[..., -1]
     level, curvature = at.along(at.escape if at.R is None else at.R)
-    promised = 4 * at.loss.square() / (k * R1)
+    promised = 4 * at.loss.square() / (_count(at.unlearned, at).clamp_min(1) * R1)
     return Report(
         hypotheses=(
             at.invertible,
@@ -215,7 +216,7 @@ def strict_saddle(at: LandscapeStart) -> Report:
                 "r/2 ≤ L", lambda _: (at.spectrum[0] / 2 * torch.ones_like(at.loss), at.loss, ())
             ),
             Promise("|dL/ds| = 0", lambda _: (level.abs(), 10 * CRITICAL * at.natural, ())),
-            Promise("4L² / (k R_1²) ≤ -d²L/ds²", lambda _: (promised, -curvature, ())),
+            Promise("4L² / (m R_1²) ≤ -d²L/ds²", lambda _: (promised, -curvature, ())),
         ),
         constants={"L": at.loss, "R_1²": R1, "-d²L/ds²": -curvature},
     )
