@@ -412,19 +412,50 @@ def test_what_was_not_graded_is_tried_again_and_what_was_is_kept(course, tmp_pat
     (tmp_path / "ann.ipynb").write_text("{}")
     found = [{"failed": "no memory was left"}, {"marks": []}]
     monkeypatch.setattr(grade, "judged", lambda *a: found.pop(0))
-    entry = "ann", tmp_path / "ann.ipynb"
+    entry = "ann", [tmp_path / "ann.ipynb"]
     states = ["failed" in grade.one(tmp_path, "small", {}, entry) for _ in range(3)]
     assert states == [True, False, False] and not found
 
 
-def test_of_several_notebooks_the_newest_counts_and_no_checkpoint(tmp_path):
-    for when, name in enumerate(["old", "new", ".ipynb_checkpoints/newer"]):
-        file = tmp_path / "ann" / f"{name}.ipynb"
-        file.parent.mkdir(exist_ok=True)
+def laid(folder, *names):
+    """Files in that order of time."""
+    for when, name in enumerate(names):
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
         os.utime(file, (when, when))
-    found = list(grade.submissions(tmp_path, "small", {"small"}))
-    assert found == [("ann", tmp_path / "ann/new.ipynb")]
+
+
+def test_of_several_notebooks_the_newest_counts_and_no_hidden_one(tmp_path):
+    laid(tmp_path, "ann/old.ipynb", "ann/new.ipynb", "ann/.ipynb_checkpoints/newer.ipynb")
+    laid(tmp_path, "__MACOSX/ann/._new.ipynb", ".DS_Store/x.ipynb", "._ann.ipynb")
+    (found,) = grade.submissions(tmp_path, "small", {"small"})
+    assert found == ("ann", [tmp_path / "ann/new.ipynb", tmp_path / "ann/old.ipynb"])
+
+
+def test_a_file_and_a_folder_of_one_name_are_one_student(tmp_path):
+    laid(tmp_path, "ann.ipynb", "ann/later.ipynb")
+    (found,) = grade.submissions(tmp_path, "small", {"small"})
+    assert found == ("ann", [tmp_path / "ann/later.ipynb", tmp_path / "ann.ipynb"])
+
+
+def test_of_what_nbgrader_collected_the_notebook_handed_out_counts(tmp_path):
+    laid(tmp_path, "ann/small/small.ipynb", "ann/small/notes.ipynb", "bob/small/mine.ipynb")
+    found = dict(grade.submissions(tmp_path, "small", {"small"}))
+    assert found["ann"] == [tmp_path / "ann/small/small.ipynb"]
+    assert found["bob"] == [tmp_path / "bob/small/mine.ipynb"]
+
+
+def test_which_of_several_notebooks_counts_a_person_decides(tmp_path):
+    """The newest may be the empty one: its zero must not go to a platform unseen."""
+    about = {"written": [], "points": {}, "handed out": []}
+    found = {"student": "ann", "unreadable": "", "marks": []}
+    books = [tmp_path / "empty.ipynb", tmp_path / "mine.ipynb"]
+    result = grade.whole(found, about, books, {})
+    assert result["state"] == "Look at these by hand: which of 2 notebooks counts"
+    assert result["notes"] == ["There are 2 notebooks. Graded is the newest, empty.ipynb."]
+    assert feedback.final(result) == ""
+    assert grade.whole(found, about, books[:1], {})["state"] == "Complete."
 
 
 def test_points_are_read_from_a_table_with_semicolons(tmp_path):
@@ -468,7 +499,7 @@ def test_a_judge_that_fails_gives_no_zero(course, folder, monkeypatch):
     found = grade.judged(course / "judge/small.py", folder / "model.ipynb", SEED, LIMITS)
     assert "failed" in found and "marks" not in found
     about = {"written": [], "points": {}, "handed out": []}
-    whole = grade.whole(found | {"student": "ann"}, about, None, {})
+    whole = grade.whole(found | {"student": "ann"}, about, [], {})
     assert whole["state"].startswith("NOT GRADED")
 
 

@@ -29,21 +29,40 @@ from .judge import BY_HAND, LARGEST_NOTEBOOK, LIMITS, MISSING
 TOOLS = Path(__file__).resolve().parents[1]
 
 
-def submissions(folder: Path, name: str, sets: set[str]) -> Iterator[tuple[str, Path | None]]:
-    """Students and their notebooks: the newest of a folder with several.
+def submissions(folder: Path, name: str, sets: set[str]) -> Iterator[tuple[str, list[Path]]]:
+    """Students and their notebooks, the newest first: that one counts.
 
     nbgrader collects STUDENT/SET/SET.ipynb: then only this set counts, and who did not hand it in
     is not there.
     """
+    found: dict[str, list[Path]] = {}
     for entry in sorted(folder.iterdir()):
+        if entry.name.startswith(HIDDEN):
+            continue
         if entry.is_dir() and not entry.is_symlink():
             collected = any((entry / one).is_dir() for one in sets)
             below = entry / name if collected else entry
             if below.is_dir():
-                books = [b for b in below.rglob("*.ipynb") if ".ipynb_checkpoints" not in b.parts]
-                yield entry.name, max(books, key=lambda book: book.lstat().st_mtime, default=None)
+                found.setdefault(entry.name, []).extend(_notebooks(below, name, collected))
         elif entry.suffix == ".ipynb":
-            yield entry.stem, entry
+            found.setdefault(entry.stem, []).append(entry)
+    for student, books in found.items():
+        yield student, sorted(books, key=lambda book: (book.lstat().st_mtime, book), reverse=True)
+
+
+HIDDEN = (".", "__MACOSX")  # checkpoints, and what archives of macOS add
+
+
+def _notebooks(folder: Path, name: str, collected: bool) -> list[Path]:
+    """Those in a student's folder; of nbgrader's the one that was handed out, if it is there."""
+    handed_out = folder / f"{name}.ipynb"
+    if collected and handed_out.exists():
+        return [handed_out]
+    return [
+        book
+        for book in folder.rglob("*.ipynb")
+        if not any(part.startswith(HIDDEN) for part in book.relative_to(folder).parts)
+    ]
 
 
 def judged(judge: Path, notebook: Path, seed: str, limits: dict) -> dict:
@@ -114,9 +133,9 @@ def content(notebook: Path | None) -> bytes:
     return notebook.read_bytes() if size <= LARGEST_NOTEBOOK else str(size).encode()
 
 
-def one(course: Path, name: str, limits: dict, entry: tuple[str, Path | None]) -> dict:
+def one(course: Path, name: str, limits: dict, entry: tuple[str, list[Path]]) -> dict:
     """Grade one submission, or find it graded already."""
-    student, notebook = entry
+    student, notebook = entry[0], next(iter(entry[1]), None)
     judge, seed = course / f"judge/{name}.py", (course / "seed").read_text().strip()
     mark = digest(judge.read_bytes(), seed.encode(), content(notebook))
     file = course / f"marks/{name}/found/{student}.json"
@@ -131,24 +150,26 @@ def one(course: Path, name: str, limits: dict, entry: tuple[str, Path | None]) -
     return found
 
 
-def whole(found: dict, about: dict, notebook: Path | None, entered: dict) -> dict:
+def whole(found: dict, about: dict, books: list[Path], entered: dict) -> dict:
     """Marks of the judge, written answers, points entered by hand, and where it all stands."""
     marks, names = found.get("marks", []), [question["name"] for question in about["written"]]
-    texts, stray = answers(notebook, names, about["handed out"])
+    texts, stray = answers(next(iter(books), None), names, about["handed out"])
     # An empty answer is worth nothing, unless it may stand elsewhere: that, a person decides.
     empty = 0.0 if not stray else None
     written = {name: entered.get(name, empty if texts[name] == "" else None) for name in names}
     total = sum(m["points"] for m in marks) + sum(filter(None, written.values()))
     notes = [*found.get("notes", [])]
+    if len(books) > 1:
+        notes.append(f"There are {len(books)} notebooks. Graded is the newest, {books[0].name}.")
     notes += [f"The answer {name} was not found." for name in names if texts[name] is None]
     if stray and not all(texts.values()):
         notes.append("There is text that answers no question: look into the notebook.")
     result = {"student": found["student"], "marks": marks, "answers": texts, "written": written}
-    result |= {"total": round(total, 2), "notes": notes, "state": state(found, written)}
+    result |= {"total": round(total, 2), "notes": notes, "state": state(found, written, len(books))}
     return result | {"stray": stray, "graded": "failed" not in found and not found["unreadable"]}
 
 
-def state(found: dict, written: dict) -> str:
+def state(found: dict, written: dict, notebooks: int = 1) -> str:
     if "failed" in found:
         return "NOT GRADED: " + found["failed"].strip().split("\n")[-1][:200]
     if found["unreadable"]:
@@ -156,6 +177,8 @@ def state(found: dict, written: dict) -> str:
     by_hand = {
         m["problem"] for m in found["marks"] for why in (BY_HAND, MISSING) if why in m["why"]
     }
+    if notebooks > 1:
+        by_hand.add(f"which of {notebooks} notebooks counts")
     waiting = [name for name, points in written.items() if points is None]
     if by_hand:
         return "Look at these by hand: " + ", ".join(sorted(by_hand) + waiting)
@@ -210,14 +233,14 @@ def grade(course: Path, name: str, folder: Path, workers: int = 2, limits: dict 
     with ThreadPoolExecutor(workers) as pool:
         found = list(tqdm(pool.map(work, entries), total=len(entries), disable=None))
     results = [
-        whole(f, about, notebook, by_hand.get(student, {}))
-        for f, (student, notebook) in zip(found, entries, strict=True)
+        whole(f, about, books, by_hand.get(student, {}))
+        for f, (student, books) in zip(found, entries, strict=True)
     ]
-    for result, (student, notebook) in zip(results, entries, strict=True):
+    for result, (student, books) in zip(results, entries, strict=True):
         page = feedback.for_student(about, result)
         (out / "feedback" / student).mkdir(exist_ok=True)
         (out / "feedback" / student / "feedback.html").write_text(page, "utf-8")
-        gradebook.hand_back(course, name, student, page, notebook)
+        gradebook.hand_back(course, name, student, page, next(iter(books), None))
     (out / "written.html").write_text(feedback.for_reader(about, results), "utf-8")
     feedback.tables(out, about, results, by_hand)
     gradebook.record(course, name, about, results)
