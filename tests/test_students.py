@@ -79,3 +79,39 @@ def test_the_course_page_opens_each_set_and_says_its_points():
     told = re.findall(r"^\*\*\d\. .*?, (\d+) points.*\{problems\}`(\w+)`\.$", page, re.M)
     true = {name: sum(source.read(name, "x", book).points.values()) for name in source.names()}
     assert {name: float(points) for points, name in told} == true
+
+
+def needed():
+    """The chapters that each set of the course page asks for, by its number there."""
+    page = (source.ROOT / "book/course/index.md").read_text("utf-8")
+    names = re.findall(r"^\*\*\d\. .*\{problems\}`(\w+)`\.$", page, re.M)
+    texts = [(source.FOLDER / f"{name}.md").read_text("utf-8") for name in names]
+    return [set(chapters(text.split("\n## ")[0])) for text in texts]
+
+
+def chapters(text):
+    return re.findall(r"\{doc\}`/(\w+/\w+)`", text)
+
+
+def due_before_read(plan):
+    """Sets that a plan's table collects before it has come to all of their chapters."""
+    read, early = set(), []
+    for line in re.findall(r"^\| \d+ \|.*$", plan, re.M):
+        read |= set(chapters(line))
+        (number,) = re.findall(r"in: set (\d)", line) or [0]
+        if number and needed()[int(number) - 1] - read:
+            early.append(int(number))
+    return early
+
+
+def plans():
+    page = (source.ROOT / "book/course/syllabus.md").read_text("utf-8")
+    return page.split("\n## ")[1:3]
+
+
+@pytest.mark.parametrize("plan", plans(), ids=["six weeks", "twelve weeks"])
+def test_no_set_is_due_before_its_chapters_are_read(plan):
+    assert re.findall(r"in: set (\d)", plan) == re.findall(r"out: set (\d)", plan)
+    assert due_before_read(plan) == []
+    assert due_before_read(plan.replace("/foundations/span", "/foundations/momentum")) == [1]
+    assert due_before_read(plan.replace("/vasudeva2024/traps", "traps")) == [5]
