@@ -8,7 +8,7 @@ from strategies import relative_gap
 
 from descent import margin, problems, steps, theorems
 from descent.claims.vasudeva2024._shared import LAYER, along_first, planted
-from descent.claims.vasudeva2024.convergence import in_the_plane
+from descent.claims.vasudeva2024.convergence import in_the_plane, with_scores
 from descent.models import Selection
 from descent.theorems import SelectionStart
 
@@ -27,15 +27,25 @@ def drawn(seed):
     return problem, start._replace(W=length[:, None, None] * start.W)
 
 
+def scored(problem, seed):
+    """A decoder of orthonormal tokens whose scores differ between sequences, and so their slopes."""
+    base = torch.randn(problem.N, generator=torch.Generator().manual_seed(seed))
+    return with_scores(problem, base.double())
+
+
 def orthogonal(seed):
     """No two differences point against each other."""
-    problem, u = problems.orthonormal_tokens(1 + seed % 4, 2 + seed % 3, 20, seed)
+    problem, _ = problems.orthonormal_tokens(1 + seed % 4, 2 + seed % 3, 20, seed)
+    u = scored(problem, seed)
     return problem, LAYER.init(problem, seed=seed + 1, runs=RUNS, scale=1.0 + seed % 8, u=u)
 
 
 def settling(seed):
-    """All constraints active, and steps below the threshold."""
+    """All constraints active, and steps below the threshold; scores that differ, or do not."""
     problem, u = problems.planted(2 + seed % 2, 2 + seed % 2, 30, seed)
+    if seed % 3:
+        problem, _ = problems.orthonormal_tokens(2 + seed % 2, 2 + seed % 2, 30, seed)
+        u = scored(problem, seed)
     return problem, LAYER.init(problem, seed=seed + 1, runs=RUNS, scale=2.0, u=u)
 
 

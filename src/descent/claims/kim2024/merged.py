@@ -314,12 +314,12 @@ def time_course(
     times = torch.linspace(0, 20, 101).double()
     path = model.joined(model.flow(model.aligned(problem, size), problem, times))
     lam, D = sum(spectrum) / 3, 3
-    m = LinearAttention(1, 10 * longer).best(problem).diagonal().mean()
+    m = 1 / (lam * (1 + (1 + D) / (10 * longer)))
     begun = size**2 / D**0.5
     curve = m / (1 + (m / begun - 1) * torch.exp(-rate * D**0.5 * lam**2 * times[:, None]))
     gap = path - curve[..., None, None] * torch.eye(D).double()
     return Evidence(
-        {"the flow is on the curve": float(gap.abs().max()) < 1e-6 * float(m)},
+        {"the flow is on the curve": float(gap.abs().max()) < 1e-6 * m},
         {"largest_gap": float(gap.abs().max()), "last_share": float(curve[-1].min() / m)},
     )
 

@@ -544,5 +544,5 @@ def aligned(base: tuple[float, ...] = (0.5, 0.5, 0.5)) -> Evidence:
 
 def with_scores(problem: Problem, base: Tensor) -> Tensor:
     """The decoder by which orthonormal tokens score ``base`` (N), the second of each one more."""
-    gamma = base[:, None] + torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
+    gamma = base[:, None] + (torch.arange(problem.n) == 1)
     return ((problem.y[:, None] * gamma)[..., None] * problem.X).sum((0, 1))
