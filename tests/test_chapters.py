@@ -24,6 +24,9 @@ def complaints(source: str) -> list[str]:
         if "hide-input" not in options and len(lines) > LINES_OF_A_CELL:
             found.append(f"{len(lines)} lines in the cell that begins {lines[0]!r}: show the idea")
         found += [f"{len(line)} columns: {line}" for line in lines if len(line) > WIDTH_OF_CODE]
+        drawn = [k for k, line in enumerate(lines) if line.startswith(("figure(", "explore("))]
+        if drawn and any(line[0] not in " )" for line in lines[drawn[0] + 1 :]):
+            found.append(f"a figure in the cell that begins {lines[0]!r} is not its last value")
     return found
 
 
@@ -83,6 +86,7 @@ def cell(*lines, options=""):
         (cell(*["x = 1"] * 16), "16 lines in the cell that begins 'x = 1'"),
         (cell("x" * 73), "73 columns"),
         (cell("x" * 73, options=":tags: [hide-input]"), "73 columns"),
+        (cell("x = 1", "figure(", "    x,", ")", "assert x"), "a figure in the cell that begins"),
     ],
 )
 def test_a_broken_promise_is_noticed(source, complaint):
