@@ -212,10 +212,12 @@ def weights(value: NamedTuple) -> NamedTuple:
 def finite(name: str, value: Tensor, remedy: str) -> Tensor:
     """Return ``value`` if every entry is finite, else raise and say what to do."""
     try:
-        bad = int((~torch.isfinite(value)).sum())
-    except RuntimeError:  # within torch.func.vmap nobody can look at a number
+        ends = torch.stack(torch.aminmax(value.detach()))  # no copy of what may be large
+        sound = bool(torch.isfinite(ends).all())
+    except RuntimeError:  # nothing there, or within torch.func.vmap, where nobody can look
         return value
-    if bad:
+    if not sound:
+        bad = int((~torch.isfinite(value)).sum())
         raise error(ValueError, f"{name} has {bad} entries that are NaN or infinite", remedy)
     return value
 

@@ -3,7 +3,9 @@
 from collections import Counter
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from ... import data, draws, margin
@@ -32,10 +34,11 @@ class Sentences(NamedTuple):
     y: Tensor  #: (N), +1 or -1
     words: list[str]
 
-    def bag(self, rows: slice) -> Tensor:
-        """Which words stand in each of these sentences, (rows, len(words))."""
-        ids = self.ids[rows]
-        return torch.zeros(len(ids), len(self.words)).double().scatter_(1, ids, 1.0)
+    def bag(self, rows: slice) -> csr_array:
+        """Which words stand in each of these sentences, (rows, len(words)): mostly zeros."""
+        ids = self.ids[rows].numpy()
+        begins = np.arange(0, ids.size + 1, WORDS)
+        return csr_array((np.ones(ids.size), ids.ravel(), begins), (len(ids), len(self.words)))
 
 
 def sentences(order: int = 0) -> Sentences:
@@ -69,9 +72,9 @@ def regression(known: Sentences) -> Bag:
 
     teach, test = slice(0, TEACH), slice(TEACH, None)
     fit = LogisticRegression(C=0.3, max_iter=1000)
-    fit.fit(known.bag(teach).numpy(), known.y[teach].numpy())
+    fit.fit(known.bag(teach), known.y[teach].numpy())
     found = torch.from_numpy(fit.coef_[0])
-    answers = torch.from_numpy(fit.predict(known.bag(test).numpy()))
+    answers = torch.from_numpy(fit.predict(known.bag(test)))
     return Bag(found / found.std(), answers == known.y[test])
 
 
