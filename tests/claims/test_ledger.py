@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from descent import claims
 from descent.__main__ import main
@@ -169,6 +170,13 @@ def test_letters_of_a_conclusion_are_set():
 
 def holding(**changes):
     return Entry(record_of(verdict=Verdict.HOLDS, **changes), entry().evidence)
+
+
+def test_the_overview_goes_through_the_parts_as_the_book_does():
+    toc = yaml.safe_load((pathlib.Path(__file__).parents[2] / "_toc.yml").read_text("utf8"))
+    order = [part["chapters"][0]["file"].split("/")[0] for part in toc["parts"][:5]]
+    page = Ledger([holding(id=name, chapter=f"{name}/x") for name in sorted(order)]).overview().html
+    assert re.findall('<h2 id="(.*?)">', page) == order
 
 
 def test_the_overview_counts_verdicts_and_shows_surprises_first():

@@ -73,7 +73,7 @@ def surprising(entry: "Entry") -> bool:
 
 def overview(entries: Iterable["Entry"]) -> str:
     """All claims, what is surprising first and the rest by part, with a choice of the verdict."""
-    entries = list(entries)
+    entries = sorted(entries, key=_place)
     surprises = [entry for entry in entries if surprising(entry)]
     rest = [entry for entry in entries if not surprising(entry)]
     groups = _group("surprises", "Not as printed, or open", surprises) if surprises else ""
@@ -83,6 +83,13 @@ def overview(entries: Iterable["Entry"]) -> str:
             title = f'<a href="ledger/{name}.html">{title}</a>'
         groups += _group(name, title, members)
     return f'<div class="descent-overview">{_choice(entries)}{groups}</div>'
+
+
+def _place(entry: "Entry") -> int:
+    """Where its part stands in the book; whatever is no part of it comes last."""
+    parts = list(PARTS)
+    name = part(entry.claim)
+    return parts.index(name) if name in parts else len(parts)
 
 
 def _choice(entries: list["Entry"]) -> str:
