@@ -56,7 +56,10 @@ class ProblemsRole(SphinxRole):
         links = []
         for words, url in Links(config, root).problems.items():
             address = f"{url}/{self.text}.ipynb"
-            links += [nodes.reference(text=words, refuri=address), nodes.Text(" · ")]
+            links += [
+                nodes.reference(text=words, refuri=address),
+                nodes.Text("\N{NO-BREAK SPACE}· "),
+            ]
         save = addnodes.download_reference(refdoc=self.env.docname, reftarget=f"/../{file}")
         save += nodes.inline(text="download")
         return [*links, save], []
