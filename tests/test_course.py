@@ -166,6 +166,17 @@ def test_arrays_survive_the_journey():
     ]
 
 
+@pytest.mark.parametrize("value", [2.5, [2.5], [[2.5]], np.array(2.5), np.full((1, 1), 2.5)])
+def test_one_number_is_a_number_in_whatever_brackets(value):
+    assert values.number(value) == 2.5
+
+
+@pytest.mark.parametrize("value", [[], [1.0, 2.0], np.zeros((0, 1)), np.ones((1, 2))])
+def test_none_or_two_are_no_number(value):
+    with pytest.raises(values.Refused, match="wrong shape"):
+        values.number(value)
+
+
 def test_nan_is_close_to_nothing_and_zero_has_no_direction():
     assert not values.close(np.array([np.nan]), np.array([np.nan]))
     assert values.close(np.float32(1 / 3), 1 / 3) and not values.close(1.001, 1.0)

@@ -74,6 +74,8 @@ def array(value, shape) -> np.ndarray:
         value = np.asarray(value, dtype=float)
     except (TypeError, ValueError):
         raise Refused("returned something that is not an array of numbers") from None
+    if shape == () and value.size == 1:  # r.T @ r of a column is a number to whoever wrote it
+        return value.reshape(())
     fits = [want in (None, have) for have, want in zip(value.shape, shape, strict=False)]
     if value.ndim != len(shape) or not all(fits):
         raise Refused("returned an array of the wrong shape")
