@@ -237,6 +237,31 @@ def test_another_text_of_a_step_is_another_entry_of_the_cache(example):
     assert named == {"step", "attend", "to_scores", "to_tokens"}
 
 
+def module(file, text):
+    file.write_text(text)
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def test_a_number_that_a_step_names_is_part_of_what_is_kept(tmp_path):
+    text = "FACTOR = {}\ndef step(x):\n    return FACTOR * x\n"
+    two, three, again = (
+        _surface.digest(module(tmp_path / f"step{k}.py", text.format(factor)).step)
+        for k, factor in enumerate((2.0, 3.0, 2.0))
+    )
+    assert two == again != three
+
+
+def test_a_step_is_kept_as_it_was_loaded_though_its_file_has_changed(tmp_path):
+    text = "def step(x):\n    return {} * x\n"
+    loaded = module(tmp_path / "step.py", text.format(2.0))
+    before = _surface.digest(loaded.step)
+    (tmp_path / "step.py").write_text(text.format(3.0))
+    assert _surface.digest(loaded.step) == before
+
+
 # -- rules ------------------------------------------------------------------------------------------
 
 #: Steps of a few thousandths, so that no run bounces about and multiplies what two sums differ by.
@@ -386,12 +411,7 @@ def example(tmp_path_factory):
     """The example of the contributors' guide, as a module."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     [code] = [c for c in re.findall(r"```python\n(.*?)```", text, re.S) if "descent.lanes" in c]
-    file = tmp_path_factory.mktemp("example") / "example.py"
-    file.write_text(code)
-    spec = importlib.util.spec_from_file_location("example", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module(tmp_path_factory.mktemp("example") / "example.py", code)
 
 
 class LogisticWeights(NamedTuple):

@@ -4,8 +4,10 @@ import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import CodeType, ModuleType
 from typing import NamedTuple
 
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
@@ -79,12 +81,28 @@ def parts(function: Callable) -> list[Callable]:
 
 
 def digest(*things: object) -> str:
-    """A name for the text of these functions and modules."""
-    return hashlib.sha256("\0".join(map(_text, things)).encode()).hexdigest()
+    """A name for what these functions do and for the text of these modules."""
+    texts = (
+        inspect.getsource(x) if isinstance(x, ModuleType) else repr(_meaning(x)) for x in things
+    )
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
-def _text(thing: object) -> str:
-    try:
-        return inspect.getsource(thing)
-    except OSError:  # typed in, where no file has it
-        return repr((thing.__code__.co_code, thing.__code__.co_consts, thing.__code__.co_names))
+def _meaning(function: Callable) -> tuple:
+    """The function as it was loaded, whatever its file says now, and the numbers that it names.
+
+    Compiled code has their values in it.
+    """
+    code = function.__code__
+    named = ((name, function.__globals__.get(name)) for name in code.co_names)
+    values = [
+        (name, value.tolist() if isinstance(value, np.ndarray) else value)
+        for name, value in named
+        if not (value is None or callable(value) or isinstance(value, ModuleType))
+    ]
+    return _code(code), values
+
+
+def _code(code: CodeType) -> tuple:
+    parts = [_code(x) if isinstance(x, CodeType) else x for x in code.co_consts]
+    return code.co_code, parts, code.co_names
