@@ -22,9 +22,9 @@ from torch.nn.functional import logsigmoid
 
 from descent import _descend, _layout, descend, lanes, models, problems, steps
 from descent.lanes import _groups, _register, _stretch, _surface
-from descent.models import in_context, selection
+from descent.models import encoder, in_context, selection
 from descent.models._attention_step import step as attention_step
-from descent.models._encoder_step import tanh
+from descent.models._encoder_step import slope_of_tanh, tanh
 
 ROOT = Path(__file__).parent.parent
 TRAIN = st.sampled_from(["Q", "K", "V", "QK", "QV", "KV", "QKV"])
@@ -123,20 +123,26 @@ def test_the_exponential_beyond_its_range_is_zero_infinite_or_no_number(dtype):
 # -- the attention layer ----------------------------------------------------------------------------
 
 
-def agrees_for_one_run(model, problem, one, train):
-    """The step as Python runs it, on the first run, against the closed form."""
+def of_one_run(model, problem, one, train):
+    """The step as Python runs it, on the first run: the loss, and the gradients of what is trained."""
     step = model.on_lanes(one, problem, train)
     image = [(read.through @ read.columns[0].mT).mT.numpy() for read in step.reads.values()]
     pulled = [np.full_like(x, np.nan) for x in image]
     trained = [W in train for W in step.reads]
     scratch = [np.empty(shape) for shape in step.scratch]
     loss = step.function(image, pulled, trained, True, scratch, step.data)
+    parts = zip(step.reads.items(), pulled, strict=True)
+    back = {W: read.write(torch.from_numpy(g)[None] @ read.through) for (W, read), g in parts}
+    return loss, {W: back[W] for W in train}
+
+
+def agrees_for_one_run(model, problem, one, train):
+    """That against the closed form."""
+    loss, found = of_one_run(model, problem, one, train)
     expected, gradient = model.loss_and_gradient(one, problem, train)
     assert abs(loss - float(expected)) < 1e-12 * max(1, abs(float(expected)))
-    for (W, read), g in zip(step.reads.items(), pulled, strict=True):
-        if W in train:
-            back = torch.from_numpy(g)[None] @ read.through
-            assert relative_gap(read.write(back)[0], gradient[W][0]) < 1e-11
+    for W, g in found.items():
+        assert relative_gap(g[0], gradient[W][0]) < 1e-11
 
 
 @given(instances(), TRAIN)
@@ -564,6 +570,16 @@ def test_the_hyperbolic_tangent_of_lanes_keeps_its_digits(scale):
     assert np.abs(found / np.tanh(scale * x) - 1).max() < 1e-14
 
 
+def test_the_slope_of_a_saturated_tangent_keeps_its_digits():
+    _stretch._ready(slope_of_tanh)
+    x = np.linspace(-340, 340, 50 * _register.width("float64")).reshape(50, -1)
+    found = on_all_lanes(lambda x, y: slope_of_tanh(x), x, x)
+    expected = np.exp(-2 * np.log(np.cosh(x.astype(np.longdouble))))
+    of_torch = encoder.ACTIVATIONS["tanh"].derivative(torch.from_numpy(x))
+    assert np.abs(found / expected - 1).max() < 1e-14
+    assert np.abs(of_torch.numpy() / expected - 1).max() < 1e-13
+
+
 def test_an_encoder_of_few_runs_and_many_columns_is_left_to_matrix_products():
     problem = problems.sequences(N=10, n=3, D=15, seed=0)
     for d, runs, lanes_are_used in ((64, 1, True), (256, 1, False), (256, 8, True)):
@@ -603,6 +619,20 @@ def test_clouds_take_the_steps_of_their_closed_form(activation, train, m, D, k):
 @pytest.mark.parametrize("activation", in_context.ACTIVATIONS)
 def test_called_from_python_the_clouds_step_is_that_of_one_run(activation, train):
     agrees_for_one_run(*taught(activation, runs=1), train)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh"])
+def test_a_cloud_that_is_saturated_everywhere_keeps_the_digits_of_its_gradient(activation):
+    X = (
+        torch.linspace(1, 2, 9, dtype=torch.float64)[:, None]
+        * torch.tensor([1, -1, 1] * 3)[:, None]
+    )
+    population = in_context.Population(X, X.cos())
+    cloud = in_context.Neurons(*(torch.full((1, 1, 1), x, dtype=torch.float64) for x in (1, 20)))
+    model = models.InContext(activation)
+    expected = model.loss_and_gradient(cloud, population)[1]["w"]
+    found = of_one_run(model, population, cloud, "aw")[1]["w"]
+    assert 0 < expected.abs() < 1e-11 and (found / expected - 1).abs() < 1e-13
 
 
 def test_a_feature_that_is_a_multiple_of_another_is_left_out_of_the_regression():

@@ -7,7 +7,7 @@ formulas are those of `in_context`; the letters too.
 import math
 
 from ..lanes import on_lanes, where
-from ._encoder_step import tanh
+from ._encoder_step import slope_of_tanh, tanh
 
 KINDS = ["sigmoid", "tanh", "relu"]
 SIGMOID, TANH, RELU = range(3)
@@ -18,12 +18,11 @@ def step(image, pulled, trained, fresh, scratch, data):
     """The least loss of infinite prompts; leaves the gradients with respect to a and w."""
     a, Z = image
     da, dZ = pulled
-    frozen, h, Sigma, C, r = scratch
-    S = dZ if trained[1] else frozen
+    S, h, Sigma, C, r = scratch
     F, d, p, kind, blur = data
     m, k = F.shape
     if trained[1] or fresh:  # else the activations stay
-        activate(Z, S, m, d, kind)
+        activate(Z, S, dZ, m, d, kind, trained[1])
     for q in range(p):
         for i in range(m):
             h[q, i] = 0.0
@@ -53,34 +52,33 @@ def step(image, pulled, trained, fresh, scratch, data):
                 g = 0.0
                 for q in range(p):
                     g += a[q, j] * h[q, i]
-                dZ[j, i] = g * slope(S[j, i], kind)
+                dZ[j, i] = g * dZ[j, i]
     return loss / (2 * m)
 
 
 @on_lanes
-def activate(Z, S, m, d, kind):
-    """What every neuron answers to every input."""
+def activate(Z, S, dZ, m, d, kind, slopes):
+    """What every neuron answers to every input and, if asked for, the activation's slope there.
+
+    The slope is no function of the answer: of one that is near 1, what it lacks has lost its digits.
+    """
     for j in range(d):
-        if kind == RELU:
-            for i in range(m):
-                S[j, i] = max(Z[j, i], 0.0)
-        elif kind == TANH:
-            for i in range(m):
-                S[j, i] = tanh(Z[j, i])
-        else:
-            for i in range(m):
-                e = math.exp(-max(Z[j, i], -Z[j, i]))  # never overflows
-                S[j, i] = where(Z[j, i], 1.0, e) / (1 + e)
-
-
-@on_lanes
-def slope(s, kind):
-    """The activation's derivative, by its value."""
-    if kind == RELU:
-        return where(s, 1.0, 0.0)
-    if kind == TANH:
-        return 1 - s * s
-    return s * (1 - s)
+        for i in range(m):
+            z = Z[j, i]
+            if kind == RELU:
+                S[j, i] = max(z, 0.0)
+                if slopes:
+                    dZ[j, i] = where(z, 1.0, 0.0)
+            elif kind == TANH:
+                S[j, i] = tanh(z)
+                if slopes:
+                    dZ[j, i] = slope_of_tanh(z)
+            else:
+                e = math.exp(-max(z, -z))  # never overflows
+                s = 1 / (1 + e)
+                S[j, i] = where(z, 1.0, e) * s
+                if slopes:
+                    dZ[j, i] = e * s * s
 
 
 @on_lanes

@@ -235,12 +235,11 @@ class InContext:
             "w": Read(X, neurons.w, X.new_ones(runs, d), lambda c: c),
         }
         kind = _in_context_step.KINDS.index(self.activation)
-        frozen = (1, 1) if "w" in train else (d, m)
         return Step(
             _in_context_step.step,
             reads,
             data=(F.contiguous().numpy(), d, p, kind, _blur(F)),
-            scratch=(frozen, (p, m), (p, p), (F.shape[1], p), (F.shape[1],)),
+            scratch=((d, m), (p, m), (p, p), (F.shape[1], p), (F.shape[1],)),
             work=m * d * (20 + 3 * p),
         )
 
