@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import differentiable, relative_gap
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from descent import descend, draws, problems
 from descent.models import Encoder, EncoderWeights
@@ -52,6 +53,31 @@ def test_output_is_the_papers_token_by_token(instance):
         one = EncoderWeights(*(W[r] for W in weights))
         found = encoder.predict(weights, problem)[r]
         assert relative_gap(found, by_hand(encoder, problem, one)) < 1e-12
+
+
+class Sizes(TorchDispatchMode):
+    """How many numbers the tensors have that are made within."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.found.append(made.untyped_storage().nbytes() // made.element_size())
+        return made
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["one problem", "one for each run"])
+def test_the_weights_are_not_copied_for_each_sequence(own):
+    problem, encoder = problems.sequences(N=30, n=2, D=20, seed=0), Encoder(20)
+    weights = encoder.init(problem, seed=1, runs=5)
+    if own:
+        problem = Problem(problem.X.expand(5, 30, 2, 20), problem.y.expand(5, 30))
+    with Sizes() as sizes:
+        encoder.loss_and_gradient(weights, problem)
+    assert max(sizes.found) == 5 * 30 * 2 * 20  # queries: 20 columns, as many as tokens have
 
 
 @given(encoders())

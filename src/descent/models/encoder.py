@@ -190,8 +190,9 @@ class Encoder:
 
     def _forward(self, weights: EncoderWeights, problem: Problem) -> Pass:
         """The same for what has been looked at: `descend` does not look at every step."""
-        X, activation = problem.X, ACTIVATIONS[self.activation]
-        Q, K, V = (X @ W.unsqueeze(-3) for W in weights[:3])
+        activation, shape = ACTIVATIONS[self.activation], (problem.N, problem.n)
+        # of all tokens at once: a product for each sequence would copy the weights for each
+        Q, K, V = ((problem.tokens @ W).unflatten(-2, shape) for W in weights[:3])
         _memory.room("the attention matrices", *Q.shape[:-1], problem.n)
         S = torch.softmax(self.tau_0 * Q @ K.mT, -1)
         Z = S @ V
