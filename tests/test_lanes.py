@@ -562,6 +562,13 @@ def test_called_from_python_the_encoders_step_is_that_of_one_run(
     agrees_for_one_run(*model, train)
 
 
+@pytest.mark.parametrize(("train", "count"), [("QKV", 1), ("QKVO", 2)])
+def test_matrices_that_tokens_meet_share_what_is_kept_of_the_tokens(train, count):
+    layer, problem, weights = encoding(20, "relu", "lecun", "sum")
+    shape = _groups._Shape(layer.on_lanes(weights, problem, train), train)
+    assert len(shape.matrices) == count
+
+
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 300.0])
 def test_the_hyperbolic_tangent_of_lanes_keeps_its_digits(scale):
     _stretch._ready(tanh)

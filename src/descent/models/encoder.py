@@ -236,10 +236,8 @@ class Encoder:
         if each > LARGE or (runs < MANY and problem.N * each > LARGE * runs):
             return None
         one = weights.O.new_ones(1, 1)  # O is no matrix that tokens meet: it is read as it is
-        square = torch.ones_like(weights.O)
-        reads = {
-            W: Read(problem.tokens, getattr(weights, W).mT, square, lambda c: c.mT) for W in "QKV"
-        }
+        X, square = problem.tokens, torch.ones_like(weights.O)
+        reads = {W: Read(X, getattr(weights, W).mT, square, lambda c: c.mT) for W in "QKV"}
         return Step(
             encoder_step,
             reads | {"O": Read(one, weights.O[..., None], square, lambda c: c[..., 0])},
