@@ -176,6 +176,14 @@ def test_formulas_of_the_text_and_of_outputs_are_set_by_katex(chapter):
     assert "<math>" not in chapter
 
 
+def test_names_and_paths_in_tables_break_between_their_parts():
+    page = {"body": '<table><span class="pre">a/NAME/tau_0.csv</span></table>'}
+    page["body"] += '<span class="pre">a/b.c</span>'
+    sphinx_descent.part_names(None, "page", "page.html", page, None)
+    names = re.findall('"pre">(.*?)</span>', page["body"])
+    assert names == ["a/<wbr>NAME/<wbr>tau_<wbr>0<wbr>.csv", "a/b.c"]
+
+
 PARTS = {"msub": 2, "msup": 2, "msubsup": 3, "munder": 2, "mover": 2, "munderover": 3, "mfrac": 2}
 
 

@@ -243,8 +243,8 @@ def mend_roles(app, pagename, templatename, context, doctree):
         context["body"] = re.sub(wrong, right, context.get("body", ""))
 
 
-# Where a name in a table may break: before a dot, after an underscore.
-PARTS = re.compile(r"(?<=[\w)])(?=\.\w)|(?<=\w_)(?=\w)")
+# Where a name in a table may break: before a dot, after an underscore or the slash of a path.
+PARTS = re.compile(r"(?<=[\w)])(?=\.\w)|(?<=\w[_/])(?=\w)")
 
 
 def part_names(app, pagename, templatename, context, doctree):
