@@ -184,6 +184,20 @@ def test_a_processor_with_narrower_registers_takes_the_same_steps(register, proc
     assert run.stdout == f"{register}\n", run.stderr
 
 
+SWITCHED_OFF = """
+from descent import _layout, descend, models, problems
+problem, layer = problems.gaussian(2, 3, 4, seed=0), models.Attention(H=2, d=3)
+run = descend(layer, problem, layer.init(problem, runs=3, seed=1), step=0.01, steps=5)
+assert (run.loss[-1] < run.loss[0]).all()
+print(_layout.compiled())
+"""
+
+
+def test_where_numba_is_told_to_compile_nothing_the_steps_are_torchs():
+    run = in_a_process(SWITCHED_OFF, NUMBA_DISABLE_JIT="1")
+    assert run.stdout == "None\n", run.stderr
+
+
 # -- where compiled code is kept --------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from numba import config, njit
 from numba.extending import register_jitable
 
 from . import _register, _surface
@@ -27,6 +27,9 @@ from ._register import (
     store_tile,
 )
 from ._surface import digest, where
+
+if config.DISABLE_JIT:  # then what is made of lanes cannot run, and the steps are torch's
+    raise ImportError("NUMBA_DISABLE_JIT is set")
 
 #: Numbers of a matrix that stay in a near cache while all columns are multiplied by them.
 BLOCK = 2**15
