@@ -1,4 +1,4 @@
-"""The built site, a server for it, and a browser that sees no other host."""
+"""How examples are drawn; the built site, a server for it, and a browser that sees no other host."""
 
 import threading
 from contextlib import contextmanager
@@ -8,6 +8,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, and no limit on time: the first example pays for torch's start.
+settings.register_profile("descent", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("descent")
 
 ROOT = Path(__file__).parent.parent
 

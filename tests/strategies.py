@@ -1,14 +1,9 @@
 """Random shapes, layers and weights for property tests."""
 
 import torch
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from descent import models, problems
-
-# The same examples in every run, and no limit on time: the first example pays for torch's start.
-settings.register_profile("descent", deadline=None, derandomize=True, max_examples=50)
-settings.load_profile("descent")
 
 KERNELS = ("softmax", "gaussian")
 
