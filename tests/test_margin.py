@@ -144,6 +144,22 @@ def test_a_margin_too_small_to_tell_is_not_called_infeasible():
     assert not proof and abs(float(duals.sum()) * 1e-6 - 1) < 1e-6
 
 
+@pytest.mark.parametrize("size", [1e-60, 1e-20, 1e60])
+def test_c_times_the_tokens_have_the_solution_over_c_squared(size):
+    problem, u = problems.planted(N=3, n=4, D=20, seed=0)
+    found = margin.svm(problems.Problem(size * problem.X, problem.y), u)
+    assert found.norm * size**2 == pytest.approx(margin.svm(problem, u).norm, rel=1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-160, 1e-80, 1e80])
+def test_tokens_too_small_or_large_for_float64_are_called_that(size):
+    problem, u = problems.planted(N=3, n=4, D=20, seed=0)
+    with pytest.raises(ValueError, match="too (small|large) for .* in torch.float64: scale the"):
+        margin.svm(problems.Problem(size * problem.X, problem.y), u)
+    with pytest.raises(ValueError, match="float64 keeps few digits of: scale .* up"):
+        margin.hard_margin(1e-310 * torch.eye(2, dtype=torch.float64))
+
+
 def test_tokens_that_ask_for_a_gradient_have_the_same_margin():
     problem, u = problems.planted(N=2, n=2, D=5, seed=0)
     leaves = problems.Problem(problem.X.clone().requires_grad_(), problem.y)

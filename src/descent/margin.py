@@ -142,6 +142,7 @@ def svm(
     a, z = differences(problem, selected).detach(), problem.X[..., query, :].detach()
     asked = (a != 0).any(-1)
     _distinct(asked, selected)
+    _of_a_size(a, z)
     G = gram(a, z)[asked.flatten()][:, asked.flatten()]
     weights, proof = hard_margin(G)
     duals = torch.zeros_like(asked, dtype=a.dtype)
@@ -178,6 +179,18 @@ def tokens_to_select(
         return chosen(problem, u)
     selected = _validate.indices("selected", selected, problem.N, problem.n)
     return selected.to(problem.X.device)
+
+
+def _of_a_size(a: Float[Tensor, "N n D"], z: Float[Tensor, "N D"]) -> None:
+    """Raise ValueError where inner products of the A_it, or the multipliers, leave the range."""
+    size, low = (
+        float(a.abs().amax()) * float(z.abs().amax()),
+        1e3 * torch.finfo(a.dtype).tiny ** 0.5,
+    )
+    if not low < size < 1 / low:
+        found = f"differences times queries are up to {size:.0e}, too {'large' if size > 1 else 'small'}"
+        remedy = "scale the tokens towards 1: c times the tokens have W over c squared"
+        raise error(ValueError, f"{found} for their inner products in {a.dtype}", remedy)
 
 
 def _distinct(asked: Bool[Tensor, "N n"], selected: Int[Tensor, " N"]) -> None:
@@ -276,9 +289,13 @@ def hard_margin(G: Float[Tensor, "m m"]) -> tuple[Float[Tensor, " m"], bool]:
     _validate.shape("G", G, (len(G), len(G)), "it holds the products of all pairs")
     if G.ndim != 2 or not bool((G.diagonal() >= 0).all() and (G.diagonal() > 0).any()):
         found = f"G of shape {tuple(G.shape)} is no Gram matrix of vectors that are not all zero"
-        raise error(ValueError, found, "give A @ A.T of the constraints' rows A")
+        remedy = "give A @ A.T of the constraints' rows A, scaled up where their squares underflow"
+        raise error(ValueError, found, remedy)
     G = G.detach()
     scale = G.diagonal().amax()
+    if scale < torch.finfo(G.dtype).tiny:
+        found = f"G has a largest entry of {float(scale):.0e}, which float64 keeps few digits of"
+        raise error(ValueError, found, "scale the constraints' rows up")
     alpha = _least_norm_weights(G / scale)
     margins = (G / scale) @ alpha
     if float(margins.amin()) > TOLERANCE:
