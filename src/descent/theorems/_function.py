@@ -53,6 +53,12 @@ class FunctionStart:
         for name in ("L", "mu", "Lambda"):
             if getattr(self, name) is not None:
                 known[name] = theta.new_tensor(_validate.positive(name, getattr(self, name)))
+        try:
+            self.f.residual(known["theta"])
+        except RuntimeError as failure:
+            found = f"f cannot be computed at theta ({str(failure).splitlines()[0]})"
+            remedy = "give a residual of float64 vectors (..., p), p as many as theta has"
+            raise error(ValueError, found, remedy) from None
         if self.minimiser is not None:
             point = _validate.matrix("minimiser", self.minimiser, least=1).to(theta)
             known["minimiser"] = _validate.shape(

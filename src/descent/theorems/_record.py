@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import _validate
 from .._errors import error
+from ._precision import out_of_range, widened
 from ._report import Report
 
 
@@ -46,12 +47,15 @@ class Theorem:
     uses: tuple[str, ...] = ()
 
     def __call__(self, *of: object, **given: object) -> Report:
-        """The report on these data; of an attention layer: (layer, problem, weights)."""
-        return self.about(self.start(*of, **given))
+        """The report on these data, in float64; of an attention layer: (layer, problem, weights)."""
+        wide = {name: widened(value) for name, value in given.items()}
+        return self.about(self.start(*map(widened, of), **wide))
 
     def about(self, start: Any) -> Report:
         """The report on a start."""
-        return replace(self.state(start), theorem=self, start=start)
+        report = self.state(start)
+        asked = report.hypotheses + out_of_range(start)
+        return replace(report, hypotheses=asked, theorem=self, start=start)
 
     def __reduce__(self) -> tuple:
         """A copy is the theorem itself, and another process finds its own by the id."""

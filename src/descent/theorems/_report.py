@@ -55,7 +55,7 @@ class Linear:
 
     def check(self, run: Trajectory) -> Inequality:
         t = run.every * torch.arange(1, len(run.loss), device=run.loss.device)
-        left = self.decay(_along(t, run.eta), run.eta).clamp_max(FURTHEST)
+        left = self.decay(along(t, run.eta), run.eta).clamp_max(FURTHEST)
         right = -torch.log(run.loss[1:] / run.loss[0]).clamp_max(FURTHEST)
         # where the bound is all rounding, the logarithm of the loss is known to nothing
         blur = 2 * BLUR * self.rounding / (2 * run.loss[0]).sqrt() * (1 + torch.exp(left / 2))
@@ -137,7 +137,7 @@ class Report:
         ValueError if the statement bounds no loss over time.
         """
         linear, eta = self._linear, torch.as_tensor(self.step if eta is None else eta)
-        return torch.exp(-linear.decay(_along(torch.as_tensor(t), eta), eta))
+        return torch.exp(-linear.decay(along(torch.as_tensor(t), eta), eta))
 
     @property
     def _linear(self) -> Linear:
@@ -161,6 +161,9 @@ class Report:
                 f"{self.theorem.id} speaks of descent",
                 f"give a run of train={self.train!r}",
             )
+        if run is not None and run.loss.dtype == torch.float32:
+            remedy = "train in float64, as report.trial() does"
+            raise error(ValueError, "the run is in float32, too coarse for a theorem", remedy)
         missing = [name for name in self.watch if name not in run.watched]
         if missing:
             raise error(
@@ -314,7 +317,7 @@ def _all(inequalities: tuple[Inequality, ...]) -> Tensor:
     return torch.stack(torch.broadcast_tensors(*(h.met for h in inequalities))).all(0)
 
 
-def _along(t: Tensor, runs: Tensor) -> Tensor:
+def along(t: Tensor, runs: Tensor) -> Tensor:
     """Steps (t) in front of the runs' dimensions."""
     return t.reshape(-1, *[1] * runs.ndim).to(runs.dtype)
 

@@ -30,10 +30,12 @@ class UnderPL(Linear):
 
     def check(self, run: Trajectory) -> Inequality:
         t = torch.arange(1, len(run.loss))
-        most = -torch.log(self.at.visible(run))
+        gap = self.at.gap(run)
+        known = torch.where(gap[0] > 0, self.at.visible(run), torch.inf)  # else nothing is to gain
+        most = -torch.log(known)
         left = torch.minimum(self.decay(t.reshape(-1, *[1] * run.eta.ndim), run.eta), most)
-        share = (self.at.gap(run)[1:] / self.at.gap(run)[0]).clamp_min(0)
-        return Inequality(self.name, left, -torch.log(share), tuple(t.tolist()))
+        share = torch.where(known < 1, gap[1:] / gap[0] - known, 0)
+        return Inequality(self.name, left, -torch.log(share.clamp_min(0)), tuple(t.tolist()))
 
 
 @theorem(

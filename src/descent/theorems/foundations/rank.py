@@ -1,6 +1,7 @@
 """Theorems of :doc:`/foundations/rank`: ranks and eigenvalues at a start, for any layer."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ... import _validate, spectra
@@ -8,6 +9,9 @@ from .._attention import AttentionStart
 from .._inequality import Inequality
 from .._record import Standing, theorem
 from .._report import Promise, Report
+
+#: Singular values above this share of the largest are far from rounding, and so are products.
+VISIBLE = 1e-7
 
 
 @theorem(
@@ -30,7 +34,10 @@ def rank_threshold(at: AttentionStart) -> Report:
     most = distinct.clamp_max(heads * at.problem.D)
     rank = spectra.rank(at.B).double()
     return Report(
-        hypotheses=(_no_token_is_special(at, distinct),),
+        hypotheses=(
+            _no_token_is_special(at, distinct),
+            _decided(rank == most, _general_position(at, same, heads)),
+        ),
         promises=(
             Promise("rank B_0 ≤ min(HD, distinct tokens)", lambda _: (rank, most, ())),
             Promise("rank B_0 ≥ that, for almost all draws", lambda _: (most, rank, ())),
@@ -50,6 +57,39 @@ def _no_token_is_special(at: AttentionStart, distinct: Tensor) -> Inequality:
     first = ~same.tril(-1).any(-1) & (X != 0).any(-1)
     special = distinct - first.sum(-1)
     return Inequality("no token is zero or in two sequences", special, 0 * special)
+
+
+def _decided(reached: Tensor, position: Tensor) -> Inequality:
+    """A rank that is reached is seen; that one is missed, only far from where float64 rounds."""
+    name = "the rank is reached, or float64 sees tokens, attention and heads in general position"
+    right = torch.where(reached, 1.0, position)
+    return Inequality(name, torch.full_like(right, VISIBLE), right)
+
+
+def _general_position(at: AttentionStart, same: Tensor, heads: int) -> Float[Tensor, "*r"]:
+    """What is above zero for almost all tokens and weights, by how much.
+
+    The tokens, the attention matrices and the heads have the ranks that their numbers allow, and
+    no attention matrix is lost beside the others, as where it underflows.
+    """
+    first = ~same.tril(-1).any(-1)  # (*b, N, n): not seen before in its sequence
+    count = first.sum((-2, -1))
+    S = at.forward.S
+    own = torch.linalg.svdvals(S)
+    lost = torch.arange(at.problem.n) >= first.sum(-1)[..., None, :, None]
+    of_S = torch.where(lost, torch.inf, own).amin((-3, -2, -1)) / own.amax((-3, -2, -1))
+    of_X = _last(torch.linalg.svdvals(at.problem.tokens), count.clamp_max(at.problem.D))
+    between = torch.linalg.svdvals(S[..., :heads, :, :, :].flatten(-3))
+    of_heads = _last(between, count.clamp_max(heads))
+    return torch.minimum(torch.minimum(of_S, of_X), of_heads)
+
+
+def _last(values: Tensor, count: Tensor) -> Tensor:
+    """The singular value of that number over the largest; zero where there are not so many."""
+    last = values.gather(
+        -1, (count - 1).clamp_max(values.shape[-1] - 1)[..., None].expand(*values.shape[:-1], 1)
+    )
+    return torch.where(values[..., 0] > 0, last.squeeze(-1) / values[..., 0], 0)
 
 
 def most(kernel: str, N: int, n: int, D: int, d: int) -> int:

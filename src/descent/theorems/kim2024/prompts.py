@@ -33,9 +33,9 @@ class InContextStart:
         return self.model.moments(self.neurons, self.population)
 
     @cached_property
-    def least(self) -> Float[Tensor, "*r"]:
-        """The smallest eigenvalue of Sigma."""
-        return torch.linalg.eigvalsh(self.moments.Sigma)[..., 0]
+    def sizes(self) -> Float[Tensor, "*r p"]:
+        """The eigenvalues of Sigma, in rising order."""
+        return torch.linalg.eigvalsh(self.moments.Sigma)
 
     @cached_property
     def infinite(self) -> Float[Tensor, "*r"]:
@@ -77,7 +77,9 @@ def finite_prompts(at: InContextStart) -> Report:
     """Between the loss of infinite prompts and that plus the ceiling; losses known to rounding."""
     blur = 1e-12 * (1 + at.finite.abs())
     return Report(
-        hypotheses=(Inequality("0 < λ_min(Σ)", torch.zeros_like(at.least), at.least, strict=True),),
+        hypotheses=(
+            Inequality("0 < λ_min(Σ)", 1e-14 * at.sizes[..., -1], at.sizes[..., 0], strict=True),
+        ),
         promises=(
             Promise("L ≤ L^n", lambda _: (at.infinite, at.finite + blur, ())),
             Promise("L^n ≤ L^n_TF(Σ^-1)", lambda _: (at.finite, at.inverse + blur, ())),

@@ -22,9 +22,10 @@ def small(at: AttentionStart) -> Report:
     sizes = at.q * at.k / 2**0.5 if kernel == "softmax" else at.problem.n * (at.q**2 + at.k**2)
     bound = torch.linalg.vector_norm(at.X[..., None] ** 3 * sizes, dim=-1) / at.model.d**0.5
     two = torch.full_like(at.sigma, 2)
+    seen = torch.where(at.sigma > at.noise, at.sigma, 0)
     return Report(
         hypotheses=(Inequality("2 ≤ n", two, torch.full_like(two, at.problem.n)),),
-        promises=(Promise("σ_min(B_0) ≤ its bound", lambda _: (at.sigma, bound, ())),),
+        promises=(Promise("σ_min(B_0) ≤ its bound", lambda _: (seen, bound, ())),),
         constants={"σ_min(B_0)": at.sigma, "bound": bound},
     )
 

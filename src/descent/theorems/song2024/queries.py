@@ -255,7 +255,8 @@ def softmax_rests(at: AttentionStart) -> Report:
             )
         spent = run.eta / 2 * norms[:-1].cumsum(0)
         gained = run.loss[:1] - run.loss[1 : len(norms)]
-        return spent, gained + blurred(0 * gained, at.rounding), run.at[1:]
+        lost = blurred(run.loss[0], at.rounding) - run.loss[0]  # both losses are known to that
+        return spent, gained + 2 * lost, run.at[1:]
 
     return Report(
         hypotheses=(),

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .._attention import AttentionStart
 from .._record import Standing, theorem
-from .._report import Promise, Report, blurred
+from .._report import Promise, Report, along, blurred
 from ._shared import full_rank, linear
 
 
@@ -74,7 +74,7 @@ def plateau(at: AttentionStart) -> Report:
         return floor.expand_as(run.loss), blurred(run.loss, at.rounding), steps(run)
 
     def below(run):
-        t = run.every * torch.arange(len(run.loss))[:, None]
+        t = along(run.every * torch.arange(len(run.loss)), run.eta)
         left = (1 - run.eta * rate) ** (2 * t) * (run.loss[0] - floor)
         right = blurred(left + floor, at.rounding) - floor  # the floor is known to rounding too
         return run.loss - floor, right + 1e-12 * floor, steps(run)

@@ -51,7 +51,8 @@ def domination(at: SelectionStart) -> Report:
     R, down = at.R(W), at.downhill(W)
 
     def here(run: None):
-        own = (down * W).sum((-2, -1)) / torch.linalg.vector_norm(W, dim=(-2, -1))
+        length = torch.linalg.vector_norm(W, dim=(-2, -1))
+        own = (down * W).sum((-2, -1)) / length.where(length > 0, 1)  # W = 0 has R = 0
         along = (down * at.mm.direction).sum((-2, -1))
         # C is zero for one sequence of two tokens, where only rounding is left
         return R * (own / along - 1), (at.C + 1e-9).expand_as(R), ()

@@ -67,11 +67,11 @@ def equal_means(at: EncoderStart) -> Report:
         promises=(
             Promise(
                 "‖F_j - F_k‖ ≤ what attention adds",
-                lambda _: ((between / wide).amax((-2, -1)), ones, ()),
+                lambda _: (_most(between, wide), ones, ()),
             ),
             Promise(
                 "|f_j - f_k| ≤ ‖w_O‖ times that",
-                lambda _: ((outputs / (o[..., None, None] * wide)).amax((-2, -1)), ones, ()),
+                lambda _: (_most(outputs, o[..., None, None] * wide), ones, ()),
             ),
             Promise("α ≤ the least of that over √2", lambda _: (at.alpha, nearest + blur, ())),
         ),
@@ -82,6 +82,11 @@ def equal_means(at: EncoderStart) -> Report:
 def _pairs(x: Float[Tensor, "*r N"], combine: Callable) -> Float[Tensor, "*r N N"]:
     """Sums or differences of all pairs."""
     return combine(x[..., :, None], x[..., None, :])
+
+
+def _most(differences: Float[Tensor, "*r N N"], allowed: Float[Tensor, "*r N N"]) -> Tensor:
+    """The largest share that a difference takes of what is allowed; none takes none of nothing."""
+    return torch.where(differences == 0, 0, differences / allowed).amax((-2, -1))
 
 
 def _distinct(x: Float[Tensor, "*r N N"]) -> Float[Tensor, "*r N N"]:

@@ -9,7 +9,7 @@ from ..._descend import Trajectory
 from ...models import EncoderWeights
 from .._inequality import Inequality
 from .._record import Standing, theorem
-from .._report import Linear, Promise, Report
+from .._report import Linear, Promise, Report, along
 from ._encoder import EncoderStart
 
 #: The weights in the order of the budgets.
@@ -185,7 +185,7 @@ def proposition_1_flow(at: FlowStart) -> Report:
     """Half of what (2) and a quarter of what (3) ask for, for the flow, with a kink or without."""
 
     def rate(run: Trajectory) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-        t = torch.tensor(run.at[1:], dtype=run.loss.dtype)[:, None] * run.eta
+        t = along(torch.tensor(run.at[1:]), run.eta) * run.eta
         bound = run.loss[0] * torch.exp(-at.alpha.square() * t / 2)
         return run.loss[1:], bound + (64 * at.rounding).square(), run.at[1:]
 
