@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import pytest
+from pybtex.database import parse_file
 
 BOOK = pathlib.Path(__file__).parents[1] / "book"
 CHAPTERS = {str(p.relative_to(BOOK)): p.read_text() for p in sorted(BOOK.rglob("*.md"))}
@@ -96,3 +97,14 @@ def test_a_broken_promise_is_noticed(source, complaint):
 
 def test_a_hidden_cell_may_be_long():
     assert complaints(cell(*["x = 1"] * 30, options=":tags: [hide-input]")) == []
+
+
+def test_no_two_references_are_cited_alike():
+    """Two papers of the same authors and year are told apart by a letter after the year."""
+    entries = parse_file(BOOK / "references.bib", "bibtex").entries
+    cited = {}
+    for key, entry in entries.items():
+        people = [" ".join(person.last_names) for person in entry.persons["author"]]
+        who = " and ".join(people) if len(people) < 3 else f"{people[0]} et al."
+        cited.setdefault((who, entry.fields["year"]), []).append(key)
+    assert len(entries) > 50 and not [keys for keys in cited.values() if len(keys) > 1]
