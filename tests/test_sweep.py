@@ -1,5 +1,6 @@
 """A grid becomes one table: every run once, the same bits, whatever interrupts it."""
 
+import errno
 import json
 import os
 import pickle
@@ -170,6 +171,20 @@ def test_the_number_of_threads_is_given_back():
 def bytes_of(folder, **axes):
     descent.sweep(folder / "whole.parquet", **{**SMALL, **axes})
     return (folder / "whole.parquet").read_bytes()
+
+
+def test_a_full_disk_is_told_and_costs_nothing(tmp_path, monkeypatch):
+    expected, out = bytes_of(tmp_path), tmp_path / "t.parquet"
+    with monkeypatch.context() as full:
+
+        def no_room(rows, path, **options):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        full.setattr(_table.pq, "write_table", no_room)
+        with pytest.raises(OSError, match="out .*t.parquet cannot be written .No space.*make room"):
+            descent.sweep(out, **SMALL)
+    descent.sweep(out, **SMALL)
+    assert out.read_bytes() == expected
 
 
 @pytest.mark.parametrize("moment", ["start", "part", "table", "tidying"])

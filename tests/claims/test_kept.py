@@ -33,6 +33,13 @@ def counted(log, **fields):
     return Claim("a-claim", check=check, **record | fields)
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(OSError, match="results cannot be kept in .*: let XDG_CACHE_HOME name"):
+        claims.run([claims.get("gaussian-gram")])
+
+
 def test_the_second_time_it_is_read(tmp_path):
     log, claim = tmp_path / "log", counted(tmp_path / "log")
     first, second = claims.run([claim]), claims.run([claim])

@@ -176,10 +176,16 @@ class Store:
     def _write(self, path: Path, write: Callable[[Path], object]) -> None:
         """Write into the folder, then rename: no reader ever sees half a file."""
         beside = self.folder / (path.name + ".tmp")
-        write(beside)
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        try:
+            write(beside)
+            with beside.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except OSError as failure:
+            reason = os.strerror(failure.errno) if failure.errno else str(failure)
+            found = f"out {self.out} cannot be written ({reason})"
+            remedy = "make room or give rights, then call again: what is done is kept"
+            raise error(OSError, found, remedy) from None
 
     def _check(self, path: Path, found: str) -> None:
         if found == self.record:

@@ -12,6 +12,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from .._errors import error
 from ._record import Claim, Evidence
 
 try:  # where there is no such lock, two who run the ledger at once both do the work
@@ -35,8 +36,14 @@ def folder() -> Path:
 @contextmanager
 def locked() -> Iterator[None]:
     """One process at a time runs claims; the next finds them kept."""
-    folder().mkdir(parents=True, exist_ok=True)
-    with open(folder() / "lock", "w") as file:
+    try:
+        folder().mkdir(parents=True, exist_ok=True)
+        file = open(folder() / "lock", "w")
+    except OSError as failure:
+        found = f"results cannot be kept in {folder()} ({failure.strerror})"
+        remedy = "let XDG_CACHE_HOME name a folder that can be written"
+        raise error(OSError, found, remedy) from None
+    with file:
         if fcntl:
             fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file closes, also by a crash
         yield
