@@ -15,6 +15,7 @@ import numpy as np
 from numba import config, njit
 from numba.extending import register_jitable
 
+from .._errors import error
 from . import _register, _surface
 from ._register import (
     ROWS,
@@ -29,7 +30,7 @@ from ._register import (
 from ._surface import digest, where
 
 if config.DISABLE_JIT:  # then what is made of lanes cannot run, and the steps are torch's
-    raise ImportError("NUMBA_DISABLE_JIT is set")
+    raise error(ImportError, "NUMBA_DISABLE_JIT is set", "unset it for compiled steps")
 
 #: Numbers of a matrix that stay in a near cache while all columns are multiplied by them.
 BLOCK = 2**15
