@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from numba import njit
+from numba import config, njit
 from strategies import instances, relative_gap
 from torch.nn.functional import logsigmoid
 
@@ -245,6 +245,18 @@ def test_a_full_disk_costs_the_cache_and_not_the_run(compiled_anew, monkeypatch)
     with pytest.warns(RuntimeWarning, match="cannot be kept .*No space left on device"):
         run = descend(*setting(), step=0.01, steps=2)
     assert (run.loss[-1] < run.loss[0]).all()
+
+
+@pytest.mark.parametrize("left", [0, 20], ids=["empty", "cut off"])
+def test_a_damaged_file_of_the_cache_is_written_again(compiled_anew, monkeypatch, tmp_path, left):
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    first = descend(*setting(), step=0.01, steps=2)
+    files = {file: file.read_bytes() for file in tmp_path.rglob("*.nbi")}
+    for file, whole in files.items():
+        file.write_bytes(whole[:left])
+    _stretch._compiled.cache_clear()  # as in the next process
+    assert torch.equal(descend(*setting(), step=0.01, steps=2).loss, first.loss)
+    assert files and all(file.stat().st_size > left for file in files)
 
 
 def test_another_text_of_a_step_is_another_entry_of_the_cache(example):

@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import cache
+from pickle import UnpicklingError
 from threading import Lock
 from typing import NamedTuple
 
@@ -210,6 +211,9 @@ def call(function: Callable, *arguments) -> None:
         function(*arguments)
     except OSError as error:  # raised when it was compiled, before it began
         warn_of_no_cache(str(error))
+        function(*arguments)
+    except (EOFError, UnpicklingError):  # what was kept is damaged: begin to keep anew
+        function._cache.flush()
         function(*arguments)
 
 
