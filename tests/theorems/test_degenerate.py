@@ -7,6 +7,7 @@ from descent import descend, draws, problems, theorems
 from descent.models import Attention, Encoder, LeastSquares, Selection, SelectionWeights
 from descent.models.in_context import InContext, Neurons, Population
 from descent.problems import Problem
+from descent.steps import PrecisionWarning
 from descent.theorems import foundations, song2024, vasudeva2024, wu2023
 
 ABOUT_A_LAYER = [
@@ -94,6 +95,15 @@ def test_zero_has_no_direction_to_be_dominated():
     problem, u = problems.planted(N=1, n=2, D=6, seed=0)
     weights = SelectionWeights(torch.zeros(2, 6, 6).double(), u.expand(2, 6))
     assert held(vasudeva2024.domination(Selection(), problem, weights)).met.all()
+
+
+@pytest.mark.parametrize("ell", ["logistic", "exponential"])
+def test_the_way_down_is_known_where_the_loss_underflows(ell):
+    problem, u = problems.orthonormal_tokens(N=3, n=3, D=12, seed=0)
+    large = Problem(1e3 * problem.X, problem.y)
+    weights = SelectionWeights(torch.zeros(2, 12, 12).double(), u.expand(2, 12))
+    with pytest.warns(PrecisionWarning, match="they stand still"):
+        assert held(vasudeva2024.progress(Selection(ell), large, weights)).met.all()
 
 
 def test_features_that_are_all_zero_are_not_told_apart():

@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from .. import _validate, margin
 from .._errors import error
@@ -101,6 +102,10 @@ class SelectionStart:
         r"""The steepness :math:`|\ell'|` of the loss at f."""
         return torch.sigmoid(-f) if self.model.ell == "logistic" else (-f).exp()
 
+    def log_slope(self, f: Tensor) -> Tensor:
+        """Its logarithm, which is there where the steepness underflows."""
+        return logsigmoid(-f) if self.model.ell == "logistic" else -f
+
     @cached_property
     def kappa_max(self) -> Tensor:
         r"""The largest :math:`\frac{\Delta_i}{n}\sup|\ell'|`, over the scores of sequence i."""
@@ -184,7 +189,7 @@ class SelectionStart:
         """
         weights = self.weights._replace(W=W)
         seen = self.model.forward(weights, self.problem)
-        slope = self.slope(seen.f).log()
+        slope = self.log_slope(seen.f)
         top = seen.log_attention.argmax(-1, keepdim=True)
         tells = seen.scores.gather(-1, top) != seen.scores  # only these have a weight
         heard = torch.where(tells, seen.log_attention + slope[..., None], -torch.inf)

@@ -76,7 +76,7 @@ def _general_position(at: AttentionStart, same: Tensor, heads: int) -> Float[Ten
     count = first.sum((-2, -1))
     S = at.forward.S
     own = torch.linalg.svdvals(S)
-    lost = torch.arange(at.problem.n) >= first.sum(-1)[..., None, :, None]
+    lost = torch.arange(at.problem.n, device=S.device) >= first.sum(-1)[..., None, :, None]
     of_S = torch.where(lost, torch.inf, own).amin((-3, -2, -1)) / own.amax((-3, -2, -1))
     of_X = _last(torch.linalg.svdvals(at.problem.tokens), count.clamp_max(at.problem.D))
     between = torch.linalg.svdvals(S[..., :heads, :, :, :].flatten(-3))
