@@ -13,7 +13,7 @@ from descent import claims
 from descent.__main__ import main
 from descent.claims import Claim, Entry, Evidence, Ledger, Standing, Verdict
 from descent.claims._graph import columns, uses
-from descent.claims._pages import lettered, number, part, slug
+from descent.claims._pages import CHAPTERS, PARTS, lettered, number, part, slug
 
 
 def record_of(**changes):
@@ -172,11 +172,18 @@ def holding(**changes):
     return Entry(record_of(verdict=Verdict.HOLDS, **changes), entry().evidence)
 
 
-def test_the_overview_goes_through_the_parts_as_the_book_does():
+def test_chapters_stand_in_the_ledger_as_in_the_book(monkeypatch):
     toc = yaml.safe_load((pathlib.Path(__file__).parents[2] / "_toc.yml").read_text("utf8"))
-    order = [part["chapters"][0]["file"].split("/")[0] for part in toc["parts"][:5]]
-    page = Ledger([holding(id=name, chapter=f"{name}/x") for name in sorted(order)]).overview().html
-    assert re.findall('<h2 id="(.*?)">', page) == order
+    pages = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    assert CHAPTERS == [page for page in pages if page.split("/")[0] in PARTS]
+    assert {claim.chapter for claim in claims.registry.values()} <= set(CHAPTERS)
+    monkeypatch.setenv("DESCENT_BOOK", "1")
+    ledger = Ledger(Entry(claim, entry().evidence) for claim in claims.registry.values())
+    shown = re.findall(r'<h3><a data-label="([^"]+).html"', ledger.part("song2024")._repr_html_())
+    assert shown == [chapter for chapter in CHAPTERS if chapter in shown] and len(shown) > 4
+    for surprises in ledger.overview().html.partition('<h2 id="foundations">')[::2]:
+        shown = re.findall(r'<h3><a data-label="([^"]+).html"', surprises)
+        assert shown == [chapter for chapter in CHAPTERS if chapter in shown] and len(shown) > 9
 
 
 def test_the_overview_counts_verdicts_and_shows_surprises_first():

@@ -8,7 +8,7 @@ import html
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -33,6 +33,18 @@ PAPERS = {
 }
 #: The parts of the book by the folder of their pages.
 PARTS = {"foundations": "Foundations", **PAPERS}
+#: The pages of the parts in the order of the book.
+CHAPTERS = [
+    f"{part}/{page}"
+    for part, pages in {
+        "foundations": "layer descent momentum kernels gradients rank span",
+        "song2024": "index values joint queries gaussian landscape initialisation",
+        "wu2023": "index scaling width apart tangent initialisations",
+        "vasudeva2024": "index logistic convergence sparsity traps everywhere joint text",
+        "kim2024": "index prompts timescales landscape dynamics outside merged",
+    }.items()
+    for page in pages.split()
+]
 
 
 @dataclass(frozen=True)
@@ -68,12 +80,18 @@ def surprising(entry: "Entry") -> bool:
     return entry.claim.verdict is not Verdict.HOLDS
 
 
+def in_order(entries: Iterable["Entry"]) -> list["Entry"]:
+    """As the chapters stand in the book; what is in none of them comes last."""
+    places = {chapter: k for k, chapter in enumerate(CHAPTERS)}
+    return sorted(entries, key=lambda entry: places.get(entry.claim.chapter, len(places)))
+
+
 # ------------------------------------------------------------------ at a glance
 
 
 def overview(entries: Iterable["Entry"]) -> str:
-    """All claims, what is surprising first and the rest by part, with a choice of the verdict."""
-    entries = sorted(entries, key=_place)
+    """All claims, what is surprising first, by part and chapter, with a choice of the verdict."""
+    entries = in_order(entries)
     surprises = [entry for entry in entries if surprising(entry)]
     rest = [entry for entry in entries if not surprising(entry)]
     groups = _group("surprises", "Not as printed, or open", surprises) if surprises else ""
@@ -83,13 +101,6 @@ def overview(entries: Iterable["Entry"]) -> str:
             title = f'<a href="ledger/{name}.html">{title}</a>'
         groups += _group(name, title, members)
     return f'<div class="descent-overview">{_choice(entries)}{groups}</div>'
-
-
-def _place(entry: "Entry") -> int:
-    """Where its part stands in the book; whatever is no part of it comes last."""
-    parts = list(PARTS)
-    name = part(entry.claim)
-    return parts.index(name) if name in parts else len(parts)
 
 
 def _choice(entries: list["Entry"]) -> str:
@@ -104,7 +115,18 @@ def _choice(entries: list["Entry"]) -> str:
 
 
 def _group(id: str, title: str, entries: Iterable["Entry"]) -> str:
-    return f'<section><h2 id="{id}">{title}</h2><ul>{"".join(map(_line, entries))}</ul></section>'
+    lists = "".join(
+        f"<section>{heading}<ul>{''.join(map(_line, members))}</ul></section>"
+        for heading, members in _by_chapter(entries)
+    )
+    return f'<section><h2 id="{id}">{title}</h2>{lists}</section>'
+
+
+def _by_chapter(entries: Iterable["Entry"]) -> Iterator[tuple[str, Iterator["Entry"]]]:
+    """The claims of each chapter below its title, which the book fills in."""
+    for chapter, members in groupby(entries, lambda entry: entry.claim.chapter):
+        title = leading(f"{chapter}.html") if "DESCENT_BOOK" in os.environ else chapter
+        yield f"<h3>{title}</h3>", members
 
 
 def _line(entry: "Entry") -> str:
@@ -132,8 +154,11 @@ def _verdict(entry: "Entry") -> str:
 def records(entries: Iterable["Entry"], claims: Iterable[Claim]) -> str:
     """Claims as rows with all that was found; ``claims`` are those that may use their boxes."""
     claims = list(claims)
-    rows = "".join(_record(entry, claims) for entry in entries)
-    return f'<div class="descent-ledger">{rows}</div>'
+    rows = [
+        heading + "".join(_record(entry, claims) for entry in members)
+        for heading, members in _by_chapter(in_order(entries))
+    ]
+    return f'<div class="descent-ledger">{"".join(rows)}</div>'
 
 
 def _record(entry: "Entry", claims: list[Claim]) -> str:
@@ -225,7 +250,7 @@ def number(value: float) -> str:
 
 def errata(entries: Iterable["Entry"]) -> str:
     """What the papers print and the runs do not confirm, paper by paper."""
-    found = [entry for entry in entries if surprising(entry)]
+    found = [entry for entry in in_order(entries) if surprising(entry)]
     groups = []
     for paper, name in PAPERS.items():
         rows = "".join(_erratum(entry) for entry in found if entry.claim.paper == paper)
