@@ -84,7 +84,7 @@ def slope(x: Tensor, y: Tensor) -> Tensor:
     verdict=Verdict.HOLDS,
     chapter=JOINT,
     mutations={
-        "steps of length $t^{-1/4}$": {"power": 0.25},
+        "steps of length t^(-1/4)": {"power": 0.25},
         "half the bound": {"share": 0.5},
         "the shrinking steps for those of one length": {"constant": 2 / 3},
     },
