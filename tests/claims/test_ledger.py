@@ -40,7 +40,7 @@ def entry(supported=True, **numbers):
         hypotheses={"a is a number": True},
         sharpness={"it is < so": (0.5, 0.95)},
     )
-    return Entry(record_of(), evidence, {"m": Evidence({"it is < so": False})})
+    return Entry(record_of(), evidence, {"m^8": Evidence({"it is < so": False})})
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_a_row_keeps_apart_what_is_assumed_and_what_follows():
     assert "Theorem 9, proved." in page
     assert "<li>Assumed: a is a number.</li>" in page
     assert "it is &lt; so (measured over bound 0.5, at best 0.95; turns at 1.1 times" in page
-    assert "<li>With m: false: it is &lt; so.</li>" in page
+    assert "<li>With m<sup>8</sup>: false: it is &lt; so.</li>" in page
 
 
 def test_a_row_shows_what_failed():

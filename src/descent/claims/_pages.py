@@ -217,7 +217,7 @@ def _tested(entry: "Entry") -> str:
     parts.append(("Follows", "; ".join(_sharply(entry, name) for name in evidence.conclusions)))
     for name, turned in entry.mutations.items():
         parts.append((f"With {name}", "false: " + "; ".join(turned.turned)))
-    items = "".join(f"<li>{html.escape(word)}: {lettered(text)}.</li>" for word, text in parts)
+    items = "".join(f"<li>{lettered(word)}: {lettered(text)}.</li>" for word, text in parts)
     return f'<ul class="descent-claim-tested">{items}</ul>'
 
 
