@@ -6,7 +6,7 @@ import pytest
 import torch
 from strategies import relative_gap
 
-from descent import margin, problems, steps, theorems
+from descent import draws, margin, problems, steps, theorems
 from descent.claims.vasudeva2024._shared import LAYER, along_first, planted
 from descent.claims.vasudeva2024.convergence import in_the_plane, with_scores
 from descent.models import Selection
@@ -200,6 +200,48 @@ def test_a_run_that_ends_before_its_limit_refutes_nothing():
     start = start._replace(W=30 * start.W)
     outcome = theorems.get("vasudeva2024-sharp-law")(LAYER, problem, start, eta=0.5).trial(60)
     assert outcome.holds and not outcome.met.any(), outcome
+
+
+def in_other_coordinates(problem, u, size):
+    """The same data ``size`` times as large, with scores that are equal up to rounding."""
+    Q = torch.linalg.qr(draws.normal(0, "turn", (problem.D, problem.D)))[0]
+    return problems.Problem(size * problem.X @ Q, problem.y), u @ Q
+
+
+@pytest.mark.filterwarnings("ignore::descent.steps.PrecisionWarning")
+@pytest.mark.parametrize("id", SERIES)
+def test_rounding_that_attention_weighs_more_than_the_scores_refutes_nothing(id):
+    decided = 0
+    for seed in range(3):
+        problem, u = problems.orthonormal_tokens(2 + seed, 3, 14, seed)
+        problem, u = in_other_coordinates(problem, u, size=10.0)
+        for scale in (0.01, 10.0):
+            start = LAYER.init(problem, seed=seed, runs=4, scale=scale, u=u)
+            start = start._replace(W=start.W - scale * problem.X[0, 1].outer(problem.X[0, 0]))
+            outcome = theorems.get(id)(LAYER, problem, start, eta=0.001).trial(20, looks=5)
+            assert outcome.holds and "FAILS" not in repr(outcome), outcome
+            decided += int(outcome.met.sum())
+    assert decided < 24 or id == "vasudeva2024-sparsity"  # which asks nothing of scores
+
+
+@pytest.mark.parametrize("id", ["vasudeva2024-everywhere", "vasudeva2024-steps"])
+def test_a_sequence_on_its_way_back_refutes_nothing_and_one_that_is_lost_does(id):
+    problem, start = returning(2)
+    outcome = theorems.get(id)(LAYER, problem, start._replace(W=5 * start.W), eta=0.05).trial(40)
+    assert (outcome.report.start.m(outcome.run.weights.W) < 0).any(-1).any()
+    assert outcome.holds and not outcome.met.all(), outcome
+    problem, u = problems.trap()
+    outcome = theorems.get(id)(LAYER, problem, along_first(problem, u, [10.0])).trial(40)
+    met = {h.name: bool(h.met.all()) for h in outcome.hypotheses}
+    assert met["no sequence is still on its way back at the end"]
+    assert not outcome.conclusions[-1].met.any()
+
+
+def test_sparsity_asks_nothing_of_the_scores():
+    problem, u = problems.unit_tokens(4, 3, 8, seed=0)
+    start = LAYER.init(problem, seed=1, runs=4, scale=3.0, u=u)
+    outcome = theorems.get("vasudeva2024-sparsity")(LAYER, problem, start).trial(100)
+    assert outcome.met.all() and outcome.holds, outcome
 
 
 def test_tokens_that_are_the_same_leave_their_dependence_to_be_told():

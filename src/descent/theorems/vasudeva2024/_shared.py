@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from ..._descend import Trajectory
 from .._inequality import Inequality
@@ -13,13 +14,44 @@ from .._selection import SelectionStart
 ROUNDING = 1e-12
 
 
+def feasible(at: SelectionStart) -> Inequality:
+    """A margin that is positive."""
+    margin = (1 / at.length).reshape(())
+    return Inequality("0 < margin", torch.zeros_like(margin), margin, strict=True)
+
+
 def selectable(at: SelectionStart) -> tuple[Inequality, ...]:
     """Equal scores of the other tokens, and a margin that is positive."""
-    margin = (1 / at.length).reshape(())
-    return (
-        Inequality("the other scores of a sequence are equal", at.uneven, torch.tensor(1e-9)),
-        Inequality("0 < margin", torch.zeros_like(margin), margin, strict=True),
-    )
+    even = Inequality("the other scores of a sequence are equal", at.uneven, torch.tensor(SHARE))
+    return even, feasible(at)
+
+
+#: Scores count as equal where their differences move the way down by this share of it at most.
+SHARE = 1e-9
+
+
+def alike(at: SelectionStart, W: Float[Tensor, "*r D D"]) -> Inequality:
+    """Scores are equal up to rounding at best, and attention may weigh the rounding more than them.
+
+    At a token that is not optimal the derivative of f is its attention times the gap of the scores
+    times the attention to the optimal token, and times what its score differs from the others'.
+    Where nearly no attention is on the optimal token, rounding is all that is left.
+    """
+    m, spread = at.m(W), at.others.amax(-1) - at.others.amin(-1)
+    wrong = at.log_slope(at.others.mean(-1) + at.gap * m.sigmoid()) + logsigmoid(-m)
+    true = (wrong + logsigmoid(m) + at.gap.log()).logsumexp(-1)
+    share = ((wrong + spread.log()).amax(-1) - true).exp()
+    return Inequality("float64 holds the other scores equal", share, torch.tensor(SHARE))
+
+
+def heard(at: SelectionStart) -> Promise:
+    """The same all along a run."""
+
+    def measured(run: Trajectory):
+        found = alike(at, path(run))
+        return found.left, found.right.expand_as(found.left), run.at
+
+    return Promise("float64 holds the other scores equal", measured, ("weights",))
 
 
 def no_push(at: SelectionStart) -> Inequality:

@@ -10,7 +10,7 @@ from .._inequality import Inequality
 from .._record import Standing, theorem
 from .._report import Promise, Report
 from .._selection import SelectionStart
-from ._shared import correlation, depth, no_push, path, selectable, taken
+from ._shared import alike, correlation, depth, heard, no_push, path, selectable, taken
 
 
 @theorem(
@@ -32,6 +32,7 @@ def progress(at: SelectionStart) -> Report:
         hypotheses=selectable(at),
         promises=(Promise("⟨-∇/‖∇‖, W̄_mm⟩ ≥ 1/(B‖W_mm‖)", along, ("weights",)),),
         constants={"B": at.B, "‖W_mm‖": at.length},
+        along=(heard(at),),
         train="W",
         largest_step=lambda: steps.normalised(at.eta),
     )
@@ -59,7 +60,7 @@ def domination(at: SelectionStart) -> Report:
 
     cone = Inequality("-R ≤ min m_i", -at.m(W).amin(-1), R)
     return Report(
-        hypotheses=(*selectable(at), cone),
+        hypotheses=(*selectable(at), cone, alike(at, W)),
         promises=(Promise("R (⟨∇, W̄⟩/⟨∇, W̄_mm⟩ - 1) ≤ C", here),),
         constants={"C": at.C, "R": R},
     )
@@ -90,7 +91,7 @@ def rate(at: SelectionStart) -> Report:
             Promise("1 - corr_t ≤ the theorem's sum over ‖W_t‖, at the end", bounded, ("weights",)),
         ),
         constants={"C_M ‖W_mm‖": grown},
-        along=(taken(at),),
+        along=(taken(at), heard(at)),
         train="W",
         largest_step=lambda: steps.normalised(at.eta),
     )
@@ -165,6 +166,7 @@ def polyak(at: SelectionStart) -> Report:
             Promise("1 - corr_t ≤ the theorem's sum over ‖W_t‖, at the end", bounded, ("weights",)),
         ),
         constants={"ρ": rho, "M": depth(at)},
+        along=(heard(at),),
         train="W",
         largest_step=lambda: steps.polyak_of_logarithm(0.5),
     )
@@ -220,7 +222,7 @@ def sharp_law(at: SelectionStart) -> Report:
         ),
         promises=(Promise("|err ‖W‖/K - 1| ≤ 0.01 at the end", last, ("weights",)),),
         constants={"K": at.K, "‖W_0^⊥‖": at.unseen, "threshold": at.largest_eta},
-        along=(taken(at), Promise("10 K ≤ ‖W‖ at the end", far, ("weights",))),
+        along=(taken(at), heard(at), Promise("10 K ≤ ‖W‖ at the end", far, ("weights",))),
         train="W",
         largest_step=lambda: steps.normalised(at.eta),
     )

@@ -1,6 +1,7 @@
 """Theorems of :doc:`/vasudeva2024/everywhere`: data on which every start leads to the margin."""
 
 import torch
+from torch import Tensor
 
 from ... import steps
 from ..._descend import Trajectory
@@ -8,7 +9,33 @@ from .._inequality import Inequality
 from .._record import Standing, theorem
 from .._report import Promise, Report
 from .._selection import SelectionStart
-from ._shared import path, selectable, taken
+from ._shared import heard, path, selectable, taken
+
+
+def arrived(at: SelectionStart) -> Promise:
+    """No sequence is on its way back when the run ends, as the proof says that all are.
+
+    With Q the least distance of a lost soft margin from zero, and P the least of the others, Q - P
+    falls until it is zero, and then Q does.
+    """
+
+    def last(run: Trajectory):
+        before, after = at.m(path(run))[-2:][[0, -1]]
+        (Q, apart), (Q_then, apart_then) = (
+            _distances(after, after < 0),
+            _distances(before, after < 0),
+        )
+        nearer = torch.where(apart > 0, apart < apart_then, Q < Q_then)
+        back = ((after < 0).any(-1) & nearer).to(after.dtype)
+        return back, torch.full_like(back, 0.5), ()
+
+    return Promise("no sequence is still on its way back at the end", last, ("weights",))
+
+
+def _distances(m: Tensor, lost: Tensor) -> tuple[Tensor, Tensor]:
+    """Q and Q - P of soft margins (*r, N)."""
+    Q = torch.where(lost, -m, torch.inf).amin(-1)
+    return Q, Q - torch.where(lost, torch.inf, m).amin(-1)
 
 
 @theorem(
@@ -31,7 +58,7 @@ def everywhere(at: SelectionStart) -> Report:
         hypotheses=(*selectable(at), Inequality("2eκ_max < aκ_min", pushed, own, strict=True)),
         promises=(Promise("all φ_opt ≥ 1/2 at the end", selected, ("weights",)),),
         constants={"a": at.pull, "e": at.push, "κ_max/κ_min": at.kappa_max / at.kappa_min},
-        along=(taken(at),),
+        along=(taken(at), heard(at), arrived(at)),
         train="W",
         largest_step=lambda: steps.normalised(at.eta),
     )
@@ -65,7 +92,7 @@ def in_steps(at: SelectionStart) -> Report:
             Promise("all φ_opt ≥ 1/2 at the end", selected, ("weights",)),
         ),
         constants={"threshold": at.everywhere_eta, "a": at.pull, "e": at.push},
-        along=(taken(at),),
+        along=(taken(at), heard(at), arrived(at)),
         train="W",
         largest_step=lambda: steps.normalised(at.eta),
     )

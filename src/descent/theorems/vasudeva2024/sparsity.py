@@ -9,7 +9,7 @@ from ..._descend import Trajectory
 from .._record import Standing, theorem
 from .._report import Promise, Report
 from .._selection import SelectionStart
-from ._shared import path, selectable
+from ._shared import feasible, path
 
 
 @theorem(
@@ -39,7 +39,7 @@ def sparsity(at: SelectionStart) -> Report:
         return decay, length / at.length + math.log(2), run.at
 
     return Report(
-        hypotheses=selectable(at),
+        hypotheses=(feasible(at),),
         promises=(
             Promise("max(1-φ) ≤ (T-1) exp(-‖W‖(1/‖W_mm‖ - B err))", at_least, ("weights",)),
             Promise("max(1-φ) ≥ ½ exp(-‖W‖/‖W_mm‖)", at_most, ("weights",)),
