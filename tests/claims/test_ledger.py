@@ -1,5 +1,7 @@
 """The ledger as people meet it: on the page, in a terminal, as JSON."""
 
+import html
+import inspect
 import json
 import pathlib
 import re
@@ -162,10 +164,54 @@ def test_a_record_says_what_it_uses_and_what_uses_it(monkeypatch):
     assert 'It uses <a data-label="thm-order"' in second
 
 
-def test_letters_of_a_conclusion_are_set():
-    assert lettered("sigma_min < ‖W_O‖ (1 - x)^t") == (
-        "σ<sub>min</sub> &lt; ‖W<sub>O</sub>‖ (1 - x)<sup>t</sup>"
-    )
+def test_a_result_does_not_use_itself(monkeypatch):
+    """A claim about one head takes the uses of the theorem for several, whose proof needs it."""
+    monkeypatch.setenv("DESCENT_BOOK", "1")
+    of = record_of(uses=("thm-order", "eq-a"))
+    page = Ledger([Entry(of, entry().evidence)])._repr_html_()
+    assert 'It uses <a data-label="eq-a" href="#">eq-a</a>.' in page
+
+
+def test_a_record_shows_the_code_of_its_check():
+    page = Ledger([claims.run([claims.get("kernel-factorisation")])[0]])._repr_html_()
+    shown = html.unescape(re.search("<pre>(.*?)</pre>", page, re.S)[1])
+    source = inspect.getsource(claims.get("kernel-factorisation").check)
+    assert shown.startswith("def ") and source.endswith(shown) and source.startswith("@claim(")
+
+
+def test_a_record_whose_check_has_no_source_shows_none():
+    assert "<pre>" not in Ledger([entry()])._repr_html_()  # `print` is written in C
+
+
+@pytest.mark.parametrize(
+    ("text", "set_"),
+    [
+        (
+            "sigma_min < ‖W_O‖ (1 - x)^t",
+            "σ<sub>min</sub> &lt; ‖W<sub>O</sub>‖ (1 - x)<sup>t</sup>",
+        ),
+        ("r_0ᵀGr_0 / σ_min²", "r<sub>0</sub>ᵀGr<sub>0</sub> / σ<sub>min</sub>²"),
+        ("f_{t+1} - e^{Lηt}", "f<sub>t+1</sub> - e<sup>Lηt</sup>"),
+        ("‖Σ_ζ‖_* e^-ρt θ_∞", "‖Σ<sub>ζ</sub>‖<sub>*</sub> e<sup>-ρt</sup> θ<sub>∞</sub>"),
+    ],
+)
+def test_letters_of_a_conclusion_are_set(text, set_):
+    assert lettered(text) == set_
+
+
+def test_no_record_shows_a_letter_that_is_not_set():
+    names = [
+        name
+        for found in claims.run()
+        for name in [*found.evidence.hypotheses, *found.evidence.conclusions, *found.mutations]
+    ]
+    assert [name for name in names if re.search("[_^]", lettered(name))] == []
+
+
+def test_how_sharp_a_bound_is_stands_as_people_write_numbers():
+    evidence = Evidence({"it": True}, sharpness={"it": (0.0, 6.9e-13)})
+    page = Ledger([Entry(record_of(), evidence)])._repr_html_()
+    assert "measured over bound 0, at best 6.9 × 10<sup>-13</sup>;" in page
 
 
 def holding(**changes):

@@ -5,12 +5,14 @@ stands in a link that the book leads to its box and words as the box is numbered
 """
 
 import html
+import inspect
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from textwrap import dedent
 from typing import TYPE_CHECKING
 
 from descent.plots._text import formulas
@@ -173,16 +175,17 @@ def _record(entry: "Entry", claims: list[Claim]) -> str:
         f"</a> {_verdict(entry)}</p>"
         f"<p><strong>{html.escape(claim.title)}.</strong> {formulas(claim.statement)}</p>"
         f'<p class="descent-claim-source">{html.escape(source(claim))}, {claim.standing}. '
-        f"{_places(claim, claims)}</p>{_tested(entry)}<dl>{numbers}</dl></section>"
+        f"{_places(claim, claims)}</p>{_tested(entry)}<dl>{numbers}</dl>{_code(claim)}</section>"
     )
 
 
 def _places(claim: Claim, claims: list[Claim]) -> str:
     """Where a claim stands, what it uses and what uses it, and how to run it."""
     users = [c for c in claims if claim.box and claim.box in c.uses and c.id != claim.id]
+    used = [label for label in claim.uses if label != claim.box]
     parts = [_box(claim)]
-    if claim.uses:
-        parts.append("It uses " + ", ".join(map(leading, claim.uses)) + ".")
+    if used:
+        parts.append("It uses " + ", ".join(map(leading, used)) + ".")
     if users:
         parts.append("Used by " + ", ".join(map(_other, users)) + ".")
     parts.append(f"Run it: <code>python -m descent check {claim.id}</code>.")
@@ -221,11 +224,28 @@ def _tested(entry: "Entry") -> str:
     return f'<ul class="descent-claim-tested">{items}</ul>'
 
 
+def _code(claim: Claim) -> str:
+    """The check as it is written, folded; nothing where Python keeps no source of it."""
+    try:
+        text = dedent(inspect.getsource(claim.check))
+    except (OSError, TypeError):
+        return ""
+    text = re.sub(r"\A.*?^(?=def )", "", text, flags=re.S | re.M)  # its decorator stands above
+    return (
+        '<details class="hide"><summary>Show the code</summary>'
+        f"<pre>{html.escape(text, quote=False)}</pre></details>"
+    )
+
+
 def lettered(text: str) -> str:
     """Words with letters as the library writes them, such as ``W_O`` or ``x^t``, as HTML."""
     text = html.escape(text).replace("sigma_min", "σ_min")
-    text = re.sub(r"(?<=\S)_(\w+)", r"<sub>\1</sub>", text)
-    return re.sub(r"\^(\w+|\([^()]*\))", r"<sup>\1</sup>", text)
+    text = re.sub(r"(?<=\S)_([A-Za-z0-9α-ω∞*]+|\{[^{}]*\})", _small("sub"), text)
+    return re.sub(r"\^(-?\w+|\([^()]*\)|\{[^{}]*\})", _small("sup"), text)
+
+
+def _small(tag: str) -> Callable[[re.Match], str]:
+    return lambda found: f"<{tag}>{found[1].strip('{}')}</{tag}>"
 
 
 def _sharply(entry: "Entry", name: str) -> str:
@@ -234,15 +254,21 @@ def _sharply(entry: "Entry", name: str) -> str:
     median, best = entry.evidence.sharpness[name]
     factor = entry.evidence.turns[name]
     turns = f"turns at {factor:g} times the constant" if factor else "not at ten times the constant"
-    return f"{name} (measured over bound {median:.2g}, at best {best:.2g}; {turns})"
+    return (
+        f"{name} (measured over bound {_written(median, 2)}, at best {_written(best, 2)}; {turns})"
+    )
 
 
 def number(value: float) -> str:
     """A number as one writes it: integers whole, the rest with three digits."""
+    return lettered(_written(value, 3))
+
+
+def _written(value: float, digits: int) -> str:
     if float(value).is_integer() and abs(value) < 1e6:
         return str(int(value))
-    mantissa, _, exponent = f"{value:.3g}".partition("e")
-    return f"{mantissa} × 10<sup>{int(exponent)}</sup>" if exponent else mantissa
+    mantissa, _, exponent = f"{value:.{digits}g}".partition("e")
+    return f"{mantissa} × 10^{int(exponent)}" if exponent else mantissa
 
 
 # ------------------------------------------------------------------ errata
