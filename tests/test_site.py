@@ -657,6 +657,26 @@ FOCUSED = """() => {
 }"""
 
 
+# How high the pieces of a page are, and how high they said they would be.
+HIGH = r"""() => {
+  const pieces = [...document.querySelectorAll("article > section > section > :not(h2)")];
+  const said = e => parseFloat(getComputedStyle(e).containIntrinsicHeight.replace("auto", ""));
+  const sum = height => pieces.map(height).reduce((a, b) => a + b);
+  return [sum(said), sum(e => e.getBoundingClientRect().height)];
+}"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("name", ["foundations/gradients", "song2024/values", "wu2023/tangent"])
+def test_a_page_is_as_high_as_its_pieces_say_before_they_are_laid_out(visit, server, name, width):
+    page = visit(server, f"{name}.html", width=width).page
+    page.add_style_tag(content=EVERYTHING_SHOWN)
+    page.evaluate(SETTLED)
+    said, high = page.evaluate(HIGH)
+    assert said == pytest.approx(high, rel=0.15)  # room for other versions of a browser
+    page.context.close()
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_who_tabs_into_an_explorer_out_of_sight_sees_and_moves_it(visit, server, width):
     """By keyboard alone, past all that is on the way: nothing of the page has been scrolled to."""
