@@ -107,10 +107,7 @@ def committed():
             "$$\n\\begin{cases} a \\\\ b \\end{cases}\n$$",
         ),
         ("- item\n\n  $$ a $$\n\n  more", "- item\n\n  $$\n  a\n  $$\n\n  more"),
-        (
-            "$\\norm{\\norm{x}} \\in \\R x$",
-            "$\\lVert \\lVert x \\rVert \\rVert \\in \\mathbb{R} x$",
-        ),
+        ("$a\n+ b$", "$a + b$"),
         ("a {math}`x`", "a $x$"),
         ("see {eq}`eq-last` and {eq}`eq-norm`", "see (3.1) and [(1.1)](first.ipynb)"),
         ("{prf:ref}`thm-last`, {prf:ref}`it <thm-first>`", "Theorem 3.1, [it](first.ipynb)"),

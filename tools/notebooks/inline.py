@@ -12,7 +12,6 @@ from pybtex.style.formatting.plain import Style
 from .citations import PlainMarkdown, authors
 from .number import Book, Target
 from .read import UNSUPPORTED, Page
-from .tex import expand
 
 # What running text may hold; the first that fits wins, so code and formulas shield what is in them.
 INLINE = re.compile(
@@ -56,24 +55,24 @@ class Inline:
         if found["role"]:
             return self.role(found["role"], found["code"].strip(), line)
         if found["math"]:
-            return f"${' '.join(expand(found['math'], self.book.macros).split())}$"
+            return f"${' '.join(found['math'].split())}$"
         return found[0] if found["href"] is None else self.markdown_link(found, line)
 
     def display(self, tex: str) -> str:
-        """A displayed formula: rows aligned as the builder aligns them, no comments, no macros."""
+        """A displayed formula: rows aligned as the builder aligns them, no comments."""
         tex = re.sub(r"(?<!\\)%.*", "", tex)
         rows = [row.strip() for row in re.split(r"\n\s*\n", tex) if row.strip()]
         tex = " \\\\\n".join(rows)
         outside = re.sub(r"\\begin\{(\w+\*?)\}.*\\end\{\1\}", "", tex, flags=re.DOTALL)
         if "\\\\" in outside:
             tex = f"\\begin{{aligned}}\n{tex}\n\\end{{aligned}}"
-        return expand(tex, self.book.macros)
+        return tex
 
     def role(self, name: str, content: str, line: int) -> str:
         explicit = re.fullmatch(r"(.*?)\s*<([^<>]+)>", content, re.DOTALL)
         words, label = explicit.groups() if explicit else ("", content)
         if name == "math":
-            return f"${expand(content, self.book.macros)}$"
+            return f"${content}$"
         if name == "claim":
             return self.claim(content, line)
         if name == "problems":

@@ -39,7 +39,6 @@ class Book:
         self.root = root
         self.config = yaml.safe_load((root / "_config.yml").read_text("utf-8"))
         self.sphinx = self.config.get("sphinx", {}).get("config", {})
-        self.macros = self.sphinx.get("mathjax3_config", {}).get("tex", {}).get("macros", {})
         self.links = Links(self.config, root)
         self.pages: dict[str, Page] = {}
         self.labels: dict[str, Target] = {}
