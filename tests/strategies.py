@@ -3,9 +3,9 @@
 import torch
 from hypothesis import strategies as st
 
-from descent import models, problems
+from descent import kernels, models, problems
 
-KERNELS = ("softmax", "gaussian")
+KERNELS = kernels.BUILT_IN
 
 
 @st.composite

@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import differentiable, instances, relative_gap
+from strategies import KERNELS, differentiable, instances, relative_gap
 
 from descent import kernels, problems, spectra
 from descent.models import Attention
@@ -100,7 +100,7 @@ def autograd_jacobian(function, W):
     return torch.func.jacrev(lambda W: function(W).flatten())(W).flatten(1)
 
 
-@given(instances(kernels=("softmax", "gaussian", BALANCED)), st.sampled_from("QKV"))
+@given(instances(kernels=(*KERNELS, BALANCED)), st.sampled_from("QKV"))
 def test_jacobian_equals_autograd(instance, W):
     layer, problem, weights = instance
     expected = autograd_jacobian(
@@ -111,7 +111,7 @@ def test_jacobian_equals_autograd(instance, W):
     assert relative_gap(found.flatten(1), expected) < 1e-12
 
 
-@given(instances(kernels=("softmax", "gaussian", BALANCED)))
+@given(instances(kernels=(*KERNELS, BALANCED)))
 def test_attention_jacobian_equals_autograd(instance):
     layer, problem, weights = instance
     found = layer.attention_jacobian(weights, problem)
