@@ -19,9 +19,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-from descent._explore._controls import controls_from
-from descent.plots import Picture
-from descent.plots._svg import require_words
+from ..plots import Picture
+from ..plots._svg import require_words
+from ._controls import controls_from
 
 __all__ = ["explore"]
 
@@ -67,9 +67,9 @@ def explore(
     require_words(alt, caption)
     knobs = controls_from(controls, start or {}, labels or {}, drag or {})
     if os.environ.get("DESCENT_BOOK") == "1":
-        from descent._explore._page import page
+        from ._page import page
 
         return page(run, knobs, alt, caption, question)
-    from descent._explore._live import live
+    from ._live import live
 
     return live(run, knobs, alt, caption, question)

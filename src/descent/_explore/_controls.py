@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from descent.plots import Picture, number
-from descent.plots._text import markup, plain
-
 from .._errors import error
+from ..plots import Picture, number
+from ..plots._text import markup, plain
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from descent._explore._controls import Control, call
-from descent.plots import Picture
-from descent.plots._picture import describe, drawable, tones
-from descent.plots._text import runs
-
 from .._errors import error
+from ..plots import Picture
+from ..plots._picture import describe, drawable, tones
+from ..plots._text import runs
+from ._controls import Control, call
 
 POINTS = 80  # a curve on a page: more than the eye can tell apart
 TOLERANCE = 0.001  # of the height of the plot: a third of a pixel

@@ -7,10 +7,10 @@ import html
 import ipywidgets
 import traitlets
 
-from descent._explore._controls import Control, call
-from descent.plots import figure
-from descent.plots._picture import describe
-from descent.plots._text import formulas, plain
+from ..plots import figure
+from ..plots._picture import describe
+from ..plots._text import formulas, plain
+from ._controls import Control, call
 
 
 def live(

@@ -8,14 +8,13 @@ import html
 import json
 from importlib import resources
 
-from descent._explore._controls import Control
-from descent._explore._grid import grid_data, pictures, thinned
-from descent.plots import Picture, draw
-from descent.plots._picture import describe
-from descent.plots._svg import Figure, css, svg
-from descent.plots._text import formulas, markup, plain
-
 from .._errors import error
+from ..plots import Picture, draw
+from ..plots._picture import describe
+from ..plots._svg import Figure, css, svg
+from ..plots._text import formulas, markup, plain
+from ._controls import Control
+from ._grid import grid_data, pictures, thinned
 
 BUDGET = 100_000  # bytes after gzip, what a reader on a train is asked to load
 

@@ -15,8 +15,7 @@ from itertools import groupby
 from textwrap import dedent
 from typing import TYPE_CHECKING
 
-from descent.plots._text import formulas
-
+from ..plots._text import formulas
 from ._record import Claim, Verdict
 
 if TYPE_CHECKING:
