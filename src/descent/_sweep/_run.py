@@ -17,7 +17,7 @@ from .._optimise import optimise
 from .._trajectory import Trajectory
 from ._family import Family
 from ._grid import THRESHOLDS, Grid, Task
-from ._task import run_task
+from ._task import as_descended, run_task
 
 if TYPE_CHECKING:
     import pandas
@@ -172,10 +172,7 @@ def rerun(
         run = descend(made, data, weights, step=step, **how, **options)
     else:
         losses, last = optimise(made, data, weights, family.optimiser(cell), lr=step, **how)
-        lost = ~torch.isfinite(losses)
-        never, eta = torch.tensor(-1), torch.tensor(step)
-        at = lost.int().argmax(0) if bool(lost.any()) else never
-        run = Trajectory(losses, last, at, eta, never)
+        run = as_descended(losses, last, step)
     return Rerun(made, data, weights, run)
 
 

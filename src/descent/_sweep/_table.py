@@ -97,15 +97,11 @@ class Store:
         # a part names its grid by this, since a grid may be longer than the part
         self.mark = hashlib.sha256(self.record.encode()).hexdigest().encode()
         self.schema = schema(grid).with_metadata({KEY: self.mark})
-        if not self.out.name:
+        if self.out.suffix != ".parquet":
             raise error(
                 ValueError, f"out must end in .parquet, got {str(out)!r}", "end in .parquet"
             )
         self.folder = self.out.with_name(self.out.name + ".parts")
-        if self.out.suffix != ".parquet":
-            raise error(
-                ValueError, f"out must end in .parquet, got {str(self.out)!r}", "end in .parquet"
-            )
         if not self.out.parent.is_dir():
             raise error(
                 ValueError, f"out is in {self.out.parent}, which is no folder", "create it first"

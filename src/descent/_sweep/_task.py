@@ -88,11 +88,15 @@ def _optimised(task: Task, optimiser, model, problem: Problem, weights: NamedTup
     losses, last = optimise(
         model, problem, weights, optimiser, steps=task.cell["steps"], lr=rate, **options
     )
+    return as_descended(losses, last, rate), torch.ones(len(task.runs), dtype=torch.bool)
+
+
+def as_descended(losses: Tensor, last: NamedTuple, rate: float) -> Trajectory:
+    """What an optimiser left, as `descend` tells of its runs."""
     lost = ~torch.isfinite(losses)
     diverged_at = torch.where(lost.any(0), lost.int().argmax(0), -1)
     eta, never = torch.full_like(losses[0], rate), torch.full_like(diverged_at, -1)
-    run = Trajectory(losses, last, diverged_at, eta, never)
-    return run, torch.ones(len(task.runs), dtype=torch.bool)
+    return Trajectory(losses, last, diverged_at, eta, never)
 
 
 def _step(task: Task, model, problem: Problem, weights: NamedTuple):
