@@ -153,7 +153,6 @@ def _fill(
     """An array of uniform numbers that ``turn`` makes into others, chunk by chunk."""
     shape = tuple(_validate.count("shape", k, 0) for k in _validate.several("shape", shape))
     numbers, front = _runs(runs)
-    _memory.room("the numbers", *front, *shape)
     count = math.prod(shape)
     _memory.room(f"the numbers of {name}", len(numbers), *shape)
     blocks, key = (count + 1) // 2, _key(seed, name)

@@ -228,7 +228,7 @@ def claim(
 
 
 def get(id: str) -> Claim:
-    """The claim of that id; ValueError with the list of ids if there is none.
+    """The claim of that id.
 
     Raises
     ------

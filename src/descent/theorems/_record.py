@@ -91,7 +91,7 @@ def theorem(
 
 
 def get(id: str) -> Theorem:
-    """The theorem of that id; ValueError with the list of ids if there is none.
+    """The theorem of that id.
 
     Raises
     ------
