@@ -92,6 +92,15 @@ def test_thinning_keeps_every_edge_of_a_gap():
     assert {399, 400, 499, 500} <= set(keep.tolist())
 
 
+def test_a_curve_is_level_where_nobody_sees_it():
+    y = np.array([1e-9, 1e-8, 0.1, 5.0, 0.2, 1e-4, 1e-5, 1e-6, 0.3, np.nan, 1e-7])
+    curves = [Curve("a run", np.arange(len(y)), y)]
+    picture = Picture(curves, "t", "f", yscale="log", ylim=(1e-2, 1.0))
+    ((_, _, stored),) = grid_data([picture])["pictures"][0]["curves"]
+    # the ends of a way outside stay, or the line from the last point inside would lean otherwise
+    assert stored == [1e-9, 1e-8, 0.1, 5, 0.2, 1e-4, 1e-9, 1e-6, 0.3, None, 1e-7]
+
+
 def test_curves_that_share_x_store_it_once():
     t = np.arange(50)
     noise = np.random.default_rng(0).random((2, 50))

@@ -17,6 +17,7 @@ from ._controls import Control, call
 
 POINTS = 80  # a curve on a page: more than the eye can tell apart
 TOLERANCE = 0.001  # of the height of the plot: a third of a pixel
+BELOW, ABOVE = -0.1, 1.1  # the frame, of height 1, cuts off what is further away
 
 
 def pictures(run: Callable[..., Picture], controls: list[Control]) -> list[Picture]:
@@ -78,10 +79,19 @@ def _picture_data(picture: Picture, small: Picture, xs: _Table, lines: _Table) -
     for curve, tone in zip(small.curves, tones(small), strict=True):
         y = np.where(drawable(small, curve), curve.y, np.nan)
         place = xs(tuple(significant(curve.x)))
+        y = _level_outside(y, _height(small, curve, small.ylim))
         heights = discernible(y, small.yscale, small.ylim)
         curves.append([lines((curve.label, curve.role, tone)), place, heights])
     maps = [significant(row, 3) for row in picture.maps.values()]
     return {"curves": curves, "summary": describe(picture)} | ({"maps": maps} if maps else {})
+
+
+def _level_outside(y: np.ndarray, heights: np.ndarray) -> np.ndarray:
+    """Leave out how a curve moves where nobody sees it: it is level between points outside."""
+    for outside in (heights <= BELOW, heights >= ABOVE):
+        before, after = np.append(True, outside[:-1]), np.append(outside[1:], True)
+        y = np.where(outside & before & after, y[outside.argmax()], y)
+    return y
 
 
 def _sharing_x(picture: Picture) -> list[list[int]]:
@@ -156,8 +166,8 @@ def _scaled(values: np.ndarray, scale: str, limits) -> np.ndarray:
 
 def _height(picture: Picture, curve, ylim) -> np.ndarray:
     shown = np.where(drawable(picture, curve), curve.y, np.nan)
-    # what lies outside the frame is cut off: don't spend points on it
-    return np.clip(_scaled(shown, picture.yscale, ylim), -0.1, 1.1)
+    # don't spend points on what lies outside
+    return np.clip(_scaled(shown, picture.yscale, ylim), BELOW, ABOVE)
 
 
 def _axes(picture: Picture) -> tuple:
