@@ -3,9 +3,10 @@ import itertools
 import pytest
 import torch
 from hypothesis import given, settings
-from strategies import instances
+from strategies import KERNELS, instances
 
 from descent import models, problems, queries
+from descent.claims.foundations.kernels import attaining
 
 
 @settings(max_examples=20)
@@ -47,6 +48,33 @@ def test_no_queries_and_keys_leave_the_interval(instance):
         output = layer.predict(moved, problem)
         assert (output >= low - 1e-12).all() and (output <= high + 1e-12).all()
         assert layer.loss(moved, problem) >= floor - 1e-12
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_some_queries_and_keys_come_to_the_floor(kernel):
+    """So no interval is wider than it must be: the weights are those of the proofs on the hull."""
+    for seed in range(10):
+        layer, problem = models.Attention(kernel, d=1), problems.gaussian(2, 3, 8, seed)
+        problem = problems.Problem(problem.X, 3 * problem.y)
+        weights = layer.init(problem, seed=seed, runs=4)
+        floor = queries.floor(layer, weights, problem)
+        best = layer.loss(attaining(kernel, problem, weights), problem)
+        assert floor.max() > 0.1 and torch.allclose(best, floor, rtol=0, atol=1e-6)
+
+
+@settings(max_examples=20)
+@given(instances())
+def test_the_intervals_of_heads_add_up(instance):
+    layer, problem, weights = instance
+    alone = models.Attention(layer.kernel, d=layer.d)
+    each = [
+        queries.interval(alone, type(weights)(*(W[h : h + 1] for W in weights)), problem)
+        for h in range(layer.H)
+    ]
+    for whole, parts in zip(
+        queries.interval(layer, weights, problem), zip(*each, strict=True), strict=True
+    ):
+        assert torch.allclose(whole, sum(parts))
 
 
 def test_the_floor_of_the_example_of_the_paper():
