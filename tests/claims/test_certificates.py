@@ -10,6 +10,7 @@ from descent.claims import Evidence, Verdict
 from descent.claims._certificate import Certain
 from descent.claims._record import claim
 from descent.claims.song2024 import certificates, joint, queries, values
+from descent.problems import Problem
 
 CERTIFIED = [c for c in claims.registry.values() if c.certificate]
 
@@ -62,9 +63,10 @@ def test_touching_balls_decide_nothing():
     assert Certain("", wide, flint.arb(1.6)).holds
 
 
-@pytest.mark.parametrize(
-    "instance", [next(values.heads(((1.0, 0.05),))), joint.slow_heads((1.0, 0.05))]
-)
+REFUTED = [next(values.heads(((1.0, 0.05),))), joint.slow_heads((1.0, 0.05))]
+
+
+@pytest.mark.parametrize("instance", REFUTED)
 def test_the_balls_enclose_what_the_theorems_compute(instance):
     """The certificates write the formulas down a second time: both must say the same."""
     layer, problem, weights = instance
@@ -77,6 +79,20 @@ def test_the_balls_enclose_what_the_theorems_compute(instance):
         (start.condition_8(), printed["condition (8)"].left),
     ):
         assert float(ball.mid()) == pytest.approx(float(number[0]), rel=1e-9)
+
+
+@pytest.mark.parametrize("instance", REFUTED)
+def test_the_certified_slope_is_what_a_small_step_gains_of_the_loss(instance):
+    """In first order, for a residual of any length: the squared gradient by the values over f."""
+    layer, problem, weights = instance
+    output = layer.predict(weights, problem)
+    far = Problem(problem.X, output + 3 * (problem.y - output))
+    loss, gradient = layer.loss_and_gradient(weights, far, "V")
+    gained = gradient["V"][0].square().sum() / loss[0]
+    slope = certificates.too_flat(certificates.first_run(layer, far, weights), "α")[1]
+    printed = theorems.song2024.theorem_1_printed(layer, far, weights)
+    assert float(slope.left.mid()) == pytest.approx(float(gained), rel=1e-9)
+    assert float(slope.right.mid()) == pytest.approx(float(printed.promises[0].mu[0]), rel=1e-9)
 
 
 def test_so_does_condition_12():
