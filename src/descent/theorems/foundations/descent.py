@@ -142,8 +142,8 @@ def least_squares(at: FunctionStart) -> Report:
     def nears(run):
         far = away(run)
         factor = torch.where(zero, 0, (1 - run.eta[..., None] * S.square()).abs()).amax(-1)
-        t = torch.arange(len(far)).reshape(-1, *[1] * run.eta.ndim)
-        return far, factor**t * far[0] + noise, run.at
+        t = torch.arange(1, len(far)).reshape(-1, *[1] * run.eta.ndim)
+        return far[1:], factor**t * far[0] + noise, run.at[1:]
 
     def never_back(run):
         far = away(run)

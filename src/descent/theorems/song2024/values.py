@@ -74,10 +74,10 @@ def plateau(at: AttentionStart) -> Report:
         return floor.expand_as(run.loss), blurred(run.loss, at.rounding), steps(run)
 
     def below(run):
-        t = along(run.every * torch.arange(len(run.loss)), run.eta)
+        t = along(run.every * torch.arange(1, len(run.loss)), run.eta)
         left = (1 - run.eta * rate) ** (2 * t) * (run.loss[0] - floor)
         right = blurred(left + floor, at.rounding) - floor  # the floor is known to rounding too
-        return run.loss - floor, right + 1e-12 * floor, steps(run)
+        return run.loss[1:] - floor, right + 1e-12 * floor, steps(run)[1:]
 
     return Report(
         hypotheses=(),
