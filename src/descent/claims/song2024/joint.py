@@ -66,7 +66,8 @@ def lazy_trial(theorem: str, missed: float) -> Evidence:
     statement=r"$W_Q, W_K, W_V$ trained together, $\sigma_{\min}(B_0) > 0$ and the budgets of the "
     r"chapter: for $\eta \le 1/L$ the loss obeys $f_t \le "
     r"(1 - \frac\eta4\min_h\|w_O^h\|^2\sigma_{\min}^2(B_0))^t f_0$ and the features stay within "
-    r"$\frac12\sigma_{\min}(B_0)$ of their start. Likewise for the Gaussian kernel.",
+    r"$\frac12\sigma_{\min}(B_0)$ of their start, queries and keys within their budgets. Likewise "
+    r"for the Gaussian kernel.",
     verdict=Verdict.CORRECTED,
     chapter=JOINT,
     mutations={

@@ -28,7 +28,8 @@ def weights_move(at: AttentionStart, letter: str, most: Tensor, name: str) -> Pr
 
     def measure(run):
         moved = getattr(run.watched["weights"], letter) - getattr(at.weights, letter)
-        share = torch.linalg.matrix_norm(moved) / most
+        length = torch.linalg.matrix_norm(moved)
+        share = torch.where(length > 0, length / most, 0)
         return share.amax(-1), torch.ones_like(share[..., 0]), run.at
 
     return Promise(name, measure, watches=("weights",))

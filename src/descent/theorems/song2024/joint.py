@@ -90,13 +90,13 @@ def lazily(at: AttentionStart, kept: float, steps: float, rate: str) -> Report:
         linear(at, slow if kept == 0.5 else 4 * slow),
         features_move(at, room * at.sigma, f"‖B_t - B_0‖ ≤ {room:g} σ"),
     ]
-    if kernel == "softmax":  # a Gaussian's entries move no faster where queries and keys are long
-        sizes = {"Q": (queries, at.q), "K": (keys, at.k)}
-        for letter, (budget, size) in sizes.items():
+    for letter, budget, size in (("Q", queries, at.q), ("K", keys, at.k)):
+        if kernel == "softmax":  # a Gaussian's entries move no faster where these are long
             used = (budget / size).amax(-1)
             asked.append(Inequality(f"budget of W_{letter} ≤ ‖W_{letter}‖/2", used, one / 2))
-            name = f"W_{letter} moves by ‖W_{letter}‖/2 at most"
-            promised.append(weights_move(at, letter, size / 2, name))
+        part = "its budget" if kept == 0.5 else "a quarter of its budget"
+        name = f"W_{letter} moves by {part} at most"
+        promised.append(weights_move(at, letter, 2 * room * budget, name))
     return Report(
         hypotheses=tuple(asked),
         promises=tuple(promised),
