@@ -145,7 +145,7 @@ def span_rules(also: dict | None = None) -> Evidence:
     },
 )
 def span_weight_decay(shrink: bool = True, missing: int = 0) -> Evidence:
-    """Both kernels, 8 runs, 200 steps with decay 0.5 and momentum 0 and 0.9, in D = 64."""
+    """Both kernels, 8 runs, 200 steps with decay 0.5, in D = 64 and in 12 dimensions."""
     problem = problems.gaussian(N=4, n=3, D=64, seed=0)
     eta, decay, count = 1e-3, 0.5, 200
     basis = span.reduce(problem).basis[:, : 12 - missing]
