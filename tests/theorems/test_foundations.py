@@ -8,6 +8,7 @@ import torch
 
 from descent import claims, draws, problems, steps, theorems
 from descent.claims.foundations.descent import balanced_network, wavy
+from descent.claims.foundations.kernels import alone
 from descent.models import Attention, LeastSquares, elementary
 from descent.theorems import FunctionStart, Standing, foundations
 
@@ -187,6 +188,71 @@ def test_too_large_a_constant_shows_along_the_run():
     assert right.met.all() and right.holds
     assert not wrong.met.any() and not wrong.conclusions[0].met.any()
     assert "2μ(f - f*) ≤ ‖∇f‖²" in repr(wrong) and "all along 2μ" in repr(wrong.report)
+
+
+def test_what_pl_asks_along_a_run_is_equality_on_a_single_curvature():
+    f = elementary.linear(torch.eye(3, dtype=F), torch.zeros(3, dtype=F))
+    start = draws.normal(0, "theta", (3,), RUNS)
+    outcome = foundations.under_pl(f, start, mu=1.0, L=1.0).trial(5, 0.2)
+    for asked in outcome.hypotheses[:2]:
+        assert torch.allclose(asked.left, asked.right, rtol=1e-9), asked.name
+
+
+def test_the_numbers_of_a_good_start_are_those_of_the_theorem():
+    f, theta, _ = balanced_network(8, 1.0, 0)
+    J, r = f.jacobian(theta), f.residual(theta).norm(dim=-1)
+    sigma, steepest = torch.linalg.svdvals(J)[..., -1], torch.linalg.svdvals(J)[..., 0]
+    report = foundations.near_start(f, theta, Lambda=0.3)
+    near = report["8Λ‖r_0‖ < σ_0²"]
+    outcome = report.trial(3)
+    path = outcome.run.watched["weights"].theta
+    moves = (path[1:] - path[:-1]).norm(dim=-1).cumsum(0)
+    turned = torch.linalg.matrix_norm(f.jacobian(path[-1]) - J, 2)
+    _, length, turn = outcome.conclusions
+    for found, written in (
+        (near.left, 8 * 0.3 * r),
+        (near.right, sigma**2),
+        (report["μ = σ_0²/4"], sigma**2 / 4),
+        (report.step, 1 / (4 * steepest**2)),
+        (length.left, moves),
+        (length.right, 4 * r / sigma),
+        (turn.left[-1], turned),
+        (turn.right, sigma / 2),
+    ):
+        assert torch.allclose(found, written, rtol=1e-9, atol=0)
+
+
+def test_the_bounds_on_convex_losses_are_those_of_their_theorems():
+    f = elementary.linear(torch.tensor([[1.0, 0.0], [0.0, 0.5]], dtype=F), torch.zeros(2, dtype=F))
+    start, t = draws.normal(0, "theta", (2,), RUNS), torch.arange(1, 5, dtype=F)[:, None]
+    given = {"L": 1.0, "minimiser": [0.0, 0.0]}
+    outcome = foundations.convex(f, start, **given).trial(4, 0.5)
+    far = start.square().sum(-1)
+    assert (outcome.run.eta == 0.5).all()
+    assert torch.allclose(outcome.conclusions[0].right, far / (2 * 0.5 * t), rtol=1e-9)
+    outcome = foundations.polyak(f, start, mu=0.25, **given).trial(4)
+    gains, falls = outcome.conclusions
+    loss, slope = f.loss_and_gradient(start)
+    assert torch.allclose(gains.right[0], far - loss**2 / slope.square().sum(-1), rtol=1e-8)
+    promised = -t * torch.log(torch.tensor(1 - 0.25 / 4, dtype=F))
+    assert torch.allclose(falls.left, promised.expand_as(falls.left), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "D", "rank"),
+    [("softmax", 3, 9), ("gaussian", 3, 15), ("softmax", 6, 12), ("gaussian", 6, 18)],
+)
+def test_the_bounds_on_what_queries_can_turn_are_attained(kernel, D, rank):
+    model, problem = Attention(kernel, d=6), problems.gaussian(N=2, n=3, D=D, seed=0)
+    weights = model.init(problem, runs=4, seed=1, scale=0.5)
+    report = foundations.jacobian_rank(model, problem, weights)
+    assert (report["bound"] == rank).all() and (report["rank ∂S/∂W_Q"] == rank).all()
+
+
+def test_the_bound_on_saturation_is_attained_where_a_choice_is_all_but_made():
+    C = torch.tensor([[[20.0, 0.0]]], dtype=F)
+    decided = alone(torch.ones(1, 2, 1, dtype=F), C.mT)
+    assert 1 - 1e-6 < foundations.saturation(*decided).against().conclusions[0].left <= 1
 
 
 def test_the_bound_of_pl_is_that_of_the_theorem():
