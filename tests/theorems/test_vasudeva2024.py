@@ -2,6 +2,8 @@
 
 import warnings
 
+import cvxpy
+import numpy as np
 import pytest
 import torch
 from strategies import relative_gap
@@ -160,6 +162,78 @@ def test_constants_by_hand():
     assert abs(float(at.C) - 4 / torch.e * ratio) < 1e-9  # log(T - 1) is zero
     # W_mm = (1, 7/6), and the duals 5/12 and 35/18 weigh the squares across it to 7/24
     assert abs(float(at.largest_eta) - 8 * 85**0.5 / 7) < 1e-5
+
+
+def by_loops(problem, u):
+    """The chapters' constants, written out for each sequence and pair; logistic loss."""
+    A, drops = [], []
+    for X, y in zip(problem.X.numpy(), problem.y.numpy(), strict=True):
+        score = y * X @ u.numpy()
+        best, rest = score.argmax(), np.delete(np.arange(len(X)), score.argmax())
+        A.append([np.outer(X[best] - X[t], X[0]) for t in rest])
+        base = score[rest].mean()
+        f = np.linspace(base, score[best], 100)
+        drops.append((score[best] - base) / (1 + np.exp(f)) / len(problem.X))
+    pushed = [
+        sum(
+            max(0, *(-(a * b).sum() for a in mine for b in other))
+            for other in A
+            if other is not mine
+        )
+        for mine in A
+    ]
+    nearest = [np.square(shortest(np.array([a.ravel() for a in mine]))).sum() for mine in A]
+    B = max(np.sqrt(np.square(a).sum()) for mine in A for a in mine)
+    return B, np.max(drops), np.min(drops), min(nearest), max(pushed)
+
+
+def shortest(points):
+    """The nearest point to zero of their hull, in coordinates of their span."""
+    points = np.linalg.qr(points.T)[1].T
+    weight = cvxpy.Variable(len(points), nonneg=True)
+    length = cvxpy.sum_squares(points.T @ weight)
+    cvxpy.Problem(cvxpy.Minimize(length), [cvxpy.sum(weight) == 1]).solve("CLARABEL")
+    return points.T @ weight.value
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_constants_of_sequences_that_differ_by_loops(seed):
+    if seed:
+        problem, u = problems.planted(2 + seed, 2 + seed, 90, seed)
+    else:  # orthonormal tokens, twice as long, of scores that differ between sequences
+        problem, u = orthogonal(1)[0], orthogonal(1)[1].u[0]
+        problem, u = problems.Problem(2 * problem.X, problem.y), u / 2
+    at = SelectionStart(Selection(), problem, Selection().init(problem, seed=0, scale=0, u=u))
+    B, largest, least, pull, push = by_loops(problem, u)
+    for found, true in zip((at.B, at.kappa_max, at.kappa_min), (B, largest, least), strict=True):
+        assert abs(float(found) / true - 1) < 1e-12
+    assert abs(float(at.pull) / pull - 1) < 1e-6 and abs(float(at.push) - push) < 1e-12
+    N, n, M = problem.N, problem.n, 1.5
+    C = np.log(n - 1) + 4 * (N - 1) / np.e * largest / least * np.exp(M)
+    assert abs(float(at.constant(M)) / C - 1) < 1e-12
+    eta = float(at.everywhere_eta)
+    left = pull * least * np.exp(-2 * eta * B) - 2 * push * largest
+    assert eta > 0 and abs(N * B**3 * largest * eta / left - 1) < 1e-5
+
+
+def test_the_bounds_of_normalised_and_polyak_steps_by_hand():
+    problem, start = orthogonal(2)
+    rate, polyak = (theorems.get(f"vasudeva2024-{name}") for name in ("rate", "polyak"))
+    report = rate(LAYER, problem, start, eta=0.7)
+    outcome = report.trial(12, at=range(13))
+    at, W = report.start, outcome.run.watched["weights"].W
+    length, M = torch.linalg.matrix_norm(W), (-at.m(W[0]).amin(-1)).clamp_min(0)
+    missing = length - (W * at.mm.direction).sum((-2, -1))
+    each = 0.7 * at.constant(M) * at.length + 0.7**2 / 2
+    bound = (missing[0] + each * (1 / length[:-1]).sum(0)) / length[-1]
+    assert relative_gap(outcome.conclusions[1].right, bound) < 1e-12
+    report = polyak(LAYER, problem, start)
+    outcome, rho = report.trial(3), report["ρ"]
+    slopes = at.slope(at.others[:, 0]) / at.slope(at.best)
+    assert rho == slopes.max() > 1.1 and M.max() > 0.1
+    shortest, longest = (outcome.conclusions[k] for k in (0, 1))
+    assert relative_gap(shortest.left[0], (0.5 / (rho * at.B)).expand(RUNS)) < 1e-12
+    assert relative_gap(longest.right[0], 0.5 * rho * at.length * (1 + M.exp())) < 1e-12
 
 
 @pytest.mark.parametrize("seed", range(8))
