@@ -213,6 +213,10 @@ def test_constants_of_sequences_that_differ_by_loops(seed):
     assert abs(float(at.constant(M)) / C - 1) < 1e-12
     eta = float(at.everywhere_eta)
     left = pull * least * np.exp(-2 * eta * B) - 2 * push * largest
+    start = at.model, at.problem, at.weights
+    asked = theorems.get("vasudeva2024-everywhere")(*start)["2eκ_max < aκ_min"]
+    assert abs(float(asked.left) - 2 * push * largest) < 1e-12
+    assert abs(float(asked.right) / (pull * least) - 1) < 1e-6
     assert eta > 0 and abs(N * B**3 * largest * eta / left - 1) < 1e-5
 
 

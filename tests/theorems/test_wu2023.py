@@ -145,6 +145,65 @@ def test_every_theorem_of_the_part_that_is_not_refuted_is_tried():
     assert standing - elsewhere == {id for id, _, _ in SERIES}
 
 
+# ------------------------------------------------------------------ what they are made of
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_conditions_of_proposition_1_by_hand(name):
+    """The chapter's formulas, for one run, in plain numbers."""
+    N, n, D, d = 3, 2, 4, 6
+    encoder = Encoder(d, "d^-1/2", name, "tanh")
+    problem = problems.sequences(N=N, n=n, D=D, seed=0)
+    weights = encoder.init(problem, runs=1, seed=1)
+    budgets = 0.1, 0.7, 0.3, 0.5
+    spectral = (torch.linalg.matrix_norm(W[0], 2) for W in weights[:3])
+    q, k, v = (float(size) + C for size, C in zip(spectral, budgets, strict=False))
+    o = float(weights.O[0].norm()) + budgets[3]
+    tau_0, tau_1 = d**-0.5, d**-0.5 if name == "ntk" else 1.0
+    R = float(torch.linalg.vector_norm(problem.X, dim=(1, 2)).max())
+    C_x = R / n**0.5
+    rho = N**0.5 * n**1.5 * tau_1 * C_x
+    z = o**2 * (1 + 4 * tau_0**2 * n**2 * C_x**4 * v**2 * (q**2 + k**2))
+    omega = 2 * tau_0 * n * C_x**2 * v * o
+    r_0 = float((encoder.predict(weights, problem) - problem.y).norm())
+    alpha = float(torch.linalg.svdvals(encoder.features(weights, problem)[0])[-1])
+    slopes = omega * k / budgets[0], omega * q / budgets[1], o / budgets[2], v / budgets[3]
+    e, bend = tau_0 * R**3 / 2, 4 / (3 * 3**0.5)
+    turn = e * (q**2 + k**2) ** 0.5
+    hessian = R + turn * (v + o) + o * v * (4 * turn**2 / R + e)
+    smooth = hessian + 2 * bend * o * (R**2 + v**2 * turn**2)
+    C = rho**2 * (v**2 + z) + N**0.5 * r_0 * tau_1 * n * smooth
+
+    def sides(of, model=encoder):
+        report = theorems.get(of)(model, problem, weights, budgets)
+        return [(float(h.left), float(h.right)) for h in report.hypotheses], report
+
+    two, three = 8 * rho * r_0 * max(slopes), 32 * rho**2 * z * r_0 / o
+    found, report = sides("wu2023-proposition-1-smooth")
+    assert found == [pytest.approx(each) for each in ((two, alpha**2), (three, alpha**3))]
+    assert float(report.step) == pytest.approx(1 / C)
+    assert float(report.promises[0].mu) == pytest.approx(alpha**2 / 2)
+    found, report = sides("wu2023-proposition-1")
+    assert found[2] == pytest.approx((2.5 * rho**2 * z, alpha**2))
+    assert float(report.step) == pytest.approx((rho * v) ** -2)
+    found, _ = sides("wu2023-proposition-1-flow")
+    assert [left for left, _ in found] == pytest.approx([two / 2, three / 4])
+    q, k, v, o = (size - C for size, C in zip((q, k, v, o), budgets, strict=True))
+    turn = e * (q**2 + k**2) ** 0.5
+    hessian = R + turn * (v + o) + o * v * (4 * turn**2 / R + e)
+    relu = Encoder(d, "d^-1/2", name)
+    assert float(sides("wu2023-theorem-3", relu)[1]["bound"]) == pytest.approx(tau_1 * n * hessian)
+
+
+def test_the_width_that_chebyshev_asks_for_by_hand():
+    encoder, problem, weights, *_ = wide(0)
+    at = EncoderStart(encoder, problem, weights, chance=0.3)
+    U = torch.linalg.vector_norm(at.attended, dim=-1).sum(-1)
+    asked = theorems.get("wu2023-wide-features")(encoder, problem, weights, chance=0.3)
+    width = 6 / (0.3 * at.pooled**2) * U.square().sum(-1) ** 2
+    assert torch.allclose(asked.hypotheses[2].left, width, rtol=1e-12)
+
+
 # ------------------------------------------------------------------ what fails without a hypothesis
 
 
