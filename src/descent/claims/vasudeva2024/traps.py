@@ -183,8 +183,8 @@ def no_trap(strength: float = 1.0) -> Evidence:
     standing=Standing.PROVED,
     paper="Descent",
     number="Proposition",
-    statement=r"If all $\langle A_{it},A_{j\tau}\rangle \ge 0$ and non-optimal scores are equal, no "
-    r"step of descent from any start, however long, lowers any gap, and all "
+    statement=r"If no query is zero, all $\langle A_{it},A_{j\tau}\rangle \ge 0$ and non-optimal "
+    r"scores are equal, no step of descent from any start, however long, lowers any gap, and all "
     r"$\varphi_{i,\mathrm{opt}_i}$ exceed $\frac12$ from a finite time on.",
     verdict=Verdict.HOLDS,
     chapter=TRAPS,
