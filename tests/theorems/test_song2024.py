@@ -226,11 +226,11 @@ def test_what_theorem_2_promises_of_moves_is_what_its_box_says(kernel, name, par
     spent = {"softmax": softmax_budget, "gaussian": gaussian_budget}[kernel]
     time = 8 * start.r / (start.omega.amin() * start.sigma) ** 2
     features, queries, keys = outcome.conclusions[1:]
-    assert torch.allclose(features.right, part * start.sigma / 2, rtol=1e-9)
+    assert torch.allclose(features.right, part * start.sigma / 2, rtol=1e-9, atol=0)
     for found, W, budget in zip((queries, keys), "QK", spent(start, time), strict=False):
         moved = torch.linalg.matrix_norm(getattr(end, W) - getattr(start.weights, W))
         used = (moved / (part * budget)).max()
-        assert found.left[-1] > 0 and torch.allclose(found.left[-1], used, rtol=1e-9)
+        assert found.left[-1] > 0 and torch.allclose(found.left[-1], used, rtol=1e-9, atol=0)
         assert (found.right == 1).all()
 
 
@@ -243,9 +243,9 @@ def test_the_bounds_on_training_the_values_are_attained_by_the_slowest_labels(D)
     steepest = torch.linalg.matrix_norm(weights.O) * torch.linalg.matrix_norm(B, 2)
     name = "theorem_1" if D == 9 else "plateau"
     report = getattr(theorems.song2024, name)(layer, labels, weights)
-    assert torch.allclose(report.step, 1 / steepest**2, rtol=1e-9)
+    assert torch.allclose(report.step, 1 / steepest**2, rtol=1e-9, atol=0)
     last = report.trial(30).conclusions[-1]
-    assert torch.allclose(last.left, last.right, rtol=1e-6)
+    assert torch.allclose(last.left, last.right, rtol=1e-6, atol=0)
 
 
 def test_the_numbers_of_theorem_2_for_the_gaussian_are_those_of_its_box():
@@ -334,7 +334,7 @@ def test_the_bound_on_conditioning_is_attained_where_one_factor_is_all(N, n):
         problem = Problem(torch.eye(4, dtype=torch.float64)[None], problem.y)
     weights = layer.init(problem, seed=0, runs=4)
     bound = theorems.song2024.conditioning(layer, problem, weights).against().conclusions[0]
-    assert bound.left.min() > 2 and torch.allclose(bound.left, bound.right, rtol=1e-9)
+    assert bound.left.min() > 2 and torch.allclose(bound.left, bound.right, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("short", [1.0, 1e-3])  # the smaller of delta and the norm is the latter
