@@ -449,6 +449,16 @@ def test_a_folded_explorer_draws_itself_when_it_is_opened(open_page, block):
     assert_shows(section, run(**START))
 
 
+def test_one_place_alone_tells_what_changed(open_page, block):
+    """To a screen reader, which hears an output as well as what is marked as live."""
+    page = open_page(block)
+    nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    live = {"name": "live", "value": {"type": "token", "value": "polite"}}
+    told = [node["role"]["value"] for node in nodes if live in node.get("properties", [])]
+    assert told == ["paragraph"]
+    assert page.get_by_label("step size").get_attribute("aria-valuetext") == "0.1"
+
+
 def test_what_changed_is_told_once_when_the_hand_rests(open_page, block):
     page = open_page(block)
     told = page.locator("[aria-live]")

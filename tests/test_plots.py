@@ -148,6 +148,11 @@ def test_without_a_summary_the_picture_says_where_curves_end():
     summary = "From 3.0e+00 to 5.4e-18, by -1e-05; D = 12."
     spoken = "From 3 to 5.4·10⁻¹⁸, by −10⁻⁵; D = 12."
     assert describe(Picture([LOSS], "x", "y", summary=summary)) == spoken
+    summary, spoken = (
+        "$A_2$ = (-1.4, n - 1), a well-known 2-d case.",
+        "A₂ = (−1.4, n − 1), a well-known 2-d case.",
+    )
+    assert describe(Picture([LOSS], "x", "y", summary=summary)) == spoken
 
 
 # ---- labels --------------------------------------------------------------------------------------

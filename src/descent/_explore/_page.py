@@ -108,10 +108,14 @@ def _menu(control: Control, key: str) -> str:
 
 
 def _slider(control: Control, key: str) -> str:
-    """A range over the list's places; its texts stand beside it and are read out."""
+    """A range over the list's places; its texts stand beside it.
+
+    They are read out as the range's own. An output would be read a second time, and those of all
+    ranges at each change of one.
+    """
     texts, last = control.texts, len(control.texts) - 1
     return (
-        f'<output for="{key}">{texts[control.start]}</output>'
+        f'<output for="{key}" aria-hidden="true">{texts[control.start]}</output>'
         f'<input type="range" id="{key}" min="0" max="{last}" step="1" value="{control.start}"'
         f' autocomplete="off" aria-valuetext="{texts[control.start]}"'
         f' data-texts="{html.escape(json.dumps(texts))}"'

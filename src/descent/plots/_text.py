@@ -32,8 +32,9 @@ def number(value: float, digits: int = 4) -> str:
 
 
 def spoken(text: str) -> str:
-    """A sentence with its numbers as people write them: 5.4·10⁻¹⁸ for 5.4e-18, 0 for 0.0e+00."""
-    return re.sub(r"-?\d+(?:\.\d+)?e[+-]?\d+", lambda found: number(float(found[0])), text)
+    """A sentence with numbers and letters as people write them: 5.4·10⁻¹⁸ for 5.4e-18, −1, ``A₂``."""
+    text = re.sub(r"-?\d+(?:\.\d+)?e[+-]?\d+", lambda found: number(float(found[0])), plain(text))
+    return re.sub(r"(?<![\w)])-(?=\d)|(?<= )-(?= )", "−", text)
 
 
 def formulas(text: str) -> str:
