@@ -45,6 +45,24 @@ QUERIES = {
     "tokens and weights in the span": "prop-bartlett",
     "\\eta\\le1/\\lambda_{\\max}(G)": "thm-heads",
     "λ_max": "thm-frozen",
+    "Song Theorem 3(1)": "thm-queries",
+    "Song Corollary 1": "song2024-corollary-1",
+    "Song Section 5.2, Fig. 4": "song2024-landscape",
+    "thm 9.1": "thm-values",
+    "prop. 14.2": "prop-tied",
+    "(9.2)": "equation-eq-recursion",
+    "eq. (9.2)": "equation-eq-recursion",
+    "descent.span.reduce": "descent.span.reduce",
+    "kernels.register": "descent.kernels.register",
+}
+
+# Slips of the pen, and what is meant.
+SLIPS = {
+    "descnet lemma": "descent lemma",
+    "nesterovs momentum": "nesterov momentum",
+    "lojasiewcz": "lojasiewicz",
+    "gausian": "gaussian",
+    "sofmax": "softmax",
 }
 
 # The same for words that lead to a page, a section, or a row of the notation.
@@ -95,7 +113,7 @@ A curve.</figcaption></figure>
 <script>let silent</script></section></article></html>"""
 LEDGER = """<article><section id="ledger"><h1>Ledger</h1>
 <section class="descent-claim-row" id="a-claim"><a class="descent-claim-id">a-claim</a>
-<p>Song et al. 2024, Theorem 7. See <a data-label="thm-a" href="#">thm-a</a> and
+<p>Song et al. 2024, Theorem 7, proved. See <a data-label="thm-a" href="#">thm-a</a> and
 <a data-label="sum" href="#">sum</a>.</p></section></section></article>"""
 
 
@@ -219,6 +237,23 @@ def test_every_result_of_the_book_is_found_by_its_number(find, site):
     numbers = listed(site)
     assert len(numbers) > 40
     assert {number: find(number)[0] for number in numbers} == numbers
+    short = {number: number.replace("Theorem", "thm.") for number in numbers}
+    assert {number: find(short[number])[0] for number in numbers} == numbers
+
+
+def test_a_word_with_a_slip_finds_what_is_meant(find):
+    assert [find(slip) for slip in SLIPS] == [find(meant) for meant in SLIPS.values()]
+    assert all(map(find, SLIPS))
+
+
+def test_who_misspells_a_word_is_told_what_was_looked_for(server, visit):
+    page = visit(server, "search.html?q=descnet+lemma").page
+    page.wait_for_selector("#descent-search-page li a")
+    assert (
+        page.locator("#descent-search-page [role=status]")
+        .inner_text()
+        .endswith(" found for descent lemma")
+    )
 
 
 def test_what_is_nowhere_is_not_found(find):

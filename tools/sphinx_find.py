@@ -32,7 +32,10 @@ SIGNS |= {"infty": "∞", "nabla": "∇", "to": "→", "alpha": "α", "beta": "�
 SIGNS |= {"kappa": "κ", "lambda": "λ", "mu": "μ", "sigma": "σ", "theta": "θ", "varepsilon": "ε"}
 GENERATED = {"genindex", "search", "results", "404"}
 FORMULA = r"<math.*?<annotation[^>]*>(.*?)</annotation></semantics></math>"
-SOURCE = re.compile(r"((?:[A-Z]\w+ (?:et al\.|and \w+) \d{4}|Descent), .*?)\.(?: |$)").search
+STANDING = "proved|cited|observed|refuted"
+SOURCE = re.compile(
+    rf"((?:[A-Z]\w+ (?:et al\.|and \w+) \d{{4}}|Descent), .*?), (?:{STANDING})\."
+).search
 RESULTS = ("Theorem", "Lemma", "Proposition", "Corollary", "Definition", "Assumption", "Conjecture")
 
 
@@ -53,7 +56,7 @@ class Entry:
     def search_words(self):
         """Other names, and the words of the text, each once."""
         words = re.findall(r"\w[\w.]*", self.text.lower())
-        return [" ".join(self.also), " ".join(dict.fromkeys(words))]
+        return [" | ".join(self.also), " ".join(dict.fromkeys(words))]
 
 
 def tidy(text):
