@@ -112,7 +112,7 @@ def test_problems_and_runs_that_share_weights_are_those_one_by_one(H, D, train, 
 
 def test_runs_that_do_not_go_together_are_named():
     layer, problem, weights = setting(runs=4)
-    with pytest.raises(ValueError, match=r"the problem has \(\), W_Q \(3,\), W_K \(4,\)"):
+    with pytest.raises(ValueError, match=r"the problem has \(\), Q \(3,\), K \(4,\)"):
         descend(layer, problem, weights._replace(Q=weights.Q[:3]))
 
 

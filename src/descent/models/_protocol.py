@@ -32,13 +32,12 @@ class Model(Protocol):
 
     A model may have more, and what it has is used. ``check(weights, problem)`` raises where data
     and weights do not suit it, ``warn(weights, problem)`` warns of a start from which descent means
-    nothing. ``spread(weights, problem)`` gives every weight all run dimensions.
-    ``loss(weights, problem)`` is cheaper than the gradient, and lets run dimensions broadcast.
-    ``objective(weights, problem, train)``
-    maps the trained weights to loss and gradients and has computed once what the others fix.
-    ``smoothness(weights, problem, train)`` is a better L for the step 1/L than the curvature at the
-    start. ``memory(problem)`` are the bytes a run that a gradient takes on its way. ``attention``
-    and ``features`` of (weights, problem) are what `descend` watches by these names.
+    nothing. ``loss(weights, problem)`` is cheaper than the gradient, and lets run dimensions
+    broadcast. ``objective(weights, problem, train)`` maps the trained weights to loss and gradients
+    and has computed once what the others fix. ``smoothness(weights, problem, train)`` is a better L
+    for the step 1/L than the curvature at the start. ``memory(problem)`` are the bytes a run that a
+    gradient takes on its way. ``attention`` and ``features`` of (weights, problem) are what
+    `descend` watches by these names.
 
     ``on_lanes(weights, problem, train)`` states the step for the compiled engine, `descent.lanes`;
     without it a model is trained in the layout that its gradient is written in.
@@ -130,8 +129,6 @@ def spread(model, weights: NamedTuple, problem: Problem) -> NamedTuple:
     ------
     ValueError : where the dimensions do not go together.
     """
-    if hasattr(model, "spread"):
-        return model.spread(weights, problem)
     own = [model.own[name] for name in weights._fields]
     shapes = [W.shape[: W.ndim - k] for W, k in zip(weights, own, strict=True)]
     try:

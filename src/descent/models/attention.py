@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -23,6 +22,7 @@ from .._errors import error
 from ..lanes import Read, Step
 from ..problems import Problem
 from ..spectra import eigenvalues, top_hessian_eigenvalue
+from . import _protocol
 from ._attention_step import step as attention_step
 
 
@@ -137,27 +137,7 @@ class Attention:
         for name, W in zip(weights._fields, weights, strict=True):
             _validate.like(f"W_{name}", W, problem.X)
             _validate.finite(f"W_{name}", W, "initialise it again")
-        self.spread(weights, problem)
-
-    def spread(self, weights: AttentionWeights, problem: Problem) -> AttentionWeights:
-        """The weights with all run dimensions each, which some of them or the problem may lack.
-
-        Nothing is copied. Raises ValueError where the dimensions do not go together.
-        """
-        shapes = [W.shape[:-k] for W, k in zip(weights, self.own.values(), strict=True)]
-        try:
-            runs = np.broadcast_shapes(problem.X.shape[:-3], *shapes)
-        except ValueError:
-            found = ", ".join(f"W_{n} {tuple(r)}" for n, r in zip("QKVO", shapes, strict=True))
-            found = f"the problem has {tuple(problem.X.shape[:-3])}, {found}"
-            remedy = "give each the same leading dimensions, or none"
-            raise error(ValueError, f"runs do not go together: {found}", remedy) from None
-        return AttentionWeights(
-            *(
-                W.expand(*runs, *W.shape[-k:])
-                for W, k in zip(weights, self.own.values(), strict=True)
-            )
-        )
+        _protocol.spread(self, weights, problem)
 
     def memory(self, problem: Problem) -> int:
         """Bytes a run that `loss_and_gradient` takes on its way.
@@ -378,7 +358,7 @@ class Attention:
         _validate.letters("train", train, self.trainable)
         if train == "V":
             return eigenvalues(self.gram(weights, problem))[..., -1]
-        weights = self.spread(weights, problem)
+        weights = _protocol.spread(self, weights, problem)
         objective = self.objective(weights, problem, train)
         point = {W: getattr(weights, W) for W in train}
         return top_hessian_eigenvalue(objective, point, weights.O.ndim - 2)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import _validate, queries, spectra
-from ..models import Attention, AttentionWeights
+from ..models import Attention, AttentionWeights, _protocol
 from ..problems import Problem
 
 
@@ -31,8 +31,8 @@ class AttentionStart:
             )
         weights = AttentionWeights(*_validate.several("weights", self.weights, 4))
         weights = _validate.weights(weights)
-        _validate.model(self.model, "check", "spread").check(weights, self.problem)
-        object.__setattr__(self, "weights", self.model.spread(weights, self.problem))
+        _validate.model(self.model, "check", "kernel").check(weights, self.problem)
+        object.__setattr__(self, "weights", _protocol.spread(self.model, weights, self.problem))
 
     @cached_property
     def forward(self):
