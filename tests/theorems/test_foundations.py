@@ -249,6 +249,37 @@ def test_the_bounds_on_what_queries_can_turn_are_attained(kernel, D, rank):
     assert (report["bound"] == rank).all() and (report["rank ∂S/∂W_Q"] == rank).all()
 
 
+def test_least_squares_is_as_slow_as_promised_along_the_slowest_direction():
+    f = elementary.linear(torch.tensor([[1.0, 0.0], [0.0, 0.5]], dtype=F), torch.ones(2, dtype=F))
+    start = torch.tensor([[1.0, 5.0]], dtype=F)  # the solution is (1, 2)
+    nears = foundations.least_squares(f, start).trial(20, 0.25).conclusions[0]
+    written = 3 * (1 - 0.5 * 0.25) ** torch.arange(1, 21, dtype=F)
+    assert torch.allclose(nears.left, nears.right, rtol=1e-9)
+    assert torch.allclose(nears.left[:, 0], written, rtol=1e-9)
+
+
+def test_queries_and_keys_that_differ_are_neither_symmetric_nor_positive():
+    Q = torch.tensor([[[0.0], [2.0]]], dtype=F)
+    outcome = foundations.tied(*alone(Q, 1.2 * Q.flip(1) + 0.1)).against()
+    assert not outcome.met.any() and not any(found.met.any() for found in outcome.conclusions)
+
+
+def test_softmax_of_single_tokens_has_the_rank_of_one_head():
+    model, problem = Attention("softmax", H=3, d=2), problems.gaussian(N=4, n=1, D=2, seed=0)
+    report = foundations.rank_threshold(model, problem, model.init(problem, runs=4, seed=1))
+    assert report.met.all() and report.against().holds
+    assert (report["rank B_0"] == 2).all() and (report["HD"] == 2).all()
+
+
+@pytest.mark.parametrize("kernel", ["softmax", "gaussian"])
+def test_the_bound_on_the_tangent_kernel_is_attained_where_values_are_zero(kernel):
+    """With one head, whose queries and keys then move no output."""
+    model, problem = Attention(kernel, d=3), problems.gaussian(N=2, n=2, D=6, seed=0)
+    weights = model.init(problem, runs=4, seed=1)
+    report = foundations.tangent_kernel(model, problem, weights._replace(V=0 * weights.V))
+    assert torch.allclose(report["λ_min(Θ)"], report["min ‖w_h‖² σ_min²(B)"], rtol=1e-6, atol=0)
+
+
 def test_the_bound_on_saturation_is_attained_where_a_choice_is_all_but_made():
     C = torch.tensor([[[20.0, 0.0]]], dtype=F)
     decided = alone(torch.ones(1, 2, 1, dtype=F), C.mT)
@@ -291,7 +322,8 @@ def test_the_first_step_of_a_rule_is_kept():
 def test_a_basis_that_misses_a_token_is_refused():
     model, problem, weights = layer(5, wide=(12,))
     basis = foundations.span.SpanStart(model, problem, weights).reduction.basis[:, :-1]
-    assert not foundations.lemma(model, problem, weights, basis).trial(5).holds
+    outcome = foundations.lemma(model, problem, weights, basis).trial(5)
+    assert not any(found.met.any() for found in outcome.conclusions)
 
 
 # -- odd data ----------------------------------------------------------------------------------------
