@@ -3,6 +3,7 @@
 import json
 import re
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import pytest
 import sphinx_find
@@ -99,8 +100,10 @@ def terms():
 
 
 PAGE = """<html><article><section id="top"><h1>2. A chapter<a class="headerlink">#</a></h1>
-<p>About <span class="katex"><span class="katex-mathml"><math><mi>x</mi><annotation
-encoding="application/x-tex">\\lambda_{\\max} &lt; 1</annotation></semantics></math></span><span
+<div class="descent-time">About 5 minutes to read</div>
+<p>About <span class="katex"><span class="katex-mathml"><math><semantics><mrow><msub><mi>λ</mi><mi>max
+</mi></msub><mo>&lt;</mo><mfrac><mn>1</mn><mn>2</mn></mfrac></mrow><annotation
+encoding="application/x-tex">\\lambda_{\\max} &lt; \\frac12</annotation></semantics></math></span><span
 class="katex-html" aria-hidden="true">x</span></span>.</p>
 <div class="proof theorem admonition" id="thm-a"><p class="admonition-title"><span
 class="caption-number">Theorem 2.1 </span> (A name)</p><p>It holds.</p></div>
@@ -136,7 +139,7 @@ def test_whatever_has_an_address_is_found(found):
         "Exercise": ["Exercise 2.1", "part/page.html#ex-a"],
         "Figure": ["Figure 2.1", "part/page.html#figure-1"],
     }
-    assert entries["Chapter"][3].startswith("About λₘₐₓ < 1. It holds.")
+    assert entries["Chapter"][3].startswith("About λₘₐₓ < 1/2. It holds.")
 
 
 def test_a_theorem_is_found_by_the_number_of_its_claim_and_no_other(found):
@@ -263,7 +266,37 @@ def test_what_is_nowhere_is_not_found(find):
 def test_excerpts_show_no_tex(site):
     data = (site / "_static/find-data.js").read_text("utf8")
     entries = json.loads(data.partition("=")[2].partition(";\n")[0])
-    assert [entry[:4] for entry in entries if "\\" in entry[1] + entry[3]] == []
+    commands = r"\\|\b(bar|langle|rangle|mathbf|mathbb|nabla|overline|tfrac|varphi|widehat)\b"
+    shown = [entry[1] + entry[3] for entry in entries if entry[0] not in ("Section", "Chapter")]
+    assert [text for text in shown if re.search(commands, text)] == []
+
+
+@pytest.mark.parametrize(
+    ("drawn", "letters"),
+    [
+        ("<msup><mrow><mo>(</mo><mi>a</mi><mo>)</mo></mrow><mn>2</mn></msup>", "(a)²"),
+        ("<msub><mi>W</mi><mi>Q</mi></msub><mo>≤</mo><mi>μ</mi>", "W_Q ≤ μ"),
+        ("<mover accent='true'><mi>L</mi><mo>^</mo></mover>", "L̂"),
+        ("<munder><mi>ω</mi><mo>‾</mo></munder>", "ω̲"),
+        ("<mfrac><mrow><mi>a</mi><mo>+</mo><mi>b</mi></mrow><mi>n</mi></mfrac>", "(a+b)/n"),
+        ("<msqrt><mi>d</mi></msqrt><mo>,</mo><msup><mi>X</mi><mo>⊤</mo></msup>", "√d, X⊤"),
+        ("<msubsup><mi>w</mi><mi>O</mi><mi>h</mi></msubsup>", "w_O^h"),
+    ],
+)
+def test_a_formula_is_spelled_in_letters(drawn, letters):
+    assert sphinx_find.spelled(ElementTree.fromstring(f"<mrow>{drawn}</mrow>")) == letters
+
+
+def test_parts_of_a_record_and_of_a_row_stand_apart():
+    record = """<section id="l"><section class="descent-claim-row" id="a"><p><a class="descent-claim-id">a</a>
+<span>holds</span></p><p><b>A name.</b> Words.</p></section></section>"""
+    (*_, claim) = sphinx_find.Reader("ledger/part", record).entries
+    assert claim.words()[1:4] == ["a", "ledger/part.html#a", "holds · A name. Words."]
+    row = (
+        "<table><tr><td><p>D</p></td><td></td><td><p>a size</p></td><td><p>p</p></td></tr></table>"
+    )
+    (symbol,) = sphinx_find.Reader("notation", row).entries
+    assert symbol.words()[1] == "D" and symbol.words()[3] == "a size · p"
 
 
 def test_arrows_walk_through_what_is_found(server, visit):

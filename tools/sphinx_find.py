@@ -13,9 +13,10 @@ what is found come
 import json
 import re
 from dataclasses import dataclass, field
-from html import escape, unescape
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import yaml
 from sphinx.util import logging
@@ -23,15 +24,19 @@ from sphinx.util import logging
 logger = logging.getLogger(__name__)
 
 EXCERPT = 220  # characters
+SILENT = {"katex-html", "headerlink", "descent-time"}
+BLOCKS = {"p", "li", "div", "dd"}
+SPACE = {("Symbol", "td"): "\x05", ("Claim", "p"): "\x05"}  # where a dot stands between two parts
 VOID = {"area", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr", "path", "use"}
-SIGNS = dict.fromkeys(["left", "right", "bigl", "bigr", "Bigl", "Bigr", "big", "quad"], "")
-SIGNS |= dict.fromkeys(["mathbb", "mathrm", "mathcal", "operatorname", "text", "frac", "tfrac"], "")
-SIGNS |= {"in": "∈", "sum": "∑", "prod": "∏", "leftarrow": "←", "subset": "⊂", "circ": "∘"}
-SIGNS |= {"le": "≤", "ge": "≥", "ne": "≠", "cdot": "·", "times": "×", "top": "⊤", "sqrt": "√"}
-SIGNS |= {"infty": "∞", "nabla": "∇", "to": "→", "alpha": "α", "beta": "β", "eta": "η"}
-SIGNS |= {"kappa": "κ", "lambda": "λ", "mu": "μ", "sigma": "σ", "theta": "θ", "varepsilon": "ε"}
 GENERATED = {"genindex", "search", "results", "404"}
-FORMULA = r"<math.*?<annotation[^>]*>(.*?)</annotation></semantics></math>"
+FORMULA = re.compile(
+    r"<math[^>]*>(.*?)<annotation[^>]*>(.*?)</annotation></semantics></math>", re.S
+)
+MARKED = re.compile("\x02(.*?)\x04(.*?)\x03", re.S)  # a formula in a text: its TeX, and its letters
+RAISED = str.maketrans("−+()0123456789nit", "⁻⁺⁽⁾⁰¹²³⁴⁵⁶⁷⁸⁹ⁿⁱᵗ")
+LOWERED = str.maketrans("−+()0123456789aehijklmnoprstuvx", "₋₊₍₎₀₁₂₃₄₅₆₇₈₉ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ")
+ACCENTS = {"^": "\u0302", "~": "\u0303", "ˉ": "\u0304", "‾": "\u0304", "˙": "\u0307", "¨": "\u0308"}
+SPACED = set("=≤≥<>∈∉≠≈→←↦∼∝⊂≻⪰⪯≡")
 STANDING = "proved|cited|observed|refuted"
 SOURCE = re.compile(
     rf"((?:[A-Z]\w+ (?:et al\.|and \w+) \d{{4}}|Descent), .*?), (?:{STANDING})\."
@@ -55,17 +60,19 @@ class Entry:
 
     def search_words(self):
         """Other names, and the words of the text, each once."""
-        words = re.findall(r"\w[\w.]*", self.text.lower())
+        text = MARKED.sub(r"\1", self.text)  # a formula by the words of its TeX
+        words = re.findall(r"\w[\w.]*", text.lower())
         return [" | ".join(self.also), " ".join(dict.fromkeys(words))]
 
 
 def tidy(text):
+    text = re.sub(r"[\s\x05]*\x05[\s\x05]*", " · ", text.strip("\x05 \n"))
     return re.sub(r"\s+", " ", text).replace(" ,", ",").strip()
 
 
 def lettered(text):
     """A text whose formulas are plain letters."""
-    return tidy(re.sub(r"\x02(.*?)\x03", lambda m: readable(unescape(m[1])), text, flags=re.S))
+    return tidy(MARKED.sub(r"\2", text))
 
 
 def excerpt(text):
@@ -74,16 +81,57 @@ def excerpt(text):
     return plain if len(plain) <= EXCERPT else plain[:EXCERPT].rsplit(" ", 1)[0] + " …"
 
 
-def readable(tex):
-    """A formula in letters: λ for ``\\lambda``, without what only the eye of TeX needs."""
-    from descent.plots._text import plain
+def marked(formula):
+    """A formula of a page, as it stands in the texts of its entries."""
+    drawn = ElementTree.fromstring(formula[1].removeprefix("<semantics>"))
+    return f"\x02{formula[2]}\x04{escape(spelled(drawn))}\x03"
 
-    try:
-        return plain(f"${tex}$")
-    except ValueError:
-        tex = re.sub(r"\\(?:begin|end)\{\w+\*?\}|\\[,;!]|\\\\|&", " ", tex)
-        tex = re.sub(r"\\([a-zA-Z]+) ?", lambda m: SIGNS.get(m[1], f" {m[1]} "), tex)
-        return re.sub(r"[{}\\]", "", tex)
+
+def spelled(node):
+    """MathML in letters: ``σₘᵢₙ(B)² ≥ 1/2`` for what a browser would draw."""
+    parts = [spelled(child) for child in node]
+    match node.tag.rpartition("}")[2]:
+        case "mfrac":
+            return "/".join(map(bracketed, parts))
+        case "msqrt":
+            return "√" + bracketed("".join(parts))
+        case "munder" if parts[1] == "‾":
+            return accented(parts[0], "\u0332")
+        case "msub" | "munder":
+            return parts[0] + beside(parts[1], LOWERED, "_")
+        case "msup":
+            return parts[0] + beside(parts[1], RAISED, "^")
+        case "msubsup" | "munderover":
+            return parts[0] + beside(parts[1], LOWERED, "_") + beside(parts[2], RAISED, "^")
+        case "mover":
+            return accented(parts[0], ACCENTS.get(parts[1], ""))
+        case "mspace" | "mtr" | "mtd":
+            return " " + "".join(parts)
+        case "mo" if node.text in SPACED:
+            return f" {node.text} "
+        case "mo" if node.text == ",":
+            return ", "
+    return (node.text or "").replace("\u2061", "") + "".join(parts)
+
+
+def accented(letter, accent):
+    """A letter with its bar or hat; a longer term goes without."""
+    return letter + (accent if len(letter) == 1 else "")
+
+
+def bracketed(term):
+    return term if re.fullmatch(r"√?[^\W_]+|.", term) else f"({term})"
+
+
+def beside(index, letters, sign):
+    """An index or a power: in small letters where there are such, else behind its sign."""
+    index = index.strip()
+    if index in ("′", "⊤", "∗"):
+        return index
+    small = index.translate(letters)
+    if all(was != now for was, now in zip(index, small, strict=True)):
+        return small
+    return sign + bracketed(index)
 
 
 class Reader(HTMLParser):
@@ -98,7 +146,7 @@ class Reader(HTMLParser):
         self.silent = None  # the depth of an element whose text says nothing
         self.figure = None  # the id of a figure, which stands before it, until its caption comes
         self.box = None  # the last theorem: a claim that is named after it is about it
-        self.feed(re.sub(FORMULA, "\x02\\1\x03", html, flags=re.S))
+        self.feed(FORMULA.sub(marked, html))
 
     def handle_starttag(self, tag, attributes):
         if tag in VOID:
@@ -113,7 +161,9 @@ class Reader(HTMLParser):
             self.figure, id = id, None
         elif tag == "figcaption" or "descent-caption" in classes:
             self.figure, id = None, self.figure
-        if tag in ("pre", "script", "style", "svg") or {"katex-html", "headerlink"} & set(classes):
+        for entry, _ in self.open:
+            entry.text += SPACE.get((entry.kind, tag), " " if tag in BLOCKS else "")
+        if tag in ("pre", "script", "style", "svg") or SILENT & set(classes):
             self.silent = self.depth
         elif kind := kind_of(tag, classes, id, self):
             self.begin(kind, id)
