@@ -124,6 +124,8 @@ def test_a_row_of_other_problems_and_optimisers_leads_back_too():
     assert float(again.run.loss[-1]) == pytest.approx(table["last_loss"][3], rel=1e-9)
     with pytest.raises(ValueError, match="row lacks N, n, D"):
         descent.rerun(table.iloc[3][["problem", "d", "H", "kernel"]].drop([]))
+    with pytest.raises(ValueError, match="row was run with problem 'b', optimiser 'adam': give"):
+        descent.rerun(table.iloc[3])
 
 
 def test_other_contents_under_one_name_are_another_sweep(tmp_path):

@@ -139,7 +139,7 @@ def rerun(
 
     Raises
     ------
-    ValueError : if the row lacks an axis of the sweep.
+    ValueError : if the row lacks an axis of the sweep, or names what is not given.
     TypeError : if it is no row.
 
     Introduced in :doc:`/own`.
@@ -164,6 +164,13 @@ def rerun(
     if missing:
         found = f"row lacks {', '.join(missing)}"
         raise error(ValueError, found, "give a row of the table, and what the sweep was given")
+    given = ("problem", "model", "optimiser")
+    forgotten = [
+        f"{kind} {row[kind]!r}" for kind in given if kind in row and kind not in family.named
+    ]
+    if forgotten:
+        found = f"row was run with {', '.join(forgotten)}"
+        raise error(ValueError, found, "give rerun the names that the sweep was given")
     cell = {axis: _scalar(row[axis]) for axis in needed}
     made, data, weights = family.instance(cell, cell["seed"], cell["start"], cell["scale"])
     step = cell["step"] if cell["step"] == "1/L" else _rule(cell["step"])
