@@ -524,6 +524,14 @@ def test_the_dark_switch_turns_the_page_dark(server, visit):
     assert page.evaluate(ground) != light
 
 
+def test_the_book_is_named_on_a_phone(server, visit):
+    page = visit(server, "song2024/values.html", width=390).page
+    name = page.get_by_role("link", name="Descent", exact=True)
+    assert name.is_visible() and name.bounding_box()["x"] > 0
+    name.click()
+    page.wait_for_url("**/intro.html")
+
+
 def test_paper_has_the_code_that_a_reader_unfolded_and_none_that_is_folded(server, visit):
     page = visit(server, "kim2024/landscape.html").page
     page.evaluate("document.querySelector('details.hide').open = true")
