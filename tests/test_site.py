@@ -524,6 +524,17 @@ def test_the_dark_switch_turns_the_page_dark(server, visit):
     assert page.evaluate(ground) != light
 
 
+def test_what_has_the_focus_in_the_side_bar_is_framed(server, visit):
+    page = visit(server, "song2024/values.html").page
+    framed = """() => { const {outlineStyle, outlineWidth} = getComputedStyle(document.activeElement);
+      return outlineStyle + " " + outlineWidth }"""
+    seen = []
+    while "Training the values" not in seen[-1:]:
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("document.activeElement.textContent.trim()")[3:])
+        assert page.evaluate(framed) == "solid 2px", seen[-1]
+
+
 def test_the_book_is_named_on_a_phone(server, visit):
     page = visit(server, "song2024/values.html", width=390).page
     name = page.get_by_role("link", name="Descent", exact=True)
