@@ -15,7 +15,7 @@ from descent.plots import Box, Curve, Picture, diagram, draw, figure, number, st
 from descent.plots._draw import COLOURS, spread
 from descent.plots._picture import describe
 from descent.plots._svg import stepwise
-from descent.plots._text import markup, plain, runs
+from descent.plots._text import formulas, markup, plain, runs
 
 t = np.arange(101)
 LOSS = Curve("measured", t, 0.9**t, kernel="softmax")
@@ -220,6 +220,13 @@ def test_labels_of_curves_that_leave_below_stay_above_the_numbers_of_the_axis():
 )
 def test_numbers_are_written_as_people_write_them(value, text):
     assert number(value) == text
+
+
+def test_an_apostrophe_of_a_caption_is_curled_and_a_prime_is_not():
+    assert formulas("The keys' length, a theorem's bound, f'") == (
+        "The keys’ length, a theorem’s bound, f'"
+    )
+    assert formulas("$g' < 1$").count("’") == 0
 
 
 def test_formulas_become_runs_of_text():

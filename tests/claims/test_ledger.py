@@ -191,6 +191,7 @@ def test_a_record_whose_check_has_no_source_shows_none():
             "σ<sub>min</sub> &lt; ‖W<sub>O</sub>‖ (1 - x)<sup>t</sup>",
         ),
         ("r_0ᵀGr_0 / σ_min²", "r<sub>0</sub>ᵀGr<sub>0</sub> / σ<sub>min</sub>²"),
+        ("the theorem's f'", "the theorem’s f&#x27;"),
         ("f_{t+1} - e^{Lηt}", "f<sub>t+1</sub> - e<sup>Lηt</sup>"),
         ("‖Σ_ζ‖_* e^-ρt θ_∞", "‖Σ<sub>ζ</sub>‖<sub>*</sub> e<sup>-ρt</sup> θ<sub>∞</sub>"),
     ],

@@ -132,7 +132,7 @@ def _by_chapter(entries: Iterable["Entry"]) -> Iterator[tuple[str, Iterator["Ent
 
 def _line(entry: "Entry") -> str:
     claim = entry.claim
-    title = html.escape(claim.title)
+    title = formulas(claim.title)
     if "DESCENT_BOOK" in os.environ:
         title = f'<a href="ledger/{part(claim)}.html#{claim.id}">{title}</a>'
     whose = html.escape(source(claim)) if claim.paper in PAPERS else "ours"
@@ -172,7 +172,7 @@ def _record(entry: "Entry", claims: list[Claim]) -> str:
         f'<section class="descent-claim-row {slug(claim.verdict)}" id="{claim.id}">'
         f'<p class="descent-claim-head"><a class="descent-claim-id" href="#{claim.id}">{claim.id}'
         f"</a> {_verdict(entry)}</p>"
-        f"<p><strong>{html.escape(claim.title)}.</strong> {formulas(claim.statement)}</p>"
+        f"<p><strong>{formulas(claim.title)}.</strong> {formulas(claim.statement)}</p>"
         f'<p class="descent-claim-source">{html.escape(source(claim))}, {claim.standing}. '
         f"{_places(claim, claims)}</p>{_tested(entry)}<dl>{numbers}</dl>{_code(claim)}</section>"
     )
@@ -239,6 +239,7 @@ def _code(claim: Claim) -> str:
 def lettered(text: str) -> str:
     """Words with letters as the library writes them, such as ``W_O`` or ``x^t``, as HTML."""
     text = html.escape(text).replace("sigma_min", "σ_min")
+    text = re.sub("(?<=[a-z]{2})&#x27;", "’", text)
     text = re.sub(r"(?<=\S)_([A-Za-z0-9α-ω∞*]+|\{[^{}]*\})", _small("sub"), text)
     return re.sub(r"\^(-?\w+|\([^()]*\)|\{[^{}]*\})", _small("sup"), text)
 

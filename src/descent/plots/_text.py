@@ -43,7 +43,8 @@ def formulas(text: str) -> str:
     No script has to run, so it is the same in the book, in Jupyter, in VS Code and in Colab. Each
     formula carries its TeX along, by which the book finds it again and sets it like its others.
     """
-    return re.sub(r"\$([^$]+)\$", lambda m: _mathml(m[1]), html.escape(text, quote=False))
+    parts = re.compile(r"\$([^$]+)\$|(?<=[a-z]{2})'")  # an apostrophe is curled, a prime is not
+    return parts.sub(lambda m: _mathml(m[1]) if m[1] else "’", html.escape(text, quote=False))
 
 
 def _mathml(tex: str) -> str:
