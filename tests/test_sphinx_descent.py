@@ -184,6 +184,12 @@ def test_names_and_paths_in_tables_break_between_their_parts():
     assert names == ["a/<wbr>NAME/<wbr>tau_<wbr>0<wbr>.csv", "a/b.c"]
 
 
+def test_an_option_of_a_command_does_not_break_after_its_dash():
+    page = {"body": '<code><span class="pre">--out</span> <span class="pre">a-b</span></code>'}
+    sphinx_descent.part_names(None, "page", "page.html", page, None)
+    assert re.findall('class="(.*?)">', page["body"]) == ["pre descent-option", "pre"]
+
+
 PARTS = {"msub": 2, "msup": 2, "msubsup": 3, "munder": 2, "mover": 2, "munderover": 3, "mfrac": 2}
 
 

@@ -78,6 +78,14 @@ def test_a_name_in_code_leads_to_its_entry_and_what_is_not_ours_nowhere():
     assert sphinx_reference.linked(chain("Attention"), names, places) == chain("Attention")
 
 
+def test_a_word_that_is_a_module_leads_there_by_its_whole_name_alone():
+    places = {"descent.steps": "a.html#x", "descent.rerun": "a.html#y"}
+    words = ("steps", "descent.steps", "rerun")
+    code = '<code class="docutils literal notranslate"><span class="pre">{}</span></code>'
+    body = sphinx_reference.mentioned("".join(map(code.format, words)), places, {"descent.steps"})
+    assert re.findall(r'href="([^"]*)"', body) == ["a.html#x", "a.html#y"]
+
+
 def test_every_public_name_has_an_entry(site):
     pages = "".join(page.read_text("utf8") for page in (site / "reference").glob("*.html"))
     entries = set(re.findall(r'<dt class="sig[^"]*" id="([^"]+)"', pages))

@@ -248,12 +248,13 @@ PARTS = re.compile(r"(?<=[\w)])(?=\.\w)|(?<=\w[_/])(?=\w)")
 
 
 def part_names(app, pagename, templatename, context, doctree):
-    """Let names in tables break between their parts."""
+    """Let names in tables break between their parts, and no option of a command after its dash."""
 
     def parted(table):
         return re.sub(r'(?<=class="pre">)[^<]+', lambda name: PARTS.sub("<wbr>", name[0]), table[0])
 
-    context["body"] = re.sub("<table.*?</table>", parted, context.get("body", ""), flags=re.S)
+    body = context.get("body", "").replace('"pre">-', '"pre descent-option">-')
+    context["body"] = re.sub("<table.*?</table>", parted, body, flags=re.S)
 
 
 def place_symbols(app, pagename, templatename, context, doctree):

@@ -98,11 +98,17 @@ MENTION = re.compile(
 )
 
 
-def mentioned(body, places):
-    """HTML in which a name of the library that stands as code leads to its place."""
+def mentioned(body, places, modules=()):
+    """HTML in which a name of the library that stands as code leads to its place.
+
+    A single word may mean much else than the module of that name: ``steps``, an axis of a sweep.
+    """
 
     def link(match):
-        path = next((p for p in (match[1], f"descent.{match[1]}") if p in places), None)
+        paths = (
+            [match[1]] if f"descent.{match[1]}" in modules else [match[1], f"descent.{match[1]}"]
+        )
+        path = next((p for p in paths if p in places), None)
         return f'<a class="descent-code" href="{places[path]}">{match[0]}</a>' if path else match[0]
 
     return MENTION.sub(link, body)
@@ -120,7 +126,8 @@ def link_code(app, pagename, templatename, context, doctree):
         name: app.builder.get_relative_uri(pagename, entry.docname) + "#" + entry.node_id
         for name, entry in entries.items()
     }
-    context["body"] = mentioned(linked(context.get("body", ""), names, places), places)
+    modules = {name for name, entry in entries.items() if entry.objtype == "module"}
+    context["body"] = mentioned(linked(context.get("body", ""), names, places), places, modules)
 
 
 def setup(app):
