@@ -326,11 +326,11 @@ CALLS = {
     "spectra.rank": lambda: {"A": square(), "tolerance": 1e-10},
     "spectra.resolution": lambda: {"A": square()},
     "spectra.sigma_min": lambda: {"A": square()},
-    "spectra.top_hessian_eigenvalue": lambda: {**QUADRATIC, "batch": 1, "iterations": 2},
+    "spectra.top_hessian_eigenvalue": lambda: {**QUADRATIC, "batch": 1},
     "statistics.interval": lambda: {"samples": line()},
     "statistics.log_slopes": lambda: {"x": [1.0, 2.0, 3.0], "y": line()},
     "statistics.mcnemar": lambda: {"one": line() > 0.7, "other": line() > 0.8},
-    "statistics.wilson": lambda: {"successes": 1, "runs": 2, "z": 1.96},
+    "statistics.wilson": lambda: {"successes": 1, "runs": 2},
     "steps.constant": lambda: {"eta": 0.1},
     "steps.normalised": lambda: {"eta": 0.1},
     "steps.polyak": lambda: {"optimum": 0.0, "factor": 1.0},
@@ -557,13 +557,13 @@ HEADS = {
     "loss_and_gradient": ("weights", "problem", "train"),
     "objective": ("weights", "problem", "train"),
     "learned": ("weights", "problem"),
-    "flow": ("weights", "problem", "times", "rtol"),
+    "flow": ("weights", "problem", "times"),
 }
 
 
 def heads_take(names):
     given = {"problem": instance()[1], "size": 0.1, "seed": 0, "runs": 2, "scale": 1.0}
-    given |= {"train": "VK", "times": line(), "rtol": 1e-6} | of_heads()
+    given |= {"train": "VK", "times": line()} | of_heads()
     given["prompts"] = linear_attention.prompts(instance()[1], 2, 2, 0)
     return {"layer": given["layer"]} | {name: given[name] for name in names}
 

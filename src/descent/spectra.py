@@ -9,8 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from . import _memory, _validate, draws
+from . import _validate, draws
 from ._errors import error
+
+#: Of Lanczos; for the layers of the book half of them give the curvature to 1e-12.
+ITERATIONS = 40
 
 
 def resolution(A: Float[Tensor, "*b p q"]) -> float:
@@ -90,14 +93,14 @@ def eigenvalues(A: Float[Tensor, "*b p p"]) -> Float[Tensor, "*b p"]:
 
 
 def top_hessian_eigenvalue(
-    objective: Callable, point: dict[str, Tensor], batch: int, iterations: int = 40
+    objective: Callable, point: dict[str, Tensor], batch: int
 ) -> Float[Tensor, "*r"]:
     r"""Largest *absolute* eigenvalue of the Hessian at ``point``: its spectral norm.
 
     ``objective`` maps matrices to (loss, gradients) and ``batch`` is the number of leading run
     dimensions; every run gets its own value, NaN if anything is. The iteration is that of Lanczos:
     in the basis that comes of v, Hv, H(Hv), ... the Hessian H is tridiagonal, and no more than the
-    last two vectors of it are kept. For the layers of the book 20 iterations are right to 1e-12.
+    last two vectors of it are kept.
 
     Raises
     ------
@@ -113,7 +116,6 @@ def top_hessian_eigenvalue(
     if _validate.count("batch", batch, least=0) > least:
         found = f"batch must be at most {least}, got {batch}"
         raise error(ValueError, found, f"at most {least}")
-    _memory.room("the Hessian", _validate.count("iterations", iterations, least=2), iterations)
 
     def dot(v: dict, w: dict) -> Tensor:
         return sum((v[k] * w[k]).reshape(*v[k].shape[:batch], -1).sum(-1) for k in v)
@@ -133,7 +135,7 @@ def top_hessian_eigenvalue(
     gradient, multiply = torch.func.vjp(lambda p: objective(p)[1], point)
     beta, v = unit(_mixed(point, gradient, batch))
     before, alphas, betas = times(0 * beta, v), [], []
-    for _ in range(iterations):
+    for _ in range(ITERATIONS):
         w = multiply(v)[0]
         alphas.append(dot(v, w))
         rest = less(less(w, times(alphas[-1], v)), times(beta, before))

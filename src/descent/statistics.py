@@ -69,10 +69,10 @@ def mcnemar(one: Tensor, other: Tensor) -> float:
     return (b - c) / max(1, b + c) ** 0.5
 
 
-def wilson(successes: int, runs: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's interval for a success rate, at 95 % unless ``z`` says otherwise.
+def wilson(successes: int, runs: int) -> tuple[float, float]:
+    """Wilson's 95 % interval for a success rate.
 
-    Unlike the rate plus or minus z standard errors it is right near 0 and 1 too.
+    Unlike the rate plus or minus 1.96 standard errors it is right near 0 and 1 too.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def wilson(successes: int, runs: int, z: float = 1.96) -> tuple[float, float]:
     >>> f"{low:.2f} to {high:.2f}"
     '0.60 to 0.98'
     """
-    runs, z = _validate.count("runs", runs, below=2**53), _validate.positive("z", z)
+    runs, z = _validate.count("runs", runs, below=2**53), 1.96
     successes = _validate.count("successes", successes, least=0)
     if not 0 <= successes <= runs:
         raise error(

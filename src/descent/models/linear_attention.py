@@ -263,9 +263,7 @@ class LinearAttention:
         wanted = E.mT @ self.best(problem) @ E
         return found.diagonal(dim1=-2, dim2=-1) / wanted.diagonal(dim1=-2, dim2=-1)
 
-    def flow(
-        self, weights: Weights, problem: Problem, times: Float[Tensor, " t"], *, rtol: float = 1e-9
-    ) -> Weights:
+    def flow(self, weights: Weights, problem: Problem, times: Float[Tensor, " t"]) -> Weights:
         """Gradient flow from ``weights``, at increasing times from zero on: (t, *r, ...) each.
 
         By an explicit Runge-Kutta method of order eight, all runs with the same steps.
@@ -281,7 +279,6 @@ class LinearAttention:
             found = f"times must be a line that rises from zero on, got {_validate.shown(times)}"
             raise error(ValueError, found, "give them in order")
         weights = _protocol.spread(self, self._taken(weights), problem)
-        rtol = _validate.positive("rtol", rtol)
         at = Landscape(*(A.detach().cpu().double() for A in self.landscape(problem)))
         shapes = [W.shape for W in weights]
         sizes = [W.numel() for W in weights]
@@ -301,13 +298,9 @@ class LinearAttention:
 
         start = torch.cat([W.detach().flatten() for W in weights]).cpu().double().numpy()
         span = (0.0, float(times[-1]))
-        options = {
-            "method": "DOP853",
-            "t_eval": times.detach().cpu().double().numpy(),
-            "rtol": rtol,
-        }
+        looks = times.detach().cpu().double().numpy()
         with np.errstate(all="ignore"):  # what overflows is told below
-            run = solve_ivp(slope, span, start, atol=1e-13, **options)
+            run = solve_ivp(slope, span, start, "DOP853", looks, rtol=1e-9, atol=1e-13)
         if not run.success:
             time = run.t[-1] if len(run.t) else 0.0
             raise error(RuntimeError, lost.format(time), smaller)
