@@ -106,6 +106,15 @@ def test_the_way_down_is_known_where_the_loss_underflows(ell):
         assert held(vasudeva2024.progress(Selection(ell), large, weights)).met.all()
 
 
+@pytest.mark.parametrize("id", ["wu2023-softmax-degeneration", "wu2023-ntk-limit"])
+def test_attention_that_is_uniform_to_rounding_refutes_nothing(id):
+    for seed in range(4):
+        problem = problems.sequences(N=4, n=2, D=3, seed=seed)
+        small = Problem(1e-8 * problem.X, problem.y)
+        encoder = Encoder(64, "d^-1/2", "ntk")
+        held(theorems.get(id)(encoder, small, encoder.init(small, seed=seed, runs=4)))
+
+
 def test_features_that_are_all_zero_are_not_told_apart():
     problem = problems.gaussian(N=2, n=2, D=4, seed=0)
     problem = Problem(0 * problem.X, problem.y[..., 0])

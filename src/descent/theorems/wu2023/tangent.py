@@ -38,6 +38,16 @@ class TangentStart(EncoderStart):
         return kernel.unflatten(-1, (N, n)).sum(-1).unflatten(-2, (N, n)).sum(-2)
 
     @cached_property
+    def blur(self) -> Float[Tensor, "*r"]:
+        """What `expected` and the limit are off by: angles near zero are known to the root of epsilon."""
+        rows = self.attended.flatten(-3, -2)
+        length = torch.linalg.vector_norm(rows, dim=-1)
+        lengths, eps = length[..., :, None] * length[..., None, :], torch.finfo(rows.dtype).eps
+        cosine = rows @ rows.mT / torch.where(lengths > 0, lengths, 1)
+        sine = (1 - cosine.square()).clamp_min(eps).sqrt()
+        return 8 * eps * (lengths / sine).sum((-2, -1))
+
+    @cached_property
     def from_limit(self) -> Float[Tensor, "*r"]:
         """The bound of its distance from the kernel of infinite width, in the Frobenius norm."""
         mean = self.problem.X.mean(-2)
@@ -74,7 +84,6 @@ def ntk_limit(at: TangentStart) -> Report:
     off_mean = norm(at.parts["O"] + at.parts["V"] - at.expected)
     off_limit = norm(at.expected - limit)
     scores = sum(at.parts[W].diagonal(dim1=-2, dim2=-1).sum(-1) for W in "QK")
-    blur = 1e-13 * norm(limit)
     return Report(
         hypotheses=(at.drawn,),
         promises=(
@@ -82,7 +91,7 @@ def ntk_limit(at: TangentStart) -> Report:
                 "‖K_OV - H‖ ≤ 3 Σ U_j² / √(chance d)",
                 lambda _: (off_mean, 3 * noise / at.chance**0.5, ()),
             ),
-            Promise("‖H - K_∞‖ ≤ 7/5 ‖…‖", lambda _: (off_limit, at.from_limit + blur, ())),
+            Promise("‖H - K_∞‖ ≤ 7/5 ‖…‖", lambda _: (off_limit, at.from_limit + at.blur, ())),
             Promise("tr K_QK ≤ typical / chance", lambda _: (scores, at.of_scores / at.chance, ())),
         ),
         constants={"‖K - K_∞‖ / ‖K_∞‖": norm(sum(at.parts.values()) - limit) / norm(limit)},
