@@ -7,7 +7,7 @@ import torch
 
 from descent import draws, theorems
 from descent.claims.kim2024 import landscape
-from descent.models import InContext, LinearAttention
+from descent.models import InContext, LinearAttention, linear_attention
 from descent.models.in_context import Neurons, Population
 from descent.problems import Problem
 from descent.theorems.kim2024 import CloudStart, InContextStart, LandscapeStart
@@ -157,6 +157,31 @@ def test_every_theorem_of_the_part_is_tried():
     ours = {id for id, t in theorems.registry.items() if t.state.__module__.startswith(part)}
     flowing = {id for id in ours if theorems.get(id).start is CloudStart}  # in a file of their own
     assert ours - flowing == set(SERIES)
+
+
+def test_the_constants_of_the_drop_and_of_the_plateau_by_hand():
+    """The chapter's formulas in plain numbers, for two heads and n = 5."""
+    lam, n, H, A = [1.0, 0.6, 0.35], 5, 2, 0.4
+    problem, times = linear_attention.inputs(lam), torch.linspace(0, 1, 3).double()
+    g = [(1 + 1 / n) * x**2 + sum(lam) * x / n for x in lam]
+    square = sum(x**4 for x in lam) ** 0.5
+    room = sum(x**3 / y for x, y in zip(lam, g, strict=True)) / 2
+    model = LinearAttention(H, n)
+    drawn = model.init(problem, seed=0, runs=3, scale=0.3)
+    report = theorems.get("one-drop")(model, problem, drawn, times)
+    drawn = drawn._replace(U=torch.tensor([0.5, 2.0, 3.0])[:, None, None, None] * drawn.U)
+    longer = drawn.U.square().sum((-3, -2, -1)) - drawn.V.square().sum(-1)
+    assert longer[0] < 0 < longer[1]
+    longer = longer.clamp_min(0)
+    theta, kappa = square * longer / (2 * room), 2 * room * g[2] * lam[2] / square
+    assert torch.allclose(report["θ"], theta, rtol=1e-9)
+    assert torch.allclose(report["κ"], theta.new_full((3,), kappa), rtol=1e-9)
+    model = LinearAttention(H, n, 1)
+    drawn = model.init(problem, seed=0, runs=3, scale=0.05)
+    report = theorems.get("long-plateau")(model, problem, drawn, times, A)
+    rho = lam[0] ** 2 + H * g[0] * lam[0] * A**3
+    assert torch.allclose(report["ρ"], theta.new_full((3,), rho), rtol=1e-9)
+    assert torch.allclose(report["plateau"], (1 / report["a(0)"] - 1 / A) / rho, rtol=1e-9)
 
 
 def test_the_orthogonal_matrix_of_the_proof_takes_what_is_left_to_the_kernel():
