@@ -168,8 +168,8 @@ def test_the_constants_of_the_drop_and_of_the_plateau_by_hand():
     room = sum(x**3 / y for x, y in zip(lam, g, strict=True)) / 2
     model = LinearAttention(H, n)
     drawn = model.init(problem, seed=0, runs=3, scale=0.3)
-    report = theorems.get("one-drop")(model, problem, drawn, times)
     drawn = drawn._replace(U=torch.tensor([0.5, 2.0, 3.0])[:, None, None, None] * drawn.U)
+    report = theorems.get("one-drop")(model, problem, drawn, times)
     longer = drawn.U.square().sum((-3, -2, -1)) - drawn.V.square().sum(-1)
     assert longer[0] < 0 < longer[1]
     longer = longer.clamp_min(0)
