@@ -3,6 +3,7 @@
 import math
 import numbers
 from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ from ._errors import error
 #: What the library computes with, and what is turned into float64 on the way in.
 FLOATS = (torch.float32, torch.float64)
 WHOLE = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
+#: Options that an error lists, at most.
+MANY = 40
 
 
 def shown(value: object) -> str:
@@ -102,10 +105,16 @@ def several(name: str, value: Iterable, size: int | None = None) -> list:
 
 
 def one_of(name: str, value: str, options: Iterable[str]) -> str:
-    """Return ``value`` if it is among ``options``, else raise with the list of them."""
+    """Return ``value`` if it is among ``options``, else raise with the list of them.
+
+    A list longer than `MANY` nobody reads: then the nearest are named.
+    """
     options = list(options)
     if not any(type(value) is type(option) and value == option for option in options):
         expected = f"expected one of {', '.join(map(repr, options))}"
+        if len(options) > MANY:
+            nearest = get_close_matches(str(value), map(str, options), n=5, cutoff=0)
+            expected = f"expected one of {len(options)}, such as {', '.join(map(repr, nearest))}"
         raise error(ValueError, f"unknown {name} {shown(value)}", expected)
     return value
 

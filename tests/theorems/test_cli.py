@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from descent import theorems
 from descent.__main__ import main
 
 
@@ -90,9 +91,12 @@ def test_bad_files_are_told_in_a_line(files, capsys, more, message):
     assert message in capsys.readouterr().err
 
 
-def test_an_unknown_theorem_is_answered_with_the_known_ones(files, capsys):
+def test_an_unknown_theorem_is_answered_with_those_of_nearest_name(files, capsys):
     assert main(files("song2024-theorem-9")) == 2
-    assert "unknown theorem 'song2024-theorem-9': expected one of 'pl-" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    many = len(theorems.registry)
+    assert f"unknown theorem 'song2024-theorem-9': expected one of {many}, such as 'song" in said
+    assert "'song2024-theorem-1'" in said and "'pl-" not in said and len(said) < 300
 
 
 @pytest.mark.parametrize(

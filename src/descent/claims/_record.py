@@ -232,7 +232,7 @@ def get(id: str) -> Claim:
 
     Raises
     ------
-    ValueError : if there is none, with the list of ids.
+    ValueError : if there is none, with the ids that come nearest.
 
     Examples
     --------

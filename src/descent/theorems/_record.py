@@ -95,7 +95,7 @@ def get(id: str) -> Theorem:
 
     Raises
     ------
-    ValueError : if there is none, with the list of ids.
+    ValueError : if there is none, with the ids that come nearest.
 
     Examples
     --------
