@@ -50,6 +50,13 @@ def test_there_is_a_panel_for_each_kernel_and_set_in_the_kernels_colour():
     assert colours == [{COLOURS["softmax"]}] * 2 + [{COLOURS["gaussian"]}] * 2
 
 
+def test_the_key_has_the_colours_of_the_panels():
+    of_kernels, of_sets = (phase(table(), rows=rows, columns="n") for rows in ("kernel", "train"))
+    keys = [filled(drawing.subfigs[1].axes[0]).values() for drawing in (of_kernels, of_sets)]
+    colours = [{colour for colour, _ in key} for key in keys]
+    assert colours == [{COLOURS["softmax"], COLOURS["gaussian"]}, {COLOURS["second"]}]
+
+
 def test_a_cell_is_as_full_as_its_share_of_runs():
     for ax in panels(phase(table())):
         rows = sorted((y, fullness) for (_, y), (_, fullness) in filled(ax).items())

@@ -166,6 +166,15 @@ def test_labels_stand_at_the_curves_ends_where_there_is_room():
     ] and ax.get_legend() is None
 
 
+def test_labels_go_into_a_legend_where_they_would_take_half_of_the_room():
+    ax = draw(
+        Picture(
+            [Curve("a name of more than half the width", t, t), Curve("short", t, -t)], "t", "f"
+        )
+    )
+    assert not ax.texts and len(ax.get_legend().get_texts()) == 2
+
+
 def test_labels_go_into_a_legend_where_curves_end_together():
     roles = ("measured", "bound") * 4
     curves = [Curve(f"run {k}", t, 0.9**t + 1e-3 * k, role) for k, role in enumerate(roles)]
@@ -236,6 +245,8 @@ def test_formulas_become_runs_of_text():
     )
     assert plain(r"$HD = 10^{-5}$, $f_t$, $W_V$") == "HD = 10⁻⁵, fₜ, W_V"
     assert runs(r"$v^\top f^\circ$") == [("v", "i"), ("⊤", "p"), ("f", "i"), ("∘", "p")]
+    assert runs(r"$\Lambda\varepsilon$") == [("Λε", "i")]
+    assert runs(r"$\ln\,\hat w$") == [("ln\u2009", ""), ("ŵ", "i")]
     with pytest.raises(ValueError, match=r"uses \\oint, which a figure that moves can't show"):
         runs(r"$\oint$")
 

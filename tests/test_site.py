@@ -236,6 +236,37 @@ AWAY = """() => [...document.querySelectorAll(".descent-plot + .descent-controls
     return top < 0 ? [`picture ${Math.round(-top)} px above the screen`] : [];
   })"""
 
+# Letters of drawn figures that are too small, cut off, or upon each other, and letters that are
+# outlines and no text. A pixel of overlap is forgiven, for letters from another machine's fonts.
+LETTERS = r"""() => [...document.querySelectorAll(".descent-figure svg")].flatMap((svg, k) => {
+  const frame = svg.getBoundingClientRect(), size = e => parseFloat(getComputedStyle(e).fontSize);
+  const small = [...svg.querySelectorAll("text, tspan")].flatMap(e => {
+    const drawn = size(e) * frame.width / svg.viewBox.baseVal.width;
+    return drawn < (e.matches("tspan[font-size]") ? 8 : 11) ? [`small: ${e.textContent}`] : [];
+  });
+  const corners = text => {  // of the letters, which are lower than the line that they stand in
+    const {x, width} = text.getBBox(), middle = Number(text.getAttribute("y"));
+    const [top, bottom] = [-0.35, 0.35].map(share => middle + share * size(text));
+    return [[x, top], [x + width, top], [x + width, bottom], [x, bottom]]
+      .map(([x, y]) => new DOMPoint(x, y).matrixTransform(text.getScreenCTM()));
+  };
+  const apart = (a, b) => [a, b].some(box => [[0, 1], [1, 2]].some(([from, to]) => {
+    const side = [box[to].x - box[from].x, box[to].y - box[from].y];
+    const along = each => each.map(p => (p.x * side[0] + p.y * side[1]) / Math.hypot(...side));
+    const [ours, theirs] = [along(a), along(b)];
+    return Math.min(...ours) > Math.max(...theirs) - 1
+      || Math.min(...theirs) > Math.max(...ours) - 1;
+  }));
+  const texts = [...svg.querySelectorAll("text")].map(text => [text.textContent, corners(text)]);
+  const cut = texts.filter(([, box]) => box.some(p => p.x < frame.left - 1
+    || p.x > frame.right + 1 || p.y < frame.top - 1 || p.y > frame.bottom + 1));
+  const touching = texts.flatMap(([words, box], i) => texts.slice(i + 1)
+    .filter(([, other]) => !apart(box, other)).map(([other]) => `overlap: ${words}, ${other}`));
+  const outlines = svg.querySelector("g[transform*='scale(0.015625)']") ? ["outlines"] : [];
+  return [...small, ...cut.map(([words]) => `cut: ${words}`), ...touching, ...outlines]
+    .map(what => `figure ${k}, ${what}`);
+})"""
+
 
 def unlabelled(found):
     """Pictures that say nothing to those who do not see them."""
@@ -291,6 +322,7 @@ def study(visit):
     facts.complaints["wide on a phone"] = page.evaluate(WIDE)
     facts.complaints["axe on a phone"] = inaccessible(page, color_contrast=False)
     facts.complaints["away on a phone"] = page.evaluate(AWAY)
+    facts.complaints["letters on a phone"] = page.evaluate(LETTERS)
     return facts
 
 
@@ -395,6 +427,7 @@ CLEAN = [
     "wide on a phone",
     "axe on a phone",
     "away on a phone",
+    "letters on a phone",
 ]
 
 
@@ -405,6 +438,11 @@ def test_a_page_gives_no_cause_for_complaint(facts, name, check):
 
 
 # ---------------------------------------------------------------- the checks, shown broken pages
+
+
+def drawn(inside):
+    """A figure of three hundred units, as wide as a phone's screen."""
+    return f'<figure class="descent-figure"><svg viewBox="0 0 300 99">{inside}</svg></figure>'
 
 
 @pytest.mark.parametrize(
@@ -435,6 +473,23 @@ def test_a_page_gives_no_cause_for_complaint(facts, name, check):
             '<div class="descent-controls" style="height: 300px"></div></div></main>',
             "away on a phone",
             "above the screen",
+        ),
+        (drawn('<text y="20" font-size="10">low</text>'), "letters on a phone", "small: low"),
+        (
+            drawn('<text y="20" font-size="20">2<tspan font-size="7">k</tspan></text>'),
+            "letters on a phone",
+            "small: k",
+        ),
+        (drawn('<text x="290" y="20" font-size="20">loss</text>'), "letters on a phone", "cut"),
+        (
+            drawn('<text y="20" font-size="20">one</text><text y="25" font-size="20">two</text>'),
+            "letters on a phone",
+            "overlap: one, two",
+        ),
+        (
+            drawn('<g transform="scale(0.015625)"><path d="M0 0h1"/></g>'),
+            "letters on a phone",
+            "outlines",
         ),
     ],
 )

@@ -60,7 +60,7 @@ def diagram(
 def _place(ax: Axes, box: Box):
     colour = COLOURS["second"] if box.kind == "trained" else INK
     frame = {
-        "boxstyle": "round,pad=0.35",
+        "boxstyle": "round,pad=0.45",
         "facecolor": "none",
         "edgecolor": "none" if box.kind == "text" else colour,
         "linestyle": DASHES if box.kind == "fixed" else "-",

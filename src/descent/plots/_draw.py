@@ -30,7 +30,8 @@ COLOURS = {
 DASHES = (0, (4.5, 2.5))
 ROW, CELL = 20, 34  # a row of a map and one of its cells, points
 SHADE = 0.3  # of the ink at most, so that a number on it can be read
-SIZE = (5.2, 3.3)  # inches: at 10 pt its text can be read at the width of a phone
+SIZE = (5.2, 3.3)  # inches
+LETTERS, SMALL = 12, 11  # points of labels and of numbers; figure.css sets their size on a screen
 
 _STYLE = {
     "figure.figsize": SIZE,
@@ -38,14 +39,15 @@ _STYLE = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
-    "font.size": 10,
+    "font.size": LETTERS,
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
     "mathtext.fontset": "cm",  # the letters of the formulas on the page
-    "axes.titlesize": 10,
+    "figure.labelsize": LETTERS,
+    "axes.titlesize": LETTERS,
     "axes.titlelocation": "left",
-    "axes.labelsize": 10,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
+    "axes.labelsize": LETTERS,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.8,
@@ -58,7 +60,7 @@ _STYLE = {
     "lines.linewidth": 1.9,
     "lines.solid_capstyle": "round",
     "legend.frameon": False,
-    "legend.fontsize": 9,
+    "legend.fontsize": SMALL,
     "axes.prop_cycle": matplotlib.cycler(color=[COLOURS[k] for k in TONES]),
     "text.color": INK,
     "axes.edgecolor": INK,
@@ -109,7 +111,7 @@ def draw(picture: Picture, ax: Axes | None = None) -> Axes:
         _short_log_axes(ax)
         notes = gaps(picture)
         if notes:
-            ax.set_title("\n".join(notes), fontsize=8)
+            ax.set_title("\n".join(notes), fontsize=SMALL, wrap=True)
         _label(ax, handles, crowded=bool(notes))
         _cells(picture, ax)
     return ax
@@ -125,7 +127,7 @@ def _cells(picture: Picture, ax: Axes) -> None:
     """Each map as a label and a row of cells below the axes, from the right."""
     for k, (label, row) in enumerate(picture.maps.items()):
         height = -40 - ROW * (k + 1)
-        place = {"textcoords": "offset points", "annotation_clip": False, "fontsize": 9}
+        place = {"textcoords": "offset points", "annotation_clip": False, "fontsize": SMALL}
         ax.annotate(label, (0, 0), (0, height), xycoords="axes fraction", **place)
         for j, share in enumerate(row):
             fill = {"boxstyle": "square", "facecolor": (INK, SHADE * share), "edgecolor": INK}
@@ -167,20 +169,30 @@ def _label(ax: Axes, handles: dict, crowded: bool) -> None:
     if crowded:
         ax.legend(handles.values(), handles.keys(), loc="best")
         return
-    if places is None:
+    if places is None or not _fit_at_ends(ax, handles, places):
         _legend_above(ax, handles)
-        return
-    for (label, line), (end, shift) in zip(handles.items(), places, strict=True):
+
+
+def _fit_at_ends(ax: Axes, handles: dict, places: list) -> bool:
+    """Label each curve at its end, unless a name would take half of the room of the curves."""
+    names = [
         ax.annotate(
             label,
             end,
             (6, shift),
             textcoords="offset points",
             va="center",
-            fontsize=9,
+            fontsize=SMALL,
             color=line.get_color(),
             annotation_clip=False,
         )
+        for (label, line), (end, shift) in zip(handles.items(), places, strict=True)
+    ]
+    widest = max(name.get_window_extent().width for name in names)
+    fit = widest < ax.get_window_extent().width / 2
+    for name in [] if fit else names:
+        name.remove()
+    return fit
 
 
 def _legend_above(ax: Axes, handles: dict) -> None:
@@ -188,12 +200,14 @@ def _legend_above(ax: Axes, handles: dict) -> None:
     for columns in range(min(3, len(handles)), 0, -1):
         above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns}
         legend = ax.legend(handles.values(), handles.keys(), **above)
+        legend.set_in_layout(columns == 1)  # or one that is too wide would leave no axes
         ax.figure.draw_without_rendering()
         if legend.get_window_extent().width <= ax.get_window_extent().width:
+            legend.set_in_layout(True)
             return
 
 
-def _places(ax: Axes, lines: list, height: float = 12.5) -> list | None:
+def _places(ax: Axes, lines: list, height: float = 14) -> list | None:
     """Where each line ends and how far to move its label up, in points; None if there is no room.
 
     ``height`` is a label's height in points. A label that would have to go further than three

@@ -11,7 +11,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from descent.plots._draw import COLOURS, DASHES, INK, Shown, style
+from descent.plots._draw import COLOURS, DASHES, INK, SMALL, Shown, style
 from descent.plots._text import number
 
 from .._errors import error
@@ -61,6 +61,7 @@ def phase(
     _check(table, column, show, (x, y, rows, columns))
     runs = table.assign(hit=table[column], **({"Nn": table["N"] * table["n"]} if x == "Nn" else {}))
     down, across = runs[rows].unique(), runs[columns].unique()
+    colours = [COLOURS.get(one, COLOURS["second"]) for one in down]
     with style():
         figure = Shown(figsize=(1.2 + 1.35 * max(3, len(across)), 0.9 + 1.55 * len(down)))
         figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)
@@ -68,11 +69,11 @@ def phase(
         axes = panels.subplots(len(down), len(across), sharex=True, sharey=True, squeeze=False)
         for (row, one), (k, other) in _product(down, across):
             panel = runs[(runs[rows] == one) & (runs[columns] == other)]
-            _panel(axes[row, k], panel, (x, y), COLOURS.get(one, COLOURS["second"]), show)
+            _panel(axes[row, k], panel, (x, y), colours[row], show)
             named = k == 0 and (rows == "kernel" or len(down) > 1)
             axes[row, k].set_title(f"{one}, {_formula(other)}" if named else _formula(other))
         _frame(axes, runs, (x, y))
-        _key(key.subplots(), fraction, int(runs["steps"].max()), show)
+        _key(key.subplots(), list(dict.fromkeys(colours)), fraction, int(runs["steps"].max()), show)
     return figure
 
 
@@ -184,19 +185,22 @@ def _sparse(values: np.ndarray, apart: float = 1.9) -> list[float]:
     return kept
 
 
-def _key(ax: Axes, fraction: float, steps: int, show: str) -> None:
-    """A strip that says what a full colour means."""
+def _key(ax: Axes, colours: list[str], fraction: float, steps: int, show: str) -> None:
+    """A strip that says what a full colour means, in each colour of the panels."""
     shades = np.linspace(0, 1, 5)
-    _squares(ax, [((k, k + 1), (0, 1), alpha) for k, alpha in enumerate(shades)], INK)
+    heights = np.linspace(1, 0, len(colours) + 1)
+    for colour, side in zip(colours, zip(heights[1:], heights, strict=False), strict=True):
+        _squares(ax, [((k, k + 1), side, alpha) for k, alpha in enumerate(shades)], colour)
     if show == "success":
         labels = ["0", "", "50 %", "", "100 %"]
-        words = f"of the runs get to {number(fraction)} of their first loss in {steps} steps"
+        words = f"of the runs get to {number(fraction)}", f"of their first loss in {steps} steps"
     else:
         labels = [number(round(steps ** (1 - alpha))) for alpha in shades]
-        words = f"steps to {number(fraction)} of the first loss (median)"
+        words = f"steps to {number(fraction)}", "of the first loss (median)"
     ax.set_xticks(np.arange(5) + 0.5, labels)
     ax.set(xlim=(0, 16), ylim=(0, 1), yticks=[])
-    ax.text(5.3, 0.5, words, va="center", fontsize=9)
+    for line, y, side in zip(words, (0.65, 0.35), ("bottom", "top"), strict=True):
+        ax.text(5.3, y, line, va=side, fontsize=SMALL)
     ax.grid(False)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)

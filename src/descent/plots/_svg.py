@@ -17,7 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG, RendererSVG
 from matplotlib.colors import rgb2hex
 from matplotlib.figure import Figure as Drawing
 
-from descent.plots._draw import COLOURS, INK, draw
+from descent.plots._draw import COLOURS, INK, LETTERS, draw
 from descent.plots._picture import Picture, gaps
 from descent.plots._text import formulas, runs
 
@@ -118,19 +118,24 @@ class _Renderer(RendererSVG):
             runs(s)
         except ValueError:
             return super().draw_text(gc, x, y, s, prop, angle, ismath, mtext)
-        # Other letters are of other widths: keep the end, or the middle, that the layout placed.
+        # Other letters are of other widths, and larger on a phone: keep the end, or the middle, that
+        # the layout placed, and the middle of their height.
         anchor, share = _ANCHORS["center" if angle or mtext is None else mtext.get_ha()]
         width = share * self.get_text_width_height_descent(s, prop, ismath)[0]
-        x += width * np.cos(np.radians(angle))
-        y -= width * np.sin(np.radians(angle))
-        look = f"font-size: {prop.get_size_in_points():g}px; text-anchor: {anchor}"
+        size, turned = prop.get_size_in_points(), np.radians(angle)
+        x += width * np.cos(turned) - MIDDLE * size * np.sin(turned)
+        y -= width * np.sin(turned) + MIDDLE * size * np.cos(turned)
+        look = f"font-size: {size / LETTERS:.3g}em; text-anchor: {anchor}"
         if prop.get_weight() not in ("normal", "regular", 400):
             look += f"; font-weight: {prop.get_weight()}"
         look += f"; fill: {rgb2hex(gc.get_rgb())}"
-        turn = {"transform": f"rotate({-angle:g} {x:.1f} {y:.1f})"} if angle else {}
-        self.writer.element("text", s, {"x": f"{x:.1f}", "y": f"{y:.1f}", "style": look, **turn})
+        place = {"x": f"{x:.1f}", "y": f"{y:.1f}", "dy": f"{MIDDLE}em", "style": look}
+        if angle:
+            place["transform"] = f"rotate({-angle:g} {x:.1f} {y:.1f})"
+        self.writer.element("text", s, place)
 
 
+MIDDLE = 0.35  # of letters, above the line they stand on and in their size
 _ANCHORS = {"left": ("start", 0), "center": ("middle", 0.5), "right": ("end", 1)}
 
 
@@ -142,7 +147,9 @@ def _tspans(label: str) -> str:
         size = 0.75 if wanted else 1
         look = f' font-size="{size}em"' if wanted else ""
         look += ' font-style="italic"' if "i" in style else ""
-        look += f' dy="{(wanted - shift) / size:.3g}em"' if wanted != shift else ""
+        # the first run's own shift would take the place of the label's
+        step = wanted - shift + (0 if spans else MIDDLE)
+        look += f' dy="{step / size:.3g}em"' if wanted != shift else ""
         text = html.escape(text, quote=False)
         spans += f"<tspan{look}>{text}</tspan>" if look else text
         shift = wanted
@@ -162,9 +169,9 @@ def _inline(source: str, alt: str) -> str:
     body = _own_ids(body, hashlib.sha256((alt + body).encode()).hexdigest()[:8])
     body = re.sub(r"\s*\n\s*", "\n", _theme(body)).strip()
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-        f' {viewbox} fill="currentColor" stroke-linejoin="round"'
-        f' role="img" aria-label="{html.escape(alt)}">\n{body}'
+        '<svg class="descent-drawing" xmlns="http://www.w3.org/2000/svg"'
+        f' xmlns:xlink="http://www.w3.org/1999/xlink" {viewbox} fill="currentColor"'
+        f' stroke-linejoin="round" role="img" aria-label="{html.escape(alt)}">\n{body}'
     )
 
 

@@ -62,9 +62,12 @@ _SYMBOLS = {
     **{"approx": " ≈ ", "sim": " ∼ ", "to": " → "},
     **{"nabla": "∇", "partial": "∂", "top": "⊤", "star": "⋆", "ast": "∗", "circ": "∘"},
     **{"|": "‖", "lVert": "‖", "rVert": "‖", "dots": "…", "ldots": "…"},
-    **{",": "\u2009", ";": "\u2005", " ": " ", "%": "%", "_": "_", "lambda": "λ"},
+    **{",": "\u2009", ";": "\u2005", " ": " ", "%": "%", "_": "_"},
+    # Unicode's names of these letters are not TeX's
+    **{"lambda": "λ", "Lambda": "Λ", "varepsilon": "ε", "varphi": "φ"},
 }
-_WORDS = {"log", "min", "max", "exp", "rank", "det", "sup", "inf", "lim"}
+_ACCENTS = {"hat": "\u0302", "widehat": "\u0302"}
+_WORDS = {"ln", "log", "min", "max", "exp", "rank", "det", "sup", "inf", "lim"}
 _ATOM = re.compile(r"\\(?:mathrm|text|operatorname)\{([^{}]*)\}|\\([a-zA-Z]+|.)|([_^])|([{}])|(.)")
 
 
@@ -108,7 +111,7 @@ def markup(label: str) -> str:
 
 
 def _formula(source: str, label: str) -> list[tuple[str, str]]:
-    pieces, shift, pending, depth = [], "", "", 0
+    pieces, shift, pending, depth, accent = [], "", "", 0, ""
     for upright, command, script, brace, char in _ATOM.findall(source):
         if script:
             pending = "s" if script == "_" else "p"
@@ -118,7 +121,12 @@ def _formula(source: str, label: str) -> list[tuple[str, str]]:
             shift = pending if brace == "{" and pending else shift if depth else ""
             pending = ""
             continue
+        if command in _ACCENTS:
+            accent = _ACCENTS[command]
+            continue
         text = upright or (_symbol(command, label) if command else _spaced(char))
+        if accent and text:
+            text, accent = unicodedata.normalize("NFC", text + accent), ""
         italic = "i" if char.isalpha() or (command and text.isalpha() and len(text) == 1) else ""
         pieces.append((text, italic + (pending or shift)))
         pending = ""
