@@ -619,6 +619,18 @@ def test_a_reader_whose_system_is_dark_gets_a_dark_page(server, visit):
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_for_lost_readers_can_be_read(server, visit, scheme):
+    """Its ground is said, and not left to the browser, which axe takes for white."""
+    page = visit(server, "404.html", scheme=scheme).page
+    assert inaccessible(page) == []
+    page.context.close()
+
+
+def test_the_page_of_results_says_what_it_is_about(site):
+    assert re.search('<meta name="description" content=".{20}', (site / "results.html").read_text())
+
+
 # ---------------------------------------------------------------- what a reference leads to
 
 

@@ -338,7 +338,8 @@ MISSING = """<!DOCTYPE html>
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta name="robots" content="noindex"><meta name="color-scheme" content="light dark">
 <title>No such page</title></head>
-<body style="max-width: 32rem; margin: 15vh auto; padding: 0 1rem; font: 1.1rem/1.5 serif">
+<body style="max-width: 32rem; margin: 15vh auto; padding: 0 1rem; font: 1.1rem/1.5 serif;
+ background: Canvas; color: CanvasText">
 <main><h1>There is no page here</h1>
 <p>Chapters move when others are added, their titles stay. Look for it in
 <a href="{base}results.html">all results</a> or among
@@ -364,7 +365,11 @@ def pages(app):
     names = list(app.env.toctree_includes.values())
     order = [app.config.root_doc, *(name for group in names for name in group)]
     titles = {name: app.builder.render_partial(app.env.titles[name])["title"] for name in order}
-    yield "results", {"title": "Results", "body": results(found, titles)}, "page.html"
+    about = (
+        '<meta name="description" content="Every numbered statement of the book, by chapter." />\n'
+    )
+    page = {"title": "Results", "body": results(found, titles), "metatags": about}
+    yield "results", page, "page.html"
 
 
 def setup(app):
