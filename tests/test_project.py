@@ -106,6 +106,16 @@ def test_the_library_asks_for_floors_only():
     assert "torch" in floors()
 
 
+def test_what_colab_has_stays_as_it_is():
+    """Else pip replaces a package under a session that has imported it."""
+    lines = (ROOT / "tests/fixtures/colab.txt").read_text().splitlines()
+    colab = dict(line.split("==") for line in lines if not line.startswith("#"))
+    fresh = {"jaxtyping", "latex2mathml", "python-flint", "qpsolvers"}  # Colab has none of these
+    assert colab.keys() == floors().keys() - fresh
+    for distribution, version in colab.items():
+        assert numbers(version) >= numbers(floors()[distribution]), distribution
+
+
 def test_the_book_is_built_above_the_librarys_floors():
     for distribution, floor in (floors() | floors("cluster")).items():
         assert numbers(pins()[distribution]) >= numbers(floor), distribution
