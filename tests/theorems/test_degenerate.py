@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from descent import descend, draws, problems, theorems
-from descent.models import Attention, Encoder, LeastSquares, Selection, SelectionWeights
+from descent.models import (
+    Attention,
+    AttentionWeights,
+    Encoder,
+    LeastSquares,
+    Selection,
+    SelectionWeights,
+)
 from descent.models.in_context import InContext, Neurons, Population
 from descent.problems import Problem
 from descent.steps import PrecisionWarning
@@ -89,6 +96,32 @@ def test_queries_come_to_rest_where_the_loss_gains_less_than_its_rounding():
     model, problem, weights = layer("softmax", N=3, D=9, H=1)
     near = Problem(problem.X[..., :1, :] + 1e-9 * problem.X, 0 * problem.y)
     held(song2024.softmax_rests(model, near, weights))
+
+
+@pytest.mark.parametrize("id", ["song2024-theorem-1", "song2024-theorem-2"])
+def test_labels_that_are_fitted_from_the_start_break_no_rate(id):
+    """Zero labels and values of zero: the loss is zero, and so is its bound."""
+    model, problem, weights = layer("softmax")
+    nothing = Problem(problem.X, 0 * problem.y)
+    run = held(theorems.get(id)(model, nothing, weights._replace(V=0 * weights.V))).run
+    assert (run.loss == 0).all()
+
+
+def test_attention_that_is_singular_bounds_no_condition_number():
+    model, problem, weights = layer("softmax", H=1)
+    alike = weights._replace(K=0 * weights.K)
+    assert held(song2024.conditioning(model, problem, weights)).met.all()
+    assert not held(song2024.conditioning(model, problem, alike)).met.any()
+
+
+def test_a_choice_that_is_made_up_to_rounding_has_no_slope_to_compare():
+    """Two scores 24 to 27 apart, so that the smaller weight is 4e-11 to 2e-12."""
+    gaps = torch.linspace(24, 27, 64, dtype=torch.float64)
+    Q, K = torch.zeros(2, 64, 1, 2, 1, dtype=torch.float64)
+    Q[:, 0, 0, 0], K[:, 0, 0, 0] = 1.0, gaps
+    weights = AttentionWeights(Q, K, K, torch.ones(64, 1, 1).double())
+    tokens, labels = torch.eye(2, dtype=torch.float64)[None], torch.zeros(1, 2).double()
+    held(foundations.saturation(Attention(d=1), Problem(tokens, labels), weights))
 
 
 def test_zero_has_no_direction_to_be_dominated():

@@ -393,7 +393,8 @@ def test_a_run_without_a_step_does_not_stop_the_others():
     flat = problems.Problem(X, problem.y.expand(2, *problem.y.shape))
     report = theorems.get("song2024-plateau")(model, flat, weights._replace(V=V))
     assert report.step.isinf().tolist() == [True, False]
-    assert report.trial(5).run.loss.isfinite().all()
+    outcome = report.trial(5)
+    assert outcome.run.loss.isfinite().all() and outcome.holds, outcome
     with pytest.raises(ValueError, match="gives no run a step to train with, but inf: start else"):
         alone = problems.Problem(0 * problem.X, problem.y)
         theorems.get("song2024-plateau")(model, alone, weights).trial(5)

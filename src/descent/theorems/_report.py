@@ -56,9 +56,12 @@ class Linear:
     def check(self, run: Trajectory) -> Inequality:
         t = run.every * torch.arange(1, len(run.loss), device=run.loss.device)
         left = self.decay(along(t, run.eta), run.eta).clamp_max(FURTHEST)
-        right = -torch.log(run.loss[1:] / run.loss[0]).clamp_max(FURTHEST)
+        # nothing is left where the loss is zero, also of a first loss that was
+        share = torch.where(run.loss[1:] == 0, 0.0, run.loss[1:] / run.loss[0])
+        right = -torch.log(share).clamp_max(FURTHEST)
         # where the bound is all rounding, the logarithm of the loss is known to nothing
-        blur = 2 * BLUR * self.rounding / (2 * run.loss[0]).sqrt() * (1 + torch.exp(left / 2))
+        known = torch.where(self.rounding > 0, self.rounding / (2 * run.loss[0]).sqrt(), 0.0)
+        blur = 2 * BLUR * known * (1 + torch.exp(left / 2))
         return Inequality(self.name, left, right + blur, tuple(t.tolist()))
 
     def steps_to(self, share: float, eta: Tensor) -> Float[Tensor, "*r"]:

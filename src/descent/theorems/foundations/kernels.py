@@ -147,7 +147,8 @@ def saturation(at: AttentionStart) -> Report:
     turn = s.diag_embed() - s[..., :, None] * s[..., None, :]
     norm, rest = torch.linalg.matrix_norm(turn, 2), 1 - s.amax(-1)
     axes = (-3, -2, -1)
-    left = torch.where(rest > ROUNDING, norm / (2 * rest), 0).amax(axes)
+    # both are known to about 1e-16
+    left = torch.where(rest > 1e-9, norm / (2 * rest), 0).amax(axes)
     return Report(
         hypotheses=(),
         promises=(

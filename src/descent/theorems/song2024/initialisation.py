@@ -50,11 +50,17 @@ def conditioning(at: AttentionStart) -> Report:
     kappa_X = (at.X / spectra.sigma_min(X)).square()
     kappa_G = (torch.linalg.matrix_norm(at.B, 2) / at.sigma).square()
     one = torch.ones_like(at.sigma)
+    least, top = values.amin((-3, -2, -1)), values.amax((-3, -2, -1))
+    # a singular value of B is known up to its noise
+    seen = (torch.linalg.matrix_norm(at.B, 2) / (at.sigma + at.noise)).square()
     return Report(
         hypotheses=(
             Inequality("one head", one * at.model.H, one),
+            Inequality(
+                "0 < σ_min(S_i)", spectra.resolution(at.forward.S) * top, least, strict=True
+            ),
             Inequality("0 < σ_min(X)", 1e-14 * at.X * one, spectra.sigma_min(X) * one, strict=True),
         ),
-        promises=(Promise("κ(G) ≤ κ(S)² κ(XXᵀ)", lambda _: (kappa_G, kappa_S * kappa_X, ())),),
+        promises=(Promise("κ(G) ≤ κ(S)² κ(XXᵀ)", lambda _: (seen, kappa_S * kappa_X, ())),),
         constants={"κ(G)": kappa_G, "κ(S)²": kappa_S, "κ(XXᵀ)": kappa_X},
     )

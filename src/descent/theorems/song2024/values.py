@@ -75,7 +75,8 @@ def plateau(at: AttentionStart) -> Report:
 
     def below(run):
         t = along(run.every * torch.arange(1, len(run.loss)), run.eta)
-        left = (1 - run.eta * rate) ** (2 * t) * (run.loss[0] - floor)
+        factor = torch.where(rate.isinf(), 0.0, 1 - run.eta * rate)  # of G = 0, which moves nothing
+        left = factor ** (2 * t) * (run.loss[0] - floor)
         right = blurred(left + floor, at.rounding) - floor  # the floor is known to rounding too
         return run.loss[1:] - floor, right + 1e-12 * floor, steps(run)[1:]
 
