@@ -110,7 +110,7 @@ def test_a_report_shows_each_hypothesis_with_its_value(instance):
     report = theorems.song2024.theorem_1(*instance)
     shown = repr(report)
     assert "met in 8 of 8" in shown and "a millionth of f_0 after" in shown
-    assert "<td>0 &lt; σ_min(B_0)</td>" in report._repr_html_()
+    assert "<td>0 &lt; σ<sub>min</sub>(B<sub>0</sub>)</td>" in report._repr_html_()
 
 
 @pytest.fixture

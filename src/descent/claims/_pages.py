@@ -9,13 +9,13 @@ import inspect
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from textwrap import dedent
 from typing import TYPE_CHECKING
 
-from ..plots._text import formulas
+from ..plots._text import formulas, lettered
 from ._record import Claim, Verdict
 
 if TYPE_CHECKING:
@@ -234,18 +234,6 @@ def _code(claim: Claim) -> str:
         '<details class="hide"><summary>Show the code</summary>'
         f"<pre>{html.escape(text, quote=False)}</pre></details>"
     )
-
-
-def lettered(text: str) -> str:
-    """Words with letters as the library writes them, such as ``W_O`` or ``x^t``, as HTML."""
-    text = html.escape(text).replace("sigma_min", "σ_min")
-    text = re.sub("(?<=[a-z]{2})&#x27;", "’", text)
-    text = re.sub(r"(?<=\S)_([A-Za-z0-9α-ω∞*]+|\{[^{}]*\})", _small("sub"), text)
-    return re.sub(r"\^(-?\w+|\([^()]*\)|\{[^{}]*\})", _small("sup"), text)
-
-
-def _small(tag: str) -> Callable[[re.Match], str]:
-    return lambda found: f"<{tag}>{found[1].strip('{}')}</{tag}>"
 
 
 def _sharply(entry: "Entry", name: str) -> str:

@@ -6,6 +6,7 @@ import html
 import math
 import re
 import unicodedata
+from collections.abc import Callable
 
 from latex2mathml.converter import convert
 
@@ -45,6 +46,18 @@ def formulas(text: str) -> str:
     """
     parts = re.compile(r"\$([^$]+)\$|(?<=[a-z]{2})'")  # an apostrophe is curled, a prime is not
     return parts.sub(lambda m: _mathml(m[1]) if m[1] else "’", html.escape(text, quote=False))
+
+
+def lettered(text: str) -> str:
+    """Words with letters as the library writes them, such as ``W_O`` or ``x^t``, as HTML."""
+    text = html.escape(text).replace("sigma_min", "σ_min")
+    text = re.sub("(?<=[a-z]{2})&#x27;", "’", text)
+    text = re.sub(r"(?<=\S)_([A-Za-z0-9α-ω∞*]+|\{[^{}]*\})", _small("sub"), text)
+    return re.sub(r"\^(-?\w+|\([^()]*\)|\{[^{}]*\})", _small("sup"), text)
+
+
+def _small(tag: str) -> Callable[[re.Match], str]:
+    return lambda found: f"<{tag}>{found[1].strip('{}')}</{tag}>"
 
 
 def _mathml(tex: str) -> str:

@@ -362,8 +362,10 @@ def text(title: str, rows: list[tuple[str, ...]]) -> str:
 
 
 def table(title: str, rows: list[tuple[str, ...]]) -> str:
-    """Rows as a table for Jupyter."""
+    """Rows as a table for Jupyter, letters and numbers as people write them."""
+    from ..plots._text import lettered, spoken  # not above: a theorem needs no matplotlib
+
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(x)}</td>" for x in row) + "</tr>" for row in rows
+        "<tr>" + "".join(f"<td>{lettered(spoken(x))}</td>" for x in row) + "</tr>" for row in rows
     )
     return f'<table class="descent-report"><caption>{html.escape(title)}</caption>{body}</table>'
