@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 import sphinx_descent
 import sphinx_katex
+from pybtex.database import Person
 
 from descent.plots._text import formulas
 
@@ -182,6 +183,15 @@ def test_names_and_paths_in_tables_break_between_their_parts():
     sphinx_descent.part_names(None, "page", "page.html", page, None)
     names = re.findall('"pre">(.*?)</span>', page["body"])
     assert names == ["a/<wbr>NAME/<wbr>tau_<wbr>0<wbr>.csv", "a/b.c"]
+
+
+def test_references_stand_in_the_order_of_the_alphabet():
+    names = ["{\\L}ojasiewicz, S", "Kim, J", "Mei, S", "{\\'E}tienne, A", "Du, S"]
+    key = sphinx_descent.ByLetter().person_key
+    found = sorted(map(Person, names), key=key)
+    assert [str(person).split(",")[0] for person in found] == [
+        "Du", "{\\'E}tienne", "Kim", "{\\L}ojasiewicz", "Mei"
+    ]  # fmt: skip
 
 
 def test_an_option_of_a_command_does_not_break_after_its_dash():

@@ -6,6 +6,7 @@ notebooks generated from them in ``notebooks/``, under the same names.
 
 import itertools
 import re
+import unicodedata
 from html import escape
 from pathlib import Path
 from shutil import copyfile
@@ -15,6 +16,10 @@ import yaml
 from docutils import nodes
 from jupyter_cache import get_cache
 from notebooks.links import Links
+from pybtex.plugin import register_plugin
+from pybtex.richtext import Text
+from pybtex.style.formatting.alpha import Style
+from pybtex.style.sorting.author_year_title import SortingStyle
 from sphinx import addnodes
 from sphinx.locale import admonitionlabels
 from sphinx.util import logging
@@ -319,6 +324,23 @@ def fold_boxes(app, doctree, docname):
         summary = [html(opening), nodes.inline("", "", *title.children), html("</summary>")]
         place = box.parent.index(box)  # `replace_self` would hand classes and id on
         box.parent[place : place + 1] = [*summary, *content, html("</details>")]
+
+
+class ByLetter(SortingStyle):
+    """References in the order of the alphabet, in which Ł is an L and é an e."""
+
+    def person_key(self, person):
+        name = str(Text.from_latex(super().person_key(person)))
+        decomposed = unicodedata.normalize("NFKD", name)
+        return re.sub(r"[\u0300-\u036f]", "", decomposed).replace("ł", "l")
+
+
+class References(Style):
+    default_sorting_style = "descent"
+
+
+register_plugin("pybtex.style.sorting", "descent", ByLetter)
+register_plugin("pybtex.style.formatting", "descent", References)
 
 
 def html(text):
