@@ -313,6 +313,30 @@ def model_against(name: str, model, problem, eta: float, train: str, drawn: dict
     return {"model": name, **compared(in_turn(name, candidates, rounds))}
 
 
+def over_data(rounds: int) -> list[dict]:
+    """Run-steps a second of runs on data of each one's own, and of as many that share theirs."""
+    candidates = with_own_data(RUNS)
+    must_agree({key: train(5) for key, train in candidates.items()})
+    candidates["one data set for all"] = engine(*instance(32))
+    taken = in_turn("data", candidates, rounds)
+    return [{"runs": RUNS, "machine": machine(), **compared(taken)}]
+
+
+def with_own_data(runs: int) -> dict:
+    """Descent in which run r has the r-th draw of the data, by `descend` and by a loop."""
+    layer, _, weights = instance(32, runs)
+    drawn = [problems.gaussian(**SHAPE, D=32, seed=seed) for seed in range(runs)]
+    problem = problems.Problem(*(torch.stack([getattr(p, x) for p in drawn]) for x in "Xy"))
+    each = zip(drawn, *(W.split(1) for W in weights), strict=True)
+    loops = [rivals.autograd_loop(layer, one, type(weights)(*W)) for one, *W in each]
+    ours = engine(layer, problem, weights)
+    return {
+        "descend": ours,
+        "in torch": in_torch(ours),
+        "autograd loop": lambda steps: [loss for loop in loops for loss in loop(steps)],
+    }
+
+
 def of_flows(rounds: int) -> list[dict]:
     """Run-steps a second of clouds of 60 neurons in one batch, and of the rivals."""
     candidates = flowing(RUNS)
@@ -594,6 +618,7 @@ TABLES = {
     "memory": memory,
     "widths": over_widths,
     "flows": of_flows,
+    "data": over_data,
 }
 #: What is timed on a GPU as well.
 ON_A_GPU = ("dimension", "runs")
@@ -609,6 +634,7 @@ PRINTED = {
     "memory": print_memory,
     "widths": print_widths,
     "flows": print_compared("neurons"),
+    "data": print_compared("runs"),
 }
 
 if __name__ == "__main__":

@@ -41,6 +41,10 @@ def test_the_rivals_know_every_model_that_has_lanes(bench):
         bench.must_agree(losses)
 
 
+def test_the_loop_takes_our_steps_where_each_run_has_its_own_data(bench):
+    bench.must_agree({name: train(5) for name, train in bench.with_own_data(3).items()})
+
+
 def test_both_ways_to_the_tangent_kernel_give_the_same(bench):
     closed, jacobian = (compute(1) for compute in bench.kernels_of(5).values())
     assert closed.shape == (8, 10, 10)
@@ -102,7 +106,7 @@ def test_a_rate_is_the_median_of_its_rounds(bench):
 def test_the_times_that_the_book_shows_are_complete():
     kept = json.loads((resources.files(descent) / "bench.json").read_text())
     figures = {"rivals", "models", "sequences", "way", "rules", "dimension", "runs", "memory"}
-    assert set(kept) == {"machine", "widths", "flows", "selection", *figures}
+    assert set(kept) == {"machine", "widths", "flows", "selection", "data", *figures}
     assert [table["D"] for table in kept["rivals"]] == [32, 512, 4096]
     for table in kept["rivals"]:
         assert set(table["rates"]) == {"descend", *table["ratios"]}
@@ -118,6 +122,8 @@ def test_the_times_that_the_book_shows_are_complete():
     assert [row["runs"] for row in kept["runs"]][-1] == 4096
     (flow,) = kept["flows"]
     assert {"autograd loop", "vmap(grad)", "jax"} == set(flow["ratios"])
+    (own,) = kept["data"]
+    assert {"in torch", "autograd loop", "one data set for all"} == set(own["ratios"])
     assert [row["width"] for row in kept["widths"]] == [128, 1024, 16384]
     for row in kept["widths"]:
         assert set(row["seconds"]) == {"closed form", "torch.func"}

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -158,8 +159,11 @@ from descent.lanes import _register
 problem, layer = problems.gaussian(2, 3, 4, seed=0), models.Attention(H=2, d=3)
 weights = layer.init(problem, runs=5, seed=1)
 run = descend(layer, problem, weights, step=0.01, steps=20)
+own = problems.Problem(*(torch.stack([x * r for r in range(5)]) for x in (problem.X, problem.y)))
+run_own = descend(layer, own, weights, step=0.001, steps=20)
 _layout.compiled = lambda: None
 assert torch.allclose(run.loss, descend(layer, problem, weights, step=0.01, steps=20).loss)
+assert torch.allclose(run_own.loss, descend(layer, own, weights, step=0.001, steps=20).loss)
 print(_register.REGISTER)
 """
 
@@ -435,6 +439,152 @@ def test_the_bar_moves_with_each_call(monkeypatch):
     assert moved == [(1, pytest.approx(1 / 3))] * 12
 
 
+# -- data of each run's own -------------------------------------------------------------------------
+
+
+def stacked(draw, runs, **sizes):
+    """A problem for each run, the same kind drawn with other seeds."""
+    drawn = [draw(**sizes, seed=seed) for seed in range(math.prod(runs))]
+    X, y = (torch.stack([getattr(one, part) for one in drawn]) for part in "Xy")
+    return problems.Problem(X.unflatten(0, runs), y.unflatten(0, runs))
+
+
+def starts(layer, problem, runs):
+    flat = layer.init(problem, seed=1, runs=math.prod(runs))
+    return type(flat)(*(W.unflatten(0, runs) for W in flat))
+
+
+def attending(runs, D, kernel="softmax"):
+    problem, layer = stacked(problems.gaussian, runs, N=3, n=3, D=D), models.Attention(kernel, 2, 3)
+    return layer, problem, starts(layer, problem, runs)
+
+
+def encoding_own(runs, D, activation="relu"):
+    problem = stacked(problems.sequences, runs, N=4, n=3, D=D, length=1.0)
+    layer = models.Encoder(5, "d^-1/2", "lecun", activation)
+    return layer, problem, starts(layer, problem, runs)
+
+
+OWN = {
+    **{
+        (kernel, train): attending
+        for kernel in ("softmax", "gaussian")
+        for train in ("V", "QK", "QKV")
+    },
+    **{(a, train): encoding_own for a in ("relu", "tanh") for train in ("QKVO", "V", "O")},
+}
+OWN_RULES = {
+    "constant": 0.02,
+    "a step for each run": torch.linspace(0.001, 0.02, 9, dtype=torch.float64),
+    "normalised": RULES["normalised"],
+    "Polyak": RULES["Polyak"],
+}
+
+
+def agrees_with_torch(monkeypatch, model, problem, weights, to=1e-11, **options):
+    """The same descent on lanes and in torch; gives the first."""
+    chosen = _layout.choose(model, weights, problem, options["train"], True)
+    assert chosen is _groups.Groups
+    fast = descend(model, problem, weights, **options)
+    plain = in_torch(monkeypatch, partial(descend, **options), model, problem, weights)
+    assert torch.equal(fast.stopped_at, plain.stopped_at)
+    assert torch.equal(fast.diverged_at, plain.diverged_at)
+    assert torch.equal(fast.loss.isnan(), plain.loss.isnan())
+    assert relative_gap(fast.loss.nan_to_num(), plain.loss.nan_to_num()) < to
+    assert relative_gap(fast.eta, plain.eta) < to
+    for ours, theirs in zip(fast.weights, plain.weights, strict=True):
+        assert relative_gap(ours, theirs) < to
+    return fast
+
+
+@pytest.mark.parametrize("D", [3, 20], ids=["more tokens", "more dimensions"])
+@pytest.mark.parametrize(("of", "train"), OWN)
+def test_runs_with_data_of_their_own_take_the_steps_of_torch(monkeypatch, of, train, D):
+    setting = OWN[of, train]((9,), D, of)
+    # 1/L is long, and runs that bounce about multiply what two sums differ by
+    for step, count in (("1/L", 5), (0.01, 40)):
+        run = agrees_with_torch(monkeypatch, *setting, train=train, step=step, steps=count)
+        assert (run.loss[-1] < run.loss[0]).all()
+
+
+@pytest.mark.parametrize("D", [3, 20], ids=["more tokens", "more dimensions"])
+@pytest.mark.parametrize("rule", OWN_RULES)
+def test_every_rule_is_kept_on_data_of_each_runs_own(monkeypatch, rule, D):
+    for setting, train in ((attending((9,), D), "QKV"), (encoding_own((9,), D), "QKVO")):
+        run = agrees_with_torch(monkeypatch, *setting, train=train, step=OWN_RULES[rule], steps=40)
+        assert (run.loss[-1] < run.loss[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("data", "runs"),
+    [
+        ((1,), (1,)),
+        ((8,), (8,)),
+        ((17,), (17,)),
+        ((2, 3), (2, 3)),
+        ((3, 1), (3, 4)),
+        ((4,), (3, 4)),
+    ],
+    ids="data {}".format,
+)
+def test_any_number_of_runs_may_have_data_of_their_own_or_share_some(monkeypatch, data, runs):
+    layer, problem, _ = attending(data, 20)
+    weights = starts(layer, problem, runs)
+    options = {"train": "QKV", "step": 0.01, "steps": 300, "until": 0.5, "stall": 50}
+    run = agrees_with_torch(monkeypatch, layer, problem, weights, to=1e-10, **options)
+    assert run.eta.shape == runs and (run.stopped_at > 0).any()
+    # where they stopped the loss is that of these weights on these data
+    assert relative_gap(layer.loss(run.weights, problem), run.loss[-1]) < 1e-12
+
+
+@pytest.mark.filterwarnings("ignore::descent.DivergenceWarning")
+def test_a_run_that_diverges_leaves_those_beside_it_to_their_own_data(monkeypatch):
+    step = torch.full((9,), 0.01, dtype=torch.float64)
+    step[[2, 8]] = 1e6
+    options = {"train": "QKV", "step": step, "steps": 50, "watch": "weights", "at": [7]}
+    run = agrees_with_torch(monkeypatch, *attending((9,), 20), **options)
+    assert run.diverged.nonzero().flatten().tolist() == [2, 8]
+
+
+def test_single_precision_follows_on_data_of_each_runs_own():
+    layer, problem, weights = attending((9,), 20)
+    single = problem.to(torch.float32), type(weights)(*(W.float() for W in weights))
+    options = {"train": "QKV", "step": 0.01, "steps": 100}
+    fast, exact = descend(layer, *single, **options), descend(layer, problem, weights, **options)
+    assert fast.loss.dtype == torch.float32
+    assert relative_gap(fast.loss.double(), exact.loss) < 1e-5
+
+
+def test_runs_with_data_of_their_own_are_those_that_each_would_be_alone():
+    layer, problem, weights = attending((9,), 20)
+    together = descend(layer, problem, weights, step=0.01, steps=50)
+    for r in range(9):
+        one = problems.Problem(problem.X[r], problem.y[r])
+        alone = descend(layer, one, type(weights)(*(W[r] for W in weights)), step=0.01, steps=50)
+        assert relative_gap(together.loss[:, r], alone.loss) < 1e-12
+
+
+def test_two_threads_take_the_steps_of_one_on_data_of_each_runs_own(monkeypatch):
+    before, setting = torch.get_num_threads(), attending((40,), 20)
+    alone = descend(*setting, step=0.01, steps=50)
+    monkeypatch.setattr(_groups, "ALONE", 0)
+    torch.set_num_threads(2)
+    try:
+        shared = descend(*setting, step=0.01, steps=50)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(shared.loss, alone.loss)
+
+
+def test_a_step_that_knows_no_data_of_each_runs_own_is_left_to_torch(example):
+    problem, model = stacked(problems.gaussian, (9,), N=5, n=2, D=3), Logistic(example.step)
+    weights = LogisticWeights(torch.zeros(9, 3, dtype=torch.float64))
+    assert _layout.choose(model, weights, problem, "w", True) is _layout.Plain
+    layer, problem, weights = selecting(4)
+    X, y = problem.X.expand(9, *problem.X.shape), problem.y.expand(9, *problem.y.shape)
+    assert _layout.choose(layer, weights, problems.Problem(X, y), "W", True) is _layout.Plain
+
+
 # -- another model ----------------------------------------------------------------------------------
 
 
@@ -592,7 +742,7 @@ def test_called_from_python_the_encoders_step_is_that_of_one_run(
 def test_matrices_that_tokens_meet_share_what_is_kept_of_the_tokens(train, count):
     layer, problem, weights = encoding(20, "relu", "lecun", "sum")
     shape = _groups._Shape(layer.on_lanes(weights, problem, train), train)
-    assert len(shape.matrices) == count
+    assert len(shape.through) == count
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 300.0])

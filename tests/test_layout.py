@@ -3,6 +3,7 @@ import threading
 from functools import partial
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -268,12 +269,25 @@ class TestThreads:
             self.run(models.Attention("tired", H=2, d=3))
 
 
+def arrays_in(things):
+    """Those of numpy among them, and within tuples, as tensors."""
+    for x in things:
+        if isinstance(x, np.ndarray):
+            yield torch.from_numpy(x)
+        elif isinstance(x, tuple):
+            yield from arrays_in(x)
+
+
 @pytest.mark.parametrize("train", ["V", "Q", "QKV"])
 @pytest.mark.parametrize("dimension", [8, 32])
-def test_the_memory_that_is_asked_for_covers_what_is_held(dimension, train):
+@pytest.mark.parametrize("by_run", [False, True], ids=["one problem", "one of each run"])
+def test_the_memory_that_is_asked_for_covers_what_is_held(by_run, dimension, train):
     problem, layer = problems.gaussian(8, 4, dimension, seed=0), models.Attention(H=2, d=8)
+    if by_run:
+        X, y = problem.X.expand(300, -1, -1, -1), problem.y.expand(300, -1, -1)
+        problem = problems.Problem(X.clone(), y.clone())
     weights = layer.init(problem, runs=300, seed=1)
-    for layout in LAYOUTS.values():
+    for layout in LAYOUTS.values() if not by_run else [LAYOUTS["on lanes"]]:
         runs = layout(layer, weights, problem, train)
         runs.set_step(torch.full_like(runs.loss, 0.01))
         take_one(runs)
@@ -282,8 +296,7 @@ def test_the_memory_that_is_asked_for_covers_what_is_held(dimension, train):
             for block in runs.blocks:
                 held += [value for value in vars(block).values() if isinstance(value, torch.Tensor)]
         else:
-            held += map(torch.from_numpy, [*runs.state, *runs.products])
-            held += [torch.from_numpy(x) for one in runs.scratch for x in (*one[:-1], *one.own)]
+            held += arrays_in([*runs.state, *runs.products, *runs.scratch, *runs.data])
         storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in held}
         count, per_run, fixed = layout.needs(layer, weights, problem, train)
         assert count == 300 and sum(storages.values()) <= count * per_run + fixed

@@ -79,8 +79,8 @@ def descend(
     A run that diverged or stopped stays where it is, and the loop ends when no run is left.
 
     Memory: ``(steps // every + 1) * runs`` numbers for the losses, ``len(at)`` times what is
-    watched, about five times the weights, and 256 step sizes where a rule changes them, whatever
-    the number of steps.
+    watched, about five times the weights, 256 step sizes where a rule changes them, and twice
+    ``(N n)**2`` numbers a run where each has a problem of its own, whatever the number of steps.
     See :doc:`/song2024/values`.
 
     Examples
@@ -194,7 +194,7 @@ def _extra_bytes(model, problem: Problem, weights: NamedTuple, train: str, step,
     looks = len(plan.watch.at) if "weights" in plan.watch.functions else 0
     full = sum(getattr(weights, W).nbytes for W in train) // max(1, runs)
     numbers = plan.records
-    if train == "V" and isinstance(step, str) and hasattr(model, "features"):
+    if train == "V" and isinstance(step, str) and hasattr(model, "gram"):
         numbers += tokens * (tokens + 2 * model.H * min(tokens, problem.D))
     return numbers * problem.X.element_size() + (2 + looks) * full
 

@@ -66,7 +66,7 @@ ALONE = 2**23
 
 def choose(model, weights: NamedTuple, problem: Problem, train: str, compact: bool) -> type:
     """The layout for these runs: `Plain` unless ``compact`` allows another that knows the model."""
-    if not compact or problem.X.ndim > 3:
+    if not compact:
         return Plain
     if problem.X.device.type == "cpu" and hasattr(model, "on_lanes"):
         lanes = compiled()

@@ -21,6 +21,6 @@ The files: `_surface` is what a model needs; `_register` makes a vector register
 for contributors has an example; :doc:`/runtimes` says what it brings.
 """
 
-from ._surface import Read, Step, on_lanes, where
+from ._surface import Read, Step, labels, on_lanes, where
 
-__all__ = ["Read", "Step", "on_lanes", "where"]
+__all__ = ["Read", "Step", "labels", "on_lanes", "where"]

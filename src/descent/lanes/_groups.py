@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .. import _layout
 from .. import steps as rules
@@ -48,11 +49,12 @@ class Groups:
         train: str,
         rule: rules.Rule | None = None,
     ):
-        self.runs, self.start = _flat(model, weights)
+        self.runs, self.start, problem = _flat(model, weights, problem)
         step = model.on_lanes(self.start, problem, train)
-        self.train, self.shape, self.data = train, _Shape(step, train), step.data
+        self.train, self.shape = train, _Shape(step, train)
         self.count, lanes = len(self.start[0]), self.shape.lanes
         self.groups = math.ceil(self.count / lanes)
+        self.data = tuple(self._by_run(x) if torch.is_tensor(x) else x for x in step.data)
         few = _stretch.FEW * ((self.count - 1) % lanes + 1) <= lanes
         self.products, self.state = self.shape.products(few), self._state(step)
         self.formula = rules.formula(rule)
@@ -68,15 +70,22 @@ class Groups:
 
     @staticmethod
     def knows(model, weights: NamedTuple, problem: Problem, train: str) -> bool:
-        """Whether the model states its step for this problem."""
-        return model.on_lanes(_flat(model, weights, SHOWN)[1], problem, train) is not None
+        """Whether the model states its step for this problem; see `Step` for those by run."""
+        by_run = problem.X.ndim > 3
+        if by_run and not isinstance(problem, Problem):
+            return False
+        _, some, shown = _flat(model, weights, problem, SHOWN)
+        step = model.on_lanes(some, shown, train)
+        return step is not None and (not by_run or _differs(step))
 
     @staticmethod
     def needs(model, weights: NamedTuple, problem: Problem, train: str) -> Need:
         """Of each run what lasts, as much on the way in or out, and the weights three times."""
-        runs, some = _flat(model, weights, SHOWN)
-        shape = _Shape(model.on_lanes(some, problem, train), train)
+        runs, some, shown = _flat(model, weights, problem, SHOWN)
+        step = model.on_lanes(some, shown, train)
+        shape = _Shape(step, train)
         per_run = shape.bytes_per_lane + 3 * sum(W[0].nbytes for W in some)
+        per_run += 2 * sum(x[0].nbytes for x in step.data if torch.is_tensor(x))
         per_run += LONGEST * shape.dtype.itemsize  # step sizes, where a rule gives them
         spare = (shape.lanes - 1) * shape.bytes_per_lane
         return Need(runs.numel(), per_run, shape.bytes_shared(torch.get_num_threads()) + spare)
@@ -128,8 +137,8 @@ class Groups:
         """The start and, for each column, how far c has moved, over |a|^2."""
         after = {}
         parts = self._by_weight(self.state.point[self.t % 2])
-        for W, read, (Z, square, M) in zip(self.train, self.shape.moving, parts, strict=True):
-            moved = Z[..., : len(M)] / torch.where(square > 0, square, 1)[..., None]
+        for W, read, (Z, square, size) in zip(self.train, self.shape.moving, parts, strict=True):
+            moved = Z[..., :size] / torch.where(square > 0, square, 1)[..., None]
             c = moved @ read.through if self.shape.dual else moved
             after[W] = getattr(self.start, W) + read.write(c)
         joined = self.start._replace(**after)
@@ -157,17 +166,23 @@ class Groups:
         lanes, columns = self.shape.lanes, sum(x.shape[1] for x in arrays)
         out = arrays[0].new_zeros(self.groups, columns, rows, lanes)
         for x, part in zip(arrays, out.split([x.shape[1] for x in arrays], 1), strict=True):
-            for lane in range(lanes):
-                here = x[lane::lanes]
-                part[: len(here), :, : x.shape[2], lane] = here
+            _fill(part[:, :, : x.shape[2]], x)
         return out.numpy()
 
-    def _by_weight(self, array: np.ndarray) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Of each weight its part of an array, (runs, columns, coordinates), |a|^2 and R R^T."""
+    def _by_run(self, x: Tensor) -> _register.ByRun:
+        """What each run has of its own, (runs, ...), in lanes."""
+        out = x.new_zeros(self.groups, *x.shape[1:], self.shape.lanes)
+        _fill(out, x)
+        return _register.ByRun(out.numpy())
+
+    def _by_weight(self, array: np.ndarray) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Of each weight its part (runs, columns, coordinates) of an array, |a|^2, and how many
+        coordinates it has.
+        """
         runs = torch.from_numpy(array).permute(0, 3, 1, 2).flatten(0, 1)[: self.count]
         widths = self.shape.widths
-        matrices = (self.shape.matrices[k] for k in self.shape.matrix)
-        return zip(runs.split(widths, 1), self.square_of.split(widths, 1), matrices, strict=True)
+        sizes = (self.shape.sizes[k] for k in self.shape.matrix)
+        return zip(runs.split(widths, 1), self.square_of.split(widths, 1), sizes, strict=True)
 
     # -- steps ------------------------------------------------------------------------------------
 
@@ -224,7 +239,7 @@ def plan(groups: int, work: int, longest: int, threads: int) -> tuple[int, int, 
 
 
 class _Shape:
-    """How large the arrays of a group are, and what all groups share."""
+    """How large the arrays of a group are, and the matrices, shared by all runs or each run's own."""
 
     def __init__(self, step: Step, train: str):
         reads, self.own = step.reads, step.scratch
@@ -246,11 +261,10 @@ class _Shape:
         self.matrix = [
             [R is read.through for R in self.through].index(True) for read in self.moving
         ]
-        self.matrices = [
-            R @ R.mT if self.dual else R.new_empty(R.shape[1], 0) for R in self.through
-        ]
-        self.rows = _padded(max(len(read.through) for read in reads.values()))
-        self.coordinates = _padded(max(map(len, self.matrices)))
+        self.by_run = _differs(step)
+        self.sizes = [R.shape[-2 if self.dual else -1] for R in self.through]
+        self.rows = _padded(max(read.through.shape[-2] for read in reads.values()))
+        self.coordinates = _padded(max(self.sizes))
         self.dtype = self.moving[0].square.numpy().dtype
         self.lanes = _register.width(self.dtype)
         self.zeros = partial(np.zeros, dtype=self.dtype)
@@ -259,31 +273,65 @@ class _Shape:
     def _cost(self, dual: bool) -> int:
         """Products of a step of one run."""
         return sum(
-            width * len(R) * (len(R) if dual else 2 * R.shape[1])
-            for width, R in zip(self.widths, (read.through for read in self.moving), strict=True)
+            width * rows * (rows if dual else 2 * coordinates)
+            for width, read in zip(self.widths, self.moving, strict=True)
+            for rows, coordinates in [read.through.shape[-2:]]
         )
 
     def products(self, few: bool) -> _stretch.Products:
         """``few`` : whether some group leaves most of its lanes idle."""
-        back = [] if self.dual else [R.mT for R in self.through]
-        into = self.matrices if self.dual else self.through
+        rows = [R.shape[-2] for R in self.through]
+        at_once = max(self.sizes) * _register.ROWS * (self.lanes if self.by_run else 1)
         return _stretch.Products(
-            into=_panels(into),
-            across=self._across(into) if few else self.zeros((0, 0, self.lanes)),
-            back=_panels(back) if back else self.zeros((0, 0, 0, _register.ROWS)),
+            dual=self.dual,
+            into=self._matrices(self._into),
+            across=self._across() if few else self.zeros((0, 0, self.lanes)),
+            back=self._matrices(self._back),
+            into_at=self._begins(rows, self.sizes),
+            back_at=self._begins(self.sizes, rows),
+            panels=math.ceil(max(rows) / _register.ROWS),
+            block=max(1, _stretch.BLOCK // at_once),
             pairs=_pairs(self.widths),
             matrix=np.repeat(self.matrix, self.widths),
             column=self.column,
             own=np.arange(len(self.column)),
-            coordinates=np.array([R.shape[1] for R in into]),
-            rows=np.array([len(R) for R in into]),
+            coordinates=np.array(self.sizes),
+            rows=np.array(rows),
         )
 
-    def _across(self, into: list[Tensor]) -> np.ndarray:
+    def _into(self, R: Tensor) -> Tensor:
+        return R @ R.mT if self.dual else R
+
+    def _back(self, R: Tensor) -> Tensor:
+        return R.mT[..., :0, :0] if self.dual else R.mT
+
+    @staticmethod
+    def _begins(rows: list[int], columns: list[int]) -> np.ndarray:
+        """Where each matrix of these sizes begins among the panels of all."""
+        panels = (math.ceil(r / _register.ROWS) * k for r, k in zip(rows, columns, strict=True))
+        return np.array([*itertools.accumulate(panels, initial=0)][:-1])
+
+    def _matrices(self, make: Callable[[Tensor], Tensor]) -> np.ndarray | _register.ByRun:
+        """All of them in panels, those of each run in its lane if it has its own."""
+        if not self.by_run:
+            return _panels([make(R) for R in self.through])
+        count = len(self.moving[0].square)
+        through = [R.expand(count, *R.shape[-2:]) for R in self.through]
+        entries = len(_panels([make(R[0]) for R in through]))
+        out = self.zeros((math.ceil(count / self.lanes), entries, _register.ROWS, self.lanes))
+        for lane in range(
+            min(count, self.lanes)
+        ):  # one at a time: together they take as much again
+            here = _panels([make(R[lane :: self.lanes]) for R in through])
+            out[: len(here), ..., lane] = here
+        return _register.ByRun(out)
+
+    def _across(self) -> np.ndarray:
         """The matrix with its rows as lanes, if there is one that all columns are multiplied by."""
-        if len(into) > 1:
+        if self.by_run or len(self.through) > 1:
             return self.zeros((0, 0, self.lanes))
-        return _panels(into, self.lanes)[0]
+        panels = _panels([self._into(self.through[0])], self.lanes)
+        return panels.reshape(-1, self.sizes[0], self.lanes)
 
     def scratch(self) -> _stretch.Scratch:
         pulled = 0 if self.dual else len(self.column)
@@ -305,11 +353,21 @@ class _Shape:
     @property
     def bytes_per_lane(self) -> int:
         base, moving = self.columns * self.rows, len(self.column) * self.coordinates
-        return (base + 3 * moving + max(base, 2 * moving)) * self.dtype.itemsize
+        own = 2 * self._entries() * _register.ROWS if self.by_run else 0
+        return (own + base + 3 * moving + max(base, 2 * moving)) * self.dtype.itemsize
+
+    def _entries(self) -> int:
+        """Of all panels of a run's matrices."""
+        sizes = [(R.shape[-2], k) for R, k in zip(self.through, self.sizes, strict=True)]
+        sizes += [] if self.dual else [(k, rows) for rows, k in sizes]
+        return sum(math.ceil(rows / _register.ROWS) * k for rows, k in sizes)
 
     def bytes_shared(self, threads: int) -> int:
         """The matrices, as they are and in panels, and the scratch of each thread."""
-        matrices = sum(x.nbytes for x in (*self.through, *self.matrices))
+        matrices = 0
+        if not self.by_run:
+            matrices = self._entries() * _register.ROWS * self.dtype.itemsize
+            matrices += sum(R.nbytes for R in self.through)
         own = sum(map(math.prod, self.own))
         scratch = (self.columns + len(self.column)) * self.rows + own
         packed = (len(self.column) + _register.ROWS) * (self.coordinates + self.rows + self.lanes)
@@ -317,11 +375,36 @@ class _Shape:
         return 3 * matrices + threads * scratch * self.lanes * self.dtype.itemsize
 
 
-def _flat(model, weights: NamedTuple, most: int | None = None) -> tuple[torch.Size, NamedTuple]:
-    """The runs' shape, and the weights with it as one leading dimension, or the first of them."""
+def _flat(
+    model, weights: NamedTuple, problem: Problem, most: int | None = None
+) -> tuple[torch.Size, NamedTuple, Problem]:
+    """The runs' shape, and weights and problems with it as one leading dimension.
+
+    No more than the first ``most`` of them; a problem that all runs share stays as it is.
+    """
     runs = _protocol.runs_of(model, weights)
-    flat = (W.reshape(-1, *W.shape[len(runs) :]) for W in weights)
-    return runs, type(weights)(*(W[:most] for W in flat))
+
+    def first(x: Tensor, own: int) -> Tensor:
+        own = x.shape[x.ndim - own :]
+        return x.expand(*runs, *own).reshape(-1, *own)[:most]
+
+    flat = type(weights)(*(first(W, W.ndim - len(runs)) for W in weights))
+    if problem.X.ndim > 3:
+        y = first(problem.y, problem.y.ndim - problem.X.ndim + 3)
+        problem = Problem(first(problem.X, 3), y, problem.ambient)
+    return runs, flat, problem
+
+
+def _differs(step: Step) -> bool:
+    """Whether each run has data, and matrices, of its own."""
+    return any(map(torch.is_tensor, step.data))
+
+
+def _fill(lanes: Tensor, x: Tensor) -> None:
+    """Give each of the runs x (runs, ...) a lane of (groups, ..., lanes)."""
+    for lane in range(lanes.shape[-1]):
+        here = x[lane :: lanes.shape[-1]]
+        lanes[: len(here), ..., lane] = here
 
 
 def _pairs(widths: list[int]) -> np.ndarray:
@@ -342,10 +425,10 @@ def _padded(count: int) -> int:
 
 
 def _panels(matrices: list[Tensor], height: int = _register.ROWS) -> np.ndarray:
-    """(rows, k) each as (matrices, panels, k, height): in the order in which a product reads it."""
-    panels = math.ceil(max(map(len, matrices)) / height)
-    size = panels * height, max(M.shape[1] for M in matrices)
-    out = matrices[0].new_zeros(len(matrices), *size)
-    for whole, M in zip(out, matrices, strict=True):
-        whole[: len(M), : M.shape[1]] = M
-    return out.unflatten(1, (panels, -1)).mT.contiguous().numpy()
+    """(..., rows, k) each as (..., entries, height), panels of k entries one below the other.
+
+    That is the order in which a product reads them.
+    """
+    padded = (pad(M, (0, 0, 0, -M.shape[-2] % height)) for M in matrices)
+    panels = [M.unflatten(-2, (-1, height)).mT.flatten(-3, -2) for M in padded]
+    return torch.cat(panels, -2).numpy()

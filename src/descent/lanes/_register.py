@@ -364,6 +364,36 @@ def as_lanes(typing, array):
     return signature(kind, array), build
 
 
+class ByRun(NamedTuple):
+    """What differs between runs: (groups, ..., lanes)."""
+
+    array: np.ndarray
+
+
+def of_group(value, g):
+    """What the runs of a group have of a value: all of it, unless it is `ByRun`."""
+    return value.array[g] if isinstance(value, ByRun) else value
+
+
+@overload(of_group)
+def _of_group(value, g):
+    if getattr(value, "instance_class", None) is ByRun:
+        return lambda value, g: as_lanes(value.array)[g]
+    return lambda value, g: value
+
+
+def all_of_group(values, g):
+    """The same for each of a tuple."""
+    return tuple(of_group(value, g) for value in values)
+
+
+@overload(all_of_group)
+def _all_of_group(values, g):
+    if len(values) == 0:
+        return lambda values, g: ()
+    return lambda values, g: (of_group(values[0], g), *all_of_group(values[1:], g))
+
+
 @intrinsic
 def all_as_lanes(typing, arrays):
     """A tuple of arrays of numbers as one of arrays of lanes."""
@@ -502,16 +532,29 @@ def empty_tile(typing, array):
 
 @intrinsic
 def add_multiples(typing, tile, matrix, index, lanes):
-    """tile + the outer product of the `ROWS` numbers matrix[index] and the lanes."""
+    """tile + the outer product of the `ROWS` numbers matrix[index] and the lanes.
+
+    Of an array of lanes these are `ROWS` lanes, so that each run has a matrix of its own.
+    """
+    by_run = isinstance(matrix, LanesArray)
 
     def build(context, builder, sig, args):
         out, array, at, value = args
-        source = context.make_array(matrix)(context, builder, array)
-        at = [*cgutils.unpack_tuple(builder, at, len(index)), context.get_constant(types.intp, 0)]
-        first = cgutils.get_item_pointer(context, builder, matrix, source, at, wraparound=False)
+        if by_run:
+            first, _ = _locate(context, builder, matrix, array, index, at)
+            first = builder.bitcast(first, out.type.as_pointer())
+            rows = builder.load(first, align=matrix.scalar.bitwidth // 8)
+        else:
+            source = context.make_array(matrix)(context, builder, array)
+            at = [*cgutils.unpack_tuple(builder, at, len(index)), ir.IntType(64)(0)]
+            first = cgutils.get_item_pointer(context, builder, matrix, source, at, wraparound=False)
         for k in range(ROWS):
-            number = builder.load(builder.gep(first, [ir.IntType(32)(k)]))
-            product = builder.fmul(_splat(builder, value.type, number), value, flags=FLAGS)
+            if by_run:
+                factor = builder.extract_value(rows, k)
+            else:
+                number = builder.load(builder.gep(first, [ir.IntType(32)(k)]))
+                factor = _splat(builder, value.type, number)
+            product = builder.fmul(factor, value, flags=FLAGS)
             row = builder.fadd(builder.extract_value(out, k), product, flags=FLAGS)
             out = builder.insert_value(out, row, k)
         return out

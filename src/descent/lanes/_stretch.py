@@ -20,11 +20,14 @@ from .._errors import error
 from . import _register, _surface
 from ._register import (
     ROWS,
+    ByRun,
     add_multiples,
     all_as_lanes,
+    all_of_group,
     as_lanes,
     empty_tile,
     load_tile,
+    of_group,
     split,
     store_tile,
 )
@@ -42,14 +45,19 @@ FEW = 4
 
 
 class Products(NamedTuple):
-    """The matrices R (matrices, panels, coordinates, ROWS), and which column reads which.
+    """The matrices R, all panels of (coordinates, ROWS) one below the other, and which column reads which.
 
     In the dual ``into`` holds R R^T, coordinates are rows, and there is no way back to go.
     """
 
-    into: np.ndarray
+    dual: bool
+    into: np.ndarray | ByRun
     across: np.ndarray  # into with rows as lanes, (row blocks, coordinates, lanes), for few runs
-    back: np.ndarray
+    back: np.ndarray | ByRun
+    into_at: np.ndarray  # where each matrix begins in into
+    back_at: np.ndarray  # and in back
+    panels: int  # the most that a matrix has in into
+    block: int  # so many stay in a near cache while all columns are multiplied by them
     pairs: np.ndarray  # (pairs, 2), two moving columns of one matrix each
     matrix: np.ndarray  # of each moving column
     column: np.ndarray  # its place in the image
@@ -136,9 +144,10 @@ def _compiled(step: Callable) -> Callable:
         turned, length = as_lanes(scratch.turned), as_lanes(scratch.length)
         loss, own = as_lanes(scratch.loss), all_as_lanes(scratch.own)
         at, at_pulled, trained = places
-        dual = len(products.back) == 0
+        dual = products.dual
         for g in range(groups[0], groups[1]):
             _copy(base[g], image, scratch.image.shape)
+            given = all_of_group(data, g)
             if dual:
                 pulled = direction[g]
             moves = _any_moves(record, state, g)
@@ -161,11 +170,11 @@ def _compiled(step: Callable) -> Callable:
                         z, out = state.point[1 - t % 2, g], scratch.image
                         _read_few(products, scratch, products.column, z, state.base[g], out, runs)
                     else:
-                        _read(products, products.column, new, base[g], image, False)
+                        _read(products, g, products.column, new, base[g], image, False)
                     read, back = split(image, at), split(pulled, at_pulled)
-                    loss[0] = step(read, back, trained, t == start, own, data)
+                    loss[0] = step(read, back, trained, t == start, own, given)
                     if not dual:
-                        _pull_back(products, pulled, direction[g])
+                        _pull_back(products, g, pulled, direction[g])
                 moves = _note(record, state, scratch.loss, g, t, moves)
 
     return _kept(take_steps)
@@ -186,7 +195,7 @@ def _lengths() -> Callable:
         _ = sources
         direction, square = as_lanes(state.direction), as_lanes(state.square)
         turned, out = as_lanes(scratch.turned), as_lanes(state.length)
-        dual = len(products.back) == 0
+        dual = products.dual
         for g in range(groups[0], groups[1]):
             if dual:
                 _turn(products, state, scratch, g, _is_few(products, state, g))
@@ -258,7 +267,7 @@ def _turn(products, state, scratch, g, few):
         _read_few(products, scratch, products.own, z, out[:0], out, _runs_in(state, g))
     else:
         turned = as_lanes(scratch.turned)
-        _read(products, products.own, as_lanes(state.direction)[g], turned, turned, True)
+        _read(products, g, products.own, as_lanes(state.direction)[g], turned, turned, True)
 
 
 @_inlined
@@ -303,24 +312,23 @@ def _over_length(step_size, eta, square, run):
 
 
 @_inlined
-def _read(products, place, z, base, out, alone):
+def _read(products, g, place, z, base, out, alone):
     """out = M z for what moves, plus ``base`` unless ``alone``; in blocks that stay in a near cache."""
-    panels = products.into.shape[1]
-    block = max(1, BLOCK // (products.into.shape[2] * ROWS))
-    for first in range(0, panels, block):
-        last = min(first + block, panels)
+    into = of_group(products.into, g)
+    for first in range(0, products.panels, products.block):
+        last = min(first + products.block, products.panels)
         for i in range(len(products.pairs)):
             m, m2 = products.pairs[i, 0], products.pairs[i, 1]
             k, c, c2 = products.matrix[m], place[m], place[m2]
             size, end = products.coordinates[k], (products.rows[k] + ROWS - 1) // ROWS
             for p in range(first, min(last, end)):
-                row = p * ROWS
+                row, at = p * ROWS, products.into_at[k] + p * size
                 tile, tile2 = empty_tile(out), empty_tile(out)
                 if not alone:
                     tile, tile2 = load_tile(base[c], row), load_tile(base[c2], row)
                 for s in range(size):
-                    tile = add_multiples(tile, products.into, (k, p, s), z[m, s])
-                    tile2 = add_multiples(tile2, products.into, (k, p, s), z[m2, s])
+                    tile = add_multiples(tile, into, (at + s,), z[m, s])
+                    tile2 = add_multiples(tile2, into, (at + s,), z[m2, s])
                 store_tile(out[c], row, tile)
                 store_tile(out[c2], row, tile2)
 
@@ -354,17 +362,18 @@ def _read_few(products, scratch, place, z, base, out, runs):
 
 
 @_inlined
-def _pull_back(products, pulled, direction):
+def _pull_back(products, g, pulled, direction):
     """direction = R^T pulled."""
+    back = of_group(products.back, g)
     for i in range(len(products.pairs)):
         m, m2 = products.pairs[i, 0], products.pairs[i, 1]
         k = products.matrix[m]
         for p in range((products.coordinates[k] + ROWS - 1) // ROWS):
-            row = p * ROWS
+            row, at = p * ROWS, products.back_at[k] + p * products.rows[k]
             tile, tile2 = empty_tile(pulled), empty_tile(pulled)
             for s in range(products.rows[k]):
-                tile = add_multiples(tile, products.back, (k, p, s), pulled[m, s])
-                tile2 = add_multiples(tile2, products.back, (k, p, s), pulled[m2, s])
+                tile = add_multiples(tile, back, (at + s,), pulled[m, s])
+                tile2 = add_multiples(tile2, back, (at + s,), pulled[m2, s])
             store_tile(direction[m], row, tile)
             store_tile(direction[m2], row, tile2)
 

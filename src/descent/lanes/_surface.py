@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from ..problems import Problem
+
 _marked: list[Callable] = []
 
 
@@ -32,9 +34,10 @@ def where(x, yes, no):
 
 
 class Read(NamedTuple):
-    r"""How a model reads one weight W: by columns c = W a, through a matrix that all runs share.
+    r"""How a model reads one weight W: by columns c = W a, through a matrix R.
 
-    through : R (rows, coordinates); the model sees R c. For what reads the tokens it is X.
+    through : R (rows, coordinates), or one of each run; the model sees R c. For what reads the
+        tokens it is X.
     columns : the c at the start, (runs, columns, coordinates).
     square : :math:`\|a\|^2`, (runs, columns). With g the gradient with respect to c, that with respect
         to W is g a^T: a step moves c by :math:`-\eta \|a\|^2 g`.
@@ -42,7 +45,7 @@ class Read(NamedTuple):
         :math:`\|a\|^2`, into what is to be added to W (runs, ...).
     """
 
-    through: Float[Tensor, "rows coordinates"]
+    through: Float[Tensor, "*runs rows coordinates"]
     columns: Float[Tensor, "runs columns coordinates"]
     square: Float[Tensor, "runs columns"]
     write: Callable[[Tensor], Tensor]
@@ -58,7 +61,9 @@ class Step:
         to be written, if ``trained`` says so of this weight. ``scratch`` are arrays of its own; what
         it writes there is kept to the next step of the same run unless ``fresh`` is true.
     reads : name -> `Read`, one for each weight that the model reads.
-    data : what else the function is given, the same for all runs: numpy arrays, numbers, flags.
+    data : what else the function is given. The same for all runs are numpy arrays, numbers, flags;
+        of a tensor (runs, ...) each run has its own. By such a tensor the engine tells a step that
+        is meant for problems that differ by run: a model whose step has none is then left to torch.
     scratch : the shapes of its scratch arrays.
     work : about how many products of two numbers it takes, an exponential counted as twenty. By it
         the engine plans how much to do in one call.
@@ -69,6 +74,11 @@ class Step:
     data: tuple
     scratch: tuple[tuple[int, ...], ...] = ()
     work: int = 0
+
+
+def labels(problem: Problem) -> np.ndarray | Tensor:
+    """Of a problem its labels as a step's data, of a problem for each run each run's own."""
+    return problem.y if problem.X.ndim > 3 else problem.y.contiguous().numpy()
 
 
 def parts(function: Callable) -> list[Callable]:

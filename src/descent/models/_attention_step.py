@@ -15,8 +15,7 @@ def step(image, pulled, trained, fresh, scratch, data):
     Q, K, u = image
     dQ, dK, du = pulled
     S, dC, r = scratch
-    y, n, H, d, softmax = data
-    N = len(y)
+    y, N, n, H, d, softmax = data
     scores = trained[0] or trained[1]
     loss = 0.0
     for i in range(N):

@@ -15,12 +15,12 @@ def step(image, pulled, trained, fresh, scratch, data):
     Q, K, V, O = image  # noqa: E741
     dQ, dK, dV, dO = pulled
     S, dC, Z = scratch
-    y, n, d, tau_0, tau_1, relu = data
+    y, N, n, d, tau_0, tau_1, relu = data
     loss = 0.0
     if trained[3]:
         for f in range(d):
             dO[f, 0] = 0.0
-    for j in range(len(y)):
+    for j in range(N):
         t = j * n
         for a in range(n):
             attend(Q, K, S[a], t, a, n, d, tau_0)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .. import _memory, _validate, draws, kernels
 from .._errors import error
-from ..lanes import Read, Step
+from ..lanes import Read, Step, labels
 from ..problems import Problem
 from ..spectra import eigenvalues, top_hessian_eigenvalue
 from . import _protocol
@@ -330,7 +330,7 @@ class Attention:
                     write=lambda c: c[..., None] * weights.O[..., None, :],
                 ),
             },
-            data=(problem.y.contiguous().numpy(), n, H, d, normalises[self.kernel]),
+            data=(labels(problem), N, n, H, d, normalises[self.kernel]),
             scratch=((kept, H, n, n), (n, n), (n,)),
             work=N * n * n * H * (3 * d + 20),
         )

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .. import _memory, _validate, draws, kernels
 from .._errors import error
-from ..lanes import Read, Step
+from ..lanes import Read, Step, labels
 from ..problems import Problem
 from ._encoder_step import step as encoder_step
 
@@ -242,7 +242,8 @@ class Encoder:
             encoder_step,
             reads | {"O": Read(one, weights.O[..., None], square, lambda c: c[..., 0])},
             data=(
-                problem.y.contiguous().numpy(),
+                labels(problem),
+                problem.N,
                 problem.n,
                 self.d,
                 self.tau_0,

@@ -260,6 +260,8 @@ class Selection:
 
     def on_lanes(self, weights: NamedTuple, problem: Problem, train: str) -> Step | None:
         """The step for `descent.lanes`; None where W has too many entries to be read whole."""
+        if problem.X.ndim > 3:  # all products of two entries would be kept of each run
+            return None
         _require_a_way_down(weights, problem, train)
         X, N, n, D = problem.tokens, problem.N, problem.n, problem.D
         whole = self.d is None
