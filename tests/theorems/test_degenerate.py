@@ -148,6 +148,31 @@ def test_attention_that_is_uniform_to_rounding_refutes_nothing(id):
         held(theorems.get(id)(encoder, small, encoder.init(small, seed=seed, runs=4)))
 
 
+@pytest.mark.filterwarnings(
+    "ignore::descent.steps.PrecisionWarning", "ignore::descent.DivergenceWarning"
+)
+@pytest.mark.parametrize("id", [id for id in theorems.registry if id.startswith("vasudeva2024")])
+def test_slopes_of_the_loss_that_underflow_refute_nothing(id):
+    layer = Selection(goal="log excess")
+    for N, n in ((1, 2), (2, 3)):
+        problem, u = problems.orthonormal_tokens(N, n, 14, seed=0)
+        start = layer.init(problem, seed=0, runs=2, u=1e3 * u)
+        report = theorems.get(id)(layer, problem, start)
+        names = [h.name for h in report.hypotheses if not h.met.all()]
+        constant = id not in ("vasudeva2024-progress", "vasudeva2024-sparsity")
+        assert ("float64 holds κ_min" in names) == constant
+        held(report)
+
+
+@pytest.mark.filterwarnings("ignore::descent.steps.PrecisionWarning")
+@pytest.mark.parametrize("id", ["vasudeva2024-everywhere", "vasudeva2024-steps"])
+def test_soft_margins_that_no_step_moves_refute_nothing(id):
+    problem, u = problems.orthonormal_tokens(3, 3, 14, seed=0)
+    small, layer = Problem(1e-8 * problem.X, problem.y), Selection(goal="log excess")
+    start = layer.init(small, seed=0, runs=2, scale=100.0, u=1e8 * u)
+    assert not held(theorems.get(id)(layer, small, start)).met.any()
+
+
 def test_features_that_are_all_zero_are_not_told_apart():
     problem = problems.gaussian(N=2, n=2, D=4, seed=0)
     problem = Problem(0 * problem.X, problem.y[..., 0])

@@ -322,6 +322,13 @@ def test_sparsity_asks_nothing_of_the_scores():
     assert outcome.met.all() and outcome.holds, outcome
 
 
+def test_one_pair_of_tokens_keeps_to_its_direction_from_zero():
+    problem, u = problems.planted(N=1, n=2, D=3, seed=0)
+    start = LAYER.init(problem, seed=0, runs=2, scale=0.0, u=u)
+    outcome = theorems.get("vasudeva2024-sharp-law")(LAYER, problem, start).trial(20)
+    assert not outcome.report["K"].any() and outcome.met.all() and outcome.holds, outcome
+
+
 def test_tokens_that_are_the_same_leave_their_dependence_to_be_told():
     problem, weights = planted(0)
     optimal = SelectionStart(LAYER, problem, weights).opt

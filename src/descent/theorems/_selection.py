@@ -163,6 +163,8 @@ class SelectionStart:
         r"""The constant of Theorem B where all :math:`m_i \ge -R - M`."""
         ratio = self.kappa_max / self.kappa_min
         grown = ratio * torch.as_tensor(M, dtype=ratio.dtype).exp()
+        if self.problem.N == 1:  # nothing to add, however large that is
+            grown = torch.zeros_like(grown)
         return math.log(self.problem.n - 1) + 4 * (self.problem.N - 1) / math.e * grown
 
     # -- along a run ------------------------------------------------------------------------------

@@ -26,6 +26,12 @@ def selectable(at: SelectionStart) -> tuple[Inequality, ...]:
     return even, feasible(at)
 
 
+def steep(at: SelectionStart) -> Inequality:
+    """The slopes of the loss, whose ratio enters constants, are numbers of float64."""
+    tiny = at.kappa_min.new_tensor(torch.finfo(at.kappa_min.dtype).tiny)
+    return Inequality("float64 holds κ_min", tiny, at.kappa_min, strict=True)
+
+
 #: Scores count as equal where their differences move the way down by this share of it at most.
 SHARE = 1e-9
 

@@ -9,7 +9,7 @@ from .._inequality import Inequality
 from .._record import Standing, theorem
 from .._report import Promise, Report
 from .._selection import SelectionStart
-from ._shared import heard, path, selectable, taken
+from ._shared import heard, path, selectable, steep, taken
 
 
 def arrived(at: SelectionStart) -> Promise:
@@ -25,8 +25,9 @@ def arrived(at: SelectionStart) -> Promise:
             _distances(after, after < 0),
             _distances(before, after < 0),
         )
-        nearer = torch.where(apart > 0, apart < apart_then, Q < Q_then)
-        back = ((after < 0).any(-1) & nearer).to(after.dtype)
+        further = torch.where(apart > 0, apart - apart_then, Q - Q_then)
+        known = 1e-12 * (1 + after.abs().amax(-1))  # short steps may be lost in rounding
+        back = ((after < 0).any(-1) & (further <= known)).to(after.dtype)
         return back, torch.full_like(back, 0.5), ()
 
     return Promise("no sequence is still on its way back at the end", last, ("weights",))
@@ -55,7 +56,11 @@ def everywhere(at: SelectionStart) -> Report:
         return 1.0 - torch.sigmoid(m), torch.full_like(m, 0.5), ()
 
     return Report(
-        hypotheses=(*selectable(at), Inequality("2eκ_max < aκ_min", pushed, own, strict=True)),
+        hypotheses=(
+            *selectable(at),
+            steep(at),
+            Inequality("2eκ_max < aκ_min", pushed, own, strict=True),
+        ),
         promises=(Promise("all φ_opt ≥ 1/2 at the end", selected, ("weights",)),),
         constants={"a": at.pull, "e": at.push, "κ_max/κ_min": at.kappa_max / at.kappa_min},
         along=(taken(at), heard(at), arrived(at)),
@@ -86,7 +91,7 @@ def in_steps(at: SelectionStart) -> Report:
 
     short = Inequality("η < the threshold", torch.tensor(at.eta), at.everywhere_eta, strict=True)
     return Report(
-        hypotheses=(*selectable(at), short),
+        hypotheses=(*selectable(at), steep(at), short),
         promises=(
             Promise("no soft margin falls below zero again", kept, ("weights",)),
             Promise("all φ_opt ≥ 1/2 at the end", selected, ("weights",)),
