@@ -362,6 +362,15 @@ def test_an_arrow_ends_at_the_frames_and_not_at_the_centres():
     assert x.max() <= second.get_bbox_patch().get_window_extent().x0
 
 
+def test_frames_at_the_edges_are_drawn_whole():
+    drawing = diagram({"a": Box("$X$", 0, 0), "b": Box("two\nlines", 1, 1, "trained")}, [])
+    drawing.draw_without_rendering()
+    for text in drawing.axes[0].texts:
+        frame = text.get_bbox_patch().get_window_extent()
+        assert frame.x0 > 0 and frame.y0 > 0
+        assert frame.x1 < drawing.bbox.x1 and frame.y1 < drawing.bbox.y1
+
+
 def test_trained_and_fixed_weights_look_different_without_colour():
     boxes = {"a": Box("a", 0, 0, "trained"), "b": Box("b", 1, 0, "fixed")}
     drawing = diagram(boxes, [])

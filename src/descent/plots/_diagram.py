@@ -48,6 +48,8 @@ def diagram(
         raise error(ValueError, found, "draw a box of that name, or leave the arrow out")
     with style():
         drawing = Figure(figsize=size)
+        # inches; the frame of a text is no part of it to the layout
+        drawing.get_layout_engine().set(w_pad=0.09, h_pad=0.09)
         ax = drawing.add_subplot()
         ax.set_axis_off()
         ax.set(xlim=(0, 1), ylim=(0, 1))
