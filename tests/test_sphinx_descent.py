@@ -8,9 +8,12 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from xml.etree import ElementTree
 
+import nbformat
 import pytest
 import sphinx_descent
 import sphinx_katex
+from build import Result, keep
+from jupyter_cache import get_cache
 from pybtex.database import Person
 
 from descent.plots._text import formulas
@@ -183,6 +186,15 @@ def test_names_and_paths_in_tables_break_between_their_parts():
     sphinx_descent.part_names(None, "page", "page.html", page, None)
     names = re.findall('"pre">(.*?)</span>', page["body"])
     assert names == ["a/<wbr>NAME/<wbr>tau_<wbr>0<wbr>.csv", "a/b.c"]
+
+
+def test_a_page_is_told_how_much_it_held_also_when_the_checkout_has_moved(tmp_path):
+    cache = get_cache(tmp_path / "_build" / ".jupyter_cache")
+    result = Result("part/chapter", nbformat.v4.new_notebook(), seconds=1.0, megabytes=300)
+    keep(cache, Path("/where/it/was"), result)
+    app = SimpleNamespace(outdir=str(tmp_path / "_build" / "html"), env=SimpleNamespace())
+    sphinx_descent.remember_memory(app)
+    assert app.env.descent_memory == {"part/chapter": 300}
 
 
 def test_references_stand_in_the_order_of_the_alphabet():

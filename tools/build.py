@@ -180,6 +180,7 @@ def keep(cache, root, result):
     """Put an executed page where Jupyter Book looks for it."""
     page = root / "book" / f"{result.name}.md"
     spent = {"execution_seconds": result.seconds, "megabytes": result.megabytes}
+    spent["page"] = result.name  # the cache's own name for it goes stale when the checkout moves
     bundle = CacheBundleIn(result.notebook, str(page), data=spent)
     cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
 

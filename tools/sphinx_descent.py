@@ -163,11 +163,9 @@ def remember_memory(app):
     """How many MB the kernel of each page held when it ran, as the build noted."""
     cache = get_cache(Path(app.outdir).parent / ".jupyter_cache")
     app.env.descent_memory = {
-        Path(record.uri).relative_to(app.srcdir).with_suffix("").as_posix(): record.data[
-            "megabytes"
-        ]
+        record.data["page"]: record.data["megabytes"]
         for record in cache.list_cache_records()
-        if record.data.get("megabytes")
+        if "page" in record.data
     }
 
 
