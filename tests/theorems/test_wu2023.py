@@ -195,6 +195,21 @@ def test_the_conditions_of_proposition_1_by_hand(name):
     assert float(sides("wu2023-theorem-3", relu)[1]["bound"]) == pytest.approx(tau_1 * n * hessian)
 
 
+def test_two_sequences_of_one_mean_by_hand():
+    """The bound of the least singular value, from the distances of what tokens see to the mean."""
+    problem = problems.equal_means(N=2, D=4, seed=0)
+    encoder = Encoder(8, "d^-1/2", "ntk")
+    weights = encoder.init(problem, runs=3, seed=1)
+    S = encoder.forward(weights, problem).S
+    away = torch.linalg.vector_norm(S @ problem.X - problem.X.mean(1)[:, None], dim=-1).sum(
+        (-2, -1)
+    )
+    V = torch.linalg.matrix_norm(weights.V, 2)
+    report = theorems.get("wu2023-equal-means")(encoder, problem, weights)
+    bound = report["the least of that over √2"]
+    assert torch.allclose(bound, 8**-0.5 * V * away / 2**0.5, rtol=1e-9)
+
+
 def test_the_width_that_chebyshev_asks_for_by_hand():
     encoder, problem, weights, *_ = wide(0)
     at = EncoderStart(encoder, problem, weights, chance=0.3)
