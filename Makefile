@@ -7,9 +7,11 @@
 # Activating .venv by hand is never needed: everything below calls its python by path.
 PY := .venv/bin/python
 PORT ?= 8000
+BARE := _build/bare
+VERSIONS ?= tests/fixtures/colab.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help environment book test notebooks assignments grade slides bench zip pdf serve clean
+.PHONY: help environment book test bare notebooks assignments grade slides bench zip pdf serve clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,6 +30,14 @@ book: environment  ## run the claims and notebooks that changed, build _build/ht
 test: book  ## everything that must hold: library, claims, notebooks, pages in a browser
 	@$(PY) tools/environment.py browser
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests notebooks
+
+# As in Colab: its versions, the library without the rest of the project, and another folder.
+bare:  ## run the notebooks with the library alone, in VERSIONS=tests/fixtures/colab.txt (minutes)
+	@rm -rf $(BARE) && mkdir -p $(BARE) && cp -r notebooks $(BARE)/notebooks
+	@$${PYTHON:-python3} -m venv $(BARE)/venv
+	@$(BARE)/venv/bin/python -m pip install -q -c $(VERSIONS) . ipykernel nbval
+	@cd $(BARE)/notebooks && OMP_NUM_THREADS=1 ../venv/bin/python -m pytest -q -c /dev/null \
+	  --rootdir . -p no:cacheprovider --nbval-lax --nbval-current-env .
 
 notebooks: environment  ## regenerate notebooks/ from book/, assignments/student/ from assignments/
 	@$(PY) tools/notebooks
