@@ -263,6 +263,21 @@ def test_a_damaged_file_of_the_cache_is_written_again(compiled_anew, monkeypatch
     assert files and all(file.stat().st_size > left for file in files)
 
 
+def test_an_entry_of_the_cache_that_holds_other_code_is_not_taken(
+    compiled_anew, monkeypatch, tmp_path
+):
+    """As two processes leave it that compile at once: the later index, and the other's code."""
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    first = descend(*setting(), step=0.01, steps=2)
+    descend(*encoding(20, *ENCODERS[0]), step=0.01, steps=2)
+    (_, one), (_, two) = sorted(
+        (f.stat().st_mtime_ns, f) for f in tmp_path.rglob("*take_steps*.nbc")
+    )
+    one.write_bytes(two.read_bytes())
+    _stretch._compiled.cache_clear()  # as in the next process
+    assert torch.equal(descend(*setting(), step=0.01, steps=2).loss, first.loss)
+
+
 def test_another_text_of_a_step_is_another_entry_of_the_cache(example):
     def key(step):
         function = _stretch.compiled(step)

@@ -208,10 +208,32 @@ def _kept(function: Callable) -> Callable:
     """The function for Numba to compile, and to keep where there is a folder for it."""
     options = {"nogil": True, "error_model": "numpy"}
     try:
-        return njit(function, cache=True, **options)
+        kept = njit(function, cache=True, **options)
     except RuntimeError:  # there is none
         warn_of_no_cache()
         return njit(function, **options)
+    kept._cache._cache_file = _Signed(kept._cache._cache_file)
+    return kept
+
+
+class _Signed(NamedTuple):
+    """Numba's files of what a function was compiled to, where each entry says which it is.
+
+    Numba numbers the entries and notes the numbers in an index. Two processes that compile at once
+    take the same number, and the index of one may lead to the code of the other, for another model.
+    """
+
+    files: object
+
+    def save(self, key, data):
+        self.files.save(key, (key, data))
+
+    def load(self, key):
+        found = self.files.load(key)
+        return found[1] if found and found[0] == key else None
+
+    def flush(self):
+        self.files.flush()
 
 
 def call(function: Callable, *arguments) -> None:
