@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .. import _memory, _validate, draws, kernels
 from .._errors import error
-from ..lanes import Read, Step, labels
+from ..lanes import Read, Step
 from ..problems import Problem
 from ._encoder_step import step as encoder_step
 
@@ -232,6 +232,8 @@ class Encoder:
 
     def on_lanes(self, weights: EncoderWeights, problem: Problem, train: str) -> Step | None:
         """The step for `descent.lanes`; None for large matrices, the more so where runs are few."""
+        if problem.X.ndim > 3:  # its step compiled once more takes more memory than a page has left
+            return None
         each, runs = problem.n**2 * self.d, len(weights.O)
         if each > LARGE or (runs < MANY and problem.N * each > LARGE * runs):
             return None
@@ -242,7 +244,7 @@ class Encoder:
             encoder_step,
             reads | {"O": Read(one, weights.O[..., None], square, lambda c: c[..., 0])},
             data=(
-                labels(problem),
+                problem.y.contiguous().numpy(),
                 problem.N,
                 problem.n,
                 self.d,
