@@ -99,6 +99,13 @@ def test_a_font_that_no_rule_asks_for_is_dropped(tmp_path, words):
     assert sphinx_light.with_subset_fonts(css, tmp_path, words) == ("p{color:red}", "")
 
 
+def test_a_font_of_outlined_icons_is_dropped_where_all_are_filled(words):
+    face = "@font-face{font-family:Font Awesome 6 Free;font-weight:%s;src:url(icons.woff2)}"
+    css = '.icon:before{content:"\uf002"}'
+    kept = [sphinx_light.characters_for(face % weight, words, css) for weight in ("400", "900")]
+    assert kept == [set(), {"\uf002"}]
+
+
 # ---------------------------------------------------------------- the book's own sheet
 
 

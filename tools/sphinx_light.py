@@ -244,6 +244,12 @@ def characters_for(face, words, css):
     if "KaTeX" in family:
         return words.formulas[family, described(face, "style"), described(face, "weight")]
     if "Awesome" in family:  # its icons stand in style sheets, in the private part of Unicode
+        if (
+            "Free" in family
+            and described(face, "weight") == "400"
+            and "fa-regular" not in words.names
+        ):
+            return set()  # all icons are filled
         return {c for c in css if 0xE000 <= ord(c) <= 0xF8FF}
     return words.characters | set(css)
 
