@@ -271,3 +271,11 @@ def test_both_sides_of_the_plateau_in_plain_numbers():
     assert [side[0] for side in flat] == near(
         lam[0] ** 2 * M - g * lam[0] * M**2 / 2, 2 * lam[0] ** 2 * 0.2**3
     )
+
+
+@pytest.mark.parametrize("id", ["critical-values", "morse-index", "kim2024-theorem-3-3"])
+def test_true_features_that_depend_on_one_another_are_a_hypothesis_that_is_not_met(id):
+    one = unit(0, 1.0)
+    for F in (bases(unit(0, 0.0), unit(1, 0.0)), bases(one, one)):
+        outcome = theorems.get(id)(bases(unit(2, 1.0), unit(3, 1.0)), Population(F, F)).against()
+        assert not outcome.met.any() and "FAILS" not in repr(outcome)

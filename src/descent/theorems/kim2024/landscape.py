@@ -146,6 +146,12 @@ class LandscapeStart:
         )
 
     @cached_property
+    def independent(self) -> Inequality:
+        """The true features' second moment is invertible, by more than rounding."""
+        least, largest = (self.spectrum[i].expand_as(self.loss) for i in (0, -1))
+        return Inequality("0 < r", 1e-14 * largest, least, strict=True)
+
+    @cached_property
     def natural(self) -> Float[Tensor, "*r"]:
         r"""How large Sigma_zeta B could be: :math:`\|\Sigma_\zeta\|\,(\lambda_{\max}(\Sigma^\circ)/
         \lambda_{\min}(\Sigma))^{1/2}`."""
@@ -208,6 +214,7 @@ def strict_saddle(at: LandscapeStart) -> Report:
     return Report(
         hypotheses=(
             at.invertible,
+            at.independent,
             at.critical,
             Inequality("0 < L", 1e-9 * at.spectrum[-1].expand_as(at.loss), at.loss, strict=True),
         ),
@@ -304,7 +311,7 @@ def critical_values(at: LandscapeStart) -> Report:
     ranks = _count(at.learned, at) + _count(at.unlearned, at) - len(at.spectrum)
     blur = known / at.spectrum[0] + 1e-12 * at.spectrum[-1]
     return Report(
-        hypotheses=(at.invertible, at.critical),
+        hypotheses=(at.invertible, at.independent, at.critical),
         promises=(
             Promise("Σ° Σ_ζ = Σ_ζ²", lambda _: (off, known + 1e-12 * at.spectrum[-1] ** 2, ())),
             Promise("L = ½ Σ_{j ∈ S} r_j for one of the S", lambda _: (gap, blur, ())),
@@ -329,7 +336,7 @@ def morse_index(at: LandscapeStart) -> Report:
     wanted = _count(at.unlearned, at).square() + (there & above).sum((-2, -1))
     index = (at.bends < -tie).sum(-1).to(wanted)
     return Report(
-        hypotheses=(at.invertible, at.critical),
+        hypotheses=(at.invertible, at.independent, at.critical),
         promises=(
             Promise("m² + #{r_j > r_b} ≤ index", lambda _: (wanted, index, ())),
             Promise("index ≤ m² + #{r_j > r_b}", lambda _: (index, wanted, ())),
