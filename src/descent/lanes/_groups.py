@@ -319,9 +319,8 @@ class _Shape:
         through = [R.expand(count, *R.shape[-2:]) for R in self.through]
         entries = len(_panels([make(R[0]) for R in through]))
         out = self.zeros((math.ceil(count / self.lanes), entries, _register.ROWS, self.lanes))
-        for lane in range(
-            min(count, self.lanes)
-        ):  # one at a time: together they take as much again
+        used = min(count, self.lanes)
+        for lane in range(used):  # one at a time: together they take as much again
             here = _panels([make(R[lane :: self.lanes]) for R in through])
             out[: len(here), ..., lane] = here
         return _register.ByRun(out)
