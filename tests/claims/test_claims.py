@@ -37,6 +37,17 @@ def test_a_mutation_turns_a_conclusion(each, mutation, ledger):
     assert ledger[each.id].mutations[mutation].turned, "no conclusion turns"
 
 
+WHOLE = {"wu2023/initialisations"}
+
+
+@pytest.mark.parametrize("each", [c for c in EVERY if c.chapter in WHOLE], ids=lambda c: c.id)
+def test_a_mutation_turns_each_conclusion(each, ledger):
+    """In the chapters `WHOLE`. An inequality shows by its sharpness how near it is to turning."""
+    turned = {name for mutated in ledger[each.id].mutations.values() for name in mutated.turned}
+    evidence = ledger[each.id].evidence
+    assert set(evidence.conclusions) <= turned | set(evidence.sharpness)
+
+
 @pytest.mark.parametrize("each", EVERY, ids=lambda c: c.id)
 def test_the_record_is_complete(each):
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", each.id)
