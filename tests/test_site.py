@@ -228,6 +228,21 @@ WIDE = r"""async () => {
 }"""
 
 
+# What stands so far out of its piece of the page that the piece cuts it off: frames of code do.
+CUT = """() => [...document.querySelectorAll(".bd-article > section > section > :not(h2)")].flatMap(
+  piece => {
+    const {left, right} = piece.getBoundingClientRect();
+    const room = parseFloat(getComputedStyle(piece).overflowClipMargin) + 0.5;
+    const scrolls = e => /auto|scroll|hidden/.test(getComputedStyle(e).overflowX)
+      || (e !== piece && scrolls(e.parentElement));
+    return [...piece.querySelectorAll(":not(svg *, .katex *)")].filter(e => {
+      const box = e.getBoundingClientRect();
+      return box.width && (box.left < left - room || box.right > right + room)
+        && !scrolls(e.parentElement);
+    }).map(e => e.tagName.toLowerCase() + "." + e.className);
+  })"""
+
+
 # On a phone the picture of an explorer stays on the screen while the controls below it are moved.
 AWAY = """() => [...document.querySelectorAll(".descent-plot + .descent-controls")].flatMap(
   controls => {
@@ -316,10 +331,12 @@ def study(visit):
         facts.complaints[f"faint in {theme}"] = page.evaluate(FAINT)
     facts.complaints["explorers"] = dead_controls(page)
     facts.complaints["tab stops"] = page.evaluate(STOPS)
+    facts.complaints["cut off"] = page.evaluate(CUT)
     facts.complaints["axe"] = inaccessible(page, color_contrast=False)
     page.set_viewport_size({"width": 390, "height": 844})
     page.evaluate(SETTLED)
     facts.complaints["wide on a phone"] = page.evaluate(WIDE)
+    facts.complaints["cut off on a phone"] = page.evaluate(CUT)
     facts.complaints["axe on a phone"] = inaccessible(page, color_contrast=False)
     facts.complaints["away on a phone"] = page.evaluate(AWAY)
     facts.complaints["letters on a phone"] = page.evaluate(LETTERS)
@@ -424,7 +441,9 @@ CLEAN = [
     "faint in dark",
     "tab stops",
     "axe",
+    "cut off",
     "wide on a phone",
+    "cut off on a phone",
     "axe on a phone",
     "away on a phone",
     "letters on a phone",
@@ -445,6 +464,9 @@ def drawn(inside):
     return f'<figure class="descent-figure"><svg viewBox="0 0 300 99">{inside}</svg></figure>'
 
 
+PIECE = '<article class="bd-article"><section><section><div>'
+
+
 @pytest.mark.parametrize(
     ("body", "check", "part"),
     [
@@ -460,6 +482,8 @@ def drawn(inside):
         ("<p>so $$x$$</p>", "leftovers", "$$"),
         ('<main><p style="color: #999; background: #fff">pale</p></main>', "faint in light", "p."),
         ('<main><p style="width: 500px">wide</p></main>', "wide on a phone", "p."),
+        (PIECE + '<pre style="margin-right: -9px">wide</pre></div>', "cut off", "pre."),
+        (PIECE + '<pre style="width: 500px">wide</pre></div>', "cut off on a phone", "pre."),
         ('<span class="math" style="overflow: auto">x</span>', "tab stops", "math"),
         ("<main><button></button></main>", "axe", "button-name"),
         (
