@@ -24,7 +24,7 @@ from sphinx.util import logging
 logger = logging.getLogger(__name__)
 
 EXCERPT = 220  # characters
-SILENT = {"katex-html", "headerlink", "descent-time"}
+SILENT = {"katex-html", "headerlink", "descent-time", "descent-uses"}
 BLOCKS = {"p", "li", "div", "dd"}
 SPACE = {("Symbol", "td"): "\x05", ("Claim", "p"): "\x05"}  # where a dot stands between two parts
 VOID = {"area", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr", "path", "use"}
