@@ -133,6 +133,13 @@ def test_many_short_steps_of_descent_follow_the_flow():
         assert gaps[1] < 0.02 and 0.4 < gaps[1] / gaps[0] < 0.6  # Euler is of order one
 
 
+def test_at_time_zero_the_flow_is_where_it_starts():
+    model, problem = LinearAttention(H=2, n=9, rank=1), linear_attention.inputs([1.0, 0.5])
+    start = model.init(problem, seed=0, runs=3)
+    only = model.flow(start, problem, torch.tensor([0.0]).double())
+    assert all(torch.equal(W, S[None]) for W, S in zip(only, start, strict=True))
+
+
 @pytest.mark.parametrize("scale", [1e3, 1e60])
 def test_a_flow_that_does_not_end_says_so(monkeypatch, scale):
     monkeypatch.setattr(linear_attention, "EVALUATIONS", 1000)
