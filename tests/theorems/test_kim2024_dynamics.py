@@ -1,5 +1,6 @@
 """The theorems on flows on random instances, and numbers of theirs by hand."""
 
+import itertools
 import random
 
 import pytest
@@ -104,6 +105,33 @@ def test_rounding_refutes_no_theorem(seed, shape):
     ):
         outcome = theorems.get(id)(*start).against()
         assert outcome.holds or not outcome.met.all(), str(outcome)
+
+
+@pytest.mark.parametrize("sizes", list(itertools.product([1e-8, 1, 1e8], repeat=3)))
+def test_nor_does_it_where_numbers_are_of_very_different_sizes(sizes):
+    of_cloud, of_truth, of_W = sizes
+    for seed in range(3):
+        model, cloud, population = small(2, 3, 7, 4, seed, scale=1.0)
+        cloud = cloud._replace(a=of_cloud * cloud.a)
+        population = Population(population.X, of_truth * population.F)
+        W = of_W * draws.normal(seed, "W", (2, 2))
+        h = of_cloud * draws.normal(seed, "h", population.F.shape)
+        for id, start in (
+            ("kim2024-lemma-3-1", (model, cloud, population, W)),
+            ("homotopy-slope", (h, population)),
+        ):
+            outcome = theorems.get(id)(*start).against()
+            assert outcome.holds and outcome.met.all(), str(outcome)
+
+
+@pytest.mark.parametrize("size", [1e-8, 1, 1e8])
+@pytest.mark.parametrize("n", [10**6, 10**15])
+def test_nor_does_it_where_prompts_cost_less_than_a_rounding(size, n):
+    model, cloud, population = small(2, 3, 9, 5, 0, scale=1.0)
+    mixed = model.features(cloud, population.X) @ draws.normal(0, "mix", (2, 2))
+    population = Population(population.X, size * mixed)
+    outcome = theorems.get("kim2024-finite-prompts")(model, cloud, population, n).against()
+    assert outcome.holds and outcome.met.all(), str(outcome)
 
 
 def test_singular_features_are_a_hypothesis_that_is_not_met():

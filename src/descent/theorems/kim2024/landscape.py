@@ -180,7 +180,10 @@ def slope(at: LandscapeStart) -> Report:
     """No R of norm one promises a steeper descent than the nuclear norm, and one attains it."""
     best, _ = at.along(in_context.steepest(at.at))
     # a residual is known to a rounding of the true features, however small it is
-    blur = 1e-12 * at.spectrum.sum() * (at.spectrum[-1] / at.sizes[..., 0].clamp_min(1e-300)).sqrt()
+    total = at.spectrum.sum()
+    blur = 1e-12 * total * (at.spectrum[-1] / at.sizes[..., 0].clamp_min(1e-300)).sqrt()
+    # and its product with what h makes of them is zero up to a rounding, however short B is
+    blur = blur + 1e-14 * (2 * at.loss * total).sqrt()
     size = torch.linalg.matrix_norm(at.end, 2)
     return Report(
         hypotheses=(at.invertible,)

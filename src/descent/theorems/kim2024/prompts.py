@@ -75,7 +75,7 @@ class InContextStart:
 )
 def finite_prompts(at: InContextStart) -> Report:
     """Between the loss of infinite prompts and that plus the ceiling; losses known to rounding."""
-    blur = 1e-12 * (1 + at.finite.abs())
+    blur = 1e-12 * (at.population.F.square().sum(-1).mean() + at.finite.abs() + at.inverse.abs())
     return Report(
         hypotheses=(
             Inequality("0 < λ_min(Σ)", 1e-14 * at.sizes[..., -1], at.sizes[..., 0], strict=True),

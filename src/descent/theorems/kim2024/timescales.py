@@ -11,7 +11,7 @@ from ...models import InContext
 from ...models.in_context import Moments, Neurons, Population
 from .._inequality import Inequality
 from .._record import Standing, theorem
-from .._report import Promise, Report
+from .._report import Promise, Report, blurred
 
 #: Times at which the promises are held, in units of one over the rate.
 TIMES = torch.linspace(0, 5, 26, dtype=torch.float64)[1:]
@@ -92,14 +92,19 @@ def relaxation(at: RelaxationStart) -> Report:
     # eigenvalues of C^T C and of Sigma are known to a rounding of the largest
     doubt = at.sizes[..., -1] / at.sizes[..., 0].clamp_min(1e-300)
     doubt = doubt + largest * at.sizes[..., 0] / at.rate.clamp_min(1e-300)
-    size = 1 + torch.linalg.matrix_norm(at.W) + torch.linalg.matrix_norm(at.rest)
+    size = torch.linalg.matrix_norm(at.W) + torch.linalg.matrix_norm(at.rest)
     known = (1e-9 + 1e-14 * doubt) * size
+    stretch = (largest * at.sizes[..., -1]).sqrt()  # from W to answers
+    answers = at.population.F.square().sum(-1).mean().sqrt() + stretch * size
+    least = at.model.loss(at.neurons, at.population)
 
     def closer(_: object) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         return at.distance(at.path), fall * at.distance(at.W) + known, steps
 
     def better(_: object) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-        return at.excess(at.path), fall.square() * at.excess(at.W) + 1e-12, steps
+        above = least + fall.square() * at.excess(at.W) + (stretch * known).square() / 2
+        right = blurred(above, torch.finfo(at.W.dtype).eps * answers) - least
+        return at.excess(at.path), right, steps
 
     gap = torch.linalg.matrix_norm(at.at.C @ at.rest - at.at.B)
     return Report(
@@ -110,7 +115,7 @@ def relaxation(at: RelaxationStart) -> Report:
         promises=(
             Promise("‖W_t - W_∞‖ ≤ e^-ρt ‖W_0 - W_∞‖", closer),
             Promise("L_t - L ≤ e^-2ρt (L_0 - L)", better),
-            Promise("C W_∞ = C Σ^-1", lambda _: (gap, known, ())),
+            Promise("C W_∞ = C Σ^-1", lambda _: (gap, largest.sqrt() * known, ())),
         ),
         constants={"ρ": at.rate},
     )
