@@ -136,13 +136,16 @@ def full_size(last: int = -1) -> Evidence:
     "eight hundred both fall.",
     verdict=Verdict.HOLDS,
     chapter=CHAPTER,
-    mutations={"eight hundred prompts for fifty": {"few": 800}},
+    mutations={
+        "eight hundred prompts for fifty": {"few": 800},
+        "fifty prompts for eight hundred": {"more": 50},
+    },
 )
-def overfit(few: int = 50) -> Evidence:
+def overfit(few: int = 50, more: int = 800) -> Evidence:
     """Sixty neurons, prompts of twenty pairs, 200 steps."""
     population, _ = in_context.planted(6, 3, 200, seed=0, r=(1.0, 1.0, 1.0), steepness=3.0)
     old, new = joint(population, few, 20, 60, 200)
-    many = joint(population, 800, 20, 60, 200)
+    many = joint(population, more, 20, 60, 200)
     return Evidence(
         {
             "few prompts are fitted": bool(old[-1] < 0.2 * old[0]),

@@ -240,14 +240,17 @@ def _named(name: str, ratios: Tensor) -> dict[str, float]:
     r"violate it. Sequences scaled to length one pass this test, whatever the data.",
     verdict=Verdict.OPEN,
     chapter=SCALING,
-    mutations={"every sequence scaled to length one": {"scaled": True}},
+    mutations={
+        "every sequence scaled to length one": {"scaled": True},
+        "sequences scaled to length two": {"length": 2.0},
+    },
 )
-def assumption_3(scaled: bool = False) -> Evidence:
+def assumption_3(scaled: bool = False, length: float = 1.0) -> Evidence:
     """A hundred sequences of the paper's size, sentences and digits: 4950 pairs, ten draws each."""
     known, found = sentences(), {}
     for seed in range(10):
         for name, X in _sequences(known, seed).items():
-            one = _of_length_one(X)
+            one = length * _of_length_one(X)
             shares = share_above_one(one if scaled else X), share_above_one(one)
             found.setdefault(name, []).append(shares)
     least = {name: min(share for share, _ in each) for name, each in found.items()}
