@@ -638,6 +638,14 @@ def test_paper_has_the_code_that_a_reader_unfolded_and_none_that_is_folded(serve
     assert page.evaluate(moving) == [[False, 0], [True, 0]]  # no summary, and nothing fades in
 
 
+def test_paper_has_the_letters_that_nothing_on_the_screen_needs_yet(server, visit):
+    page = visit(server, "foundations/gradients.html").page
+    page.wait_for_timeout(2000)
+    missing = """[...document.fonts].filter(face => face.family.includes("KaTeX"))
+      .filter(face => face.status !== "loaded").map(face => face.family)"""
+    assert page.evaluate(missing) == []
+
+
 def test_a_reader_whose_system_is_dark_gets_a_dark_page(server, visit):
     page = visit(server, "intro.html", scheme="dark").page
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"

@@ -18,6 +18,8 @@ LEFT_OUT = {".map", ".inv", ".doctree"}
 # What is folded is printed, but for the code of figures.
 UNFOLD = """document.querySelectorAll('details:not(.descent-menu, .hide)')
   .forEach(box => box.open = true)"""
+# A face that nothing has drawn yet would leave its letters blank.
+FETCH_FACES = "Promise.all([...document.fonts].map(face => face.load()))"
 NUMBER = '<p style="width: 100%; text-align: center; font-size: 8px" class="pageNumber"></p>'
 
 
@@ -39,7 +41,7 @@ def print_pages(site, names, folder):
         for name in names:
             page.goto((site / f"{name}.html").as_uri())
             page.evaluate(UNFOLD)
-            page.evaluate("document.fonts.ready")
+            page.evaluate(FETCH_FACES)
             file = folder / f"{name}.pdf"
             file.parent.mkdir(parents=True, exist_ok=True)
             page.pdf(
