@@ -9,6 +9,7 @@ from descent.models import (
     AttentionWeights,
     Encoder,
     LeastSquares,
+    LinearAttention,
     Selection,
     SelectionWeights,
 )
@@ -210,3 +211,135 @@ def test_a_residual_that_does_not_take_the_start_is_told(columns):
     f = LeastSquares(lambda theta: theta @ A.mT)
     with pytest.raises(ValueError, match="f cannot be computed at theta .* give a residual of"):
         theorems.FunctionStart(f, torch.zeros(4, 2).double())
+
+
+def test_plateaus_of_separate_heads_are_the_same_in_any_units():
+    """Tokens times c: the same flow, of weights c^-2/3 times as long, at times c^-10/3."""
+    X, model = draws.normal(0, "X", (1, 8, 2)), LinearAttention(2, 5, 1)
+    found = []
+    for c in (1.0, 1e-6, 1e6):
+        problem, a = Problem(c * X, torch.zeros(1, 8).double()), c ** (-2 / 3)
+        start = model.init(problem, seed=1, runs=3, scale=0.02 * a)
+        times = torch.linspace(0, 3, 9).double() * (a / c) ** 2
+        report = theorems.get("long-plateau")(model, problem, start, times, 0.3 * a)
+        outcome = held(report)
+        assert outcome.met.all()
+        slow, flat = outcome.conclusions
+        silent = report.start.silent
+        found.append(
+            torch.stack([a * slow.left, a * slow.right, flat.left / silent, flat.right / silent])
+        )
+    for other in found[1:]:
+        assert (other - found[0]).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("size", [1e-8, 1.0, 1e8])
+def test_the_units_of_true_features_decide_nothing(size):
+    model, X = InContext("tanh"), draws.normal(0, "X", (30, 2))
+    teachers = Neurons(draws.normal(0, "a", (3, 2)), draws.normal(0, "w", (3, 2)))
+    cloud = Neurons(torch.cat([teachers.a, teachers.a + 1]), torch.cat([teachers.w, -teachers.w]))
+    made = size * model.features(teachers, X)
+    taught = Neurons(size * teachers.a, teachers.w)
+    crowd = Neurons(size * cloud.a, cloud.w)
+    birth = theorems.get("improvement-by-birth")
+    for F, met in ((made, True), (1.01 * made, False)):
+        outcome = birth(model, crowd, Population(X, F), None, taught).against()
+        assert outcome.holds and outcome.met.all() == met, str(outcome)
+
+
+@pytest.mark.parametrize("id", ["improvement-rate", "improvement-by-birth"])
+def test_a_loss_of_rounding_does_not_fall(id):
+    """Two inputs and two features: any cloud makes the true ones."""
+    model = InContext("tanh")
+    for seed in range(20):
+        X = draws.normal(seed, "X", (2, 2))
+        teachers = Neurons(draws.normal(seed, "a", (3, 2)), draws.normal(seed, "w", (3, 2)))
+        more = Neurons(*(torch.cat([W, draws.normal(seed, "more", (2, 2))]) for W in teachers))
+        population = Population(X, model.features(teachers, X))
+        more = Neurons(more.a + 0.5, more.w)
+        near = Neurons(torch.cat([teachers.a, more.a]), torch.cat([teachers.w, more.w]))
+        outcome = theorems.get(id)(model, near, population, None, teachers).against()
+        assert outcome.holds and not outcome.met.any(), str(outcome)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_factors_of_no_full_rank_have_no_slope_of_rounding(seed):
+    """One singular pair is learned and the other is not: a critical point that is no minimum."""
+    U = torch.linalg.qr(draws.normal(seed, "U", (3, 3)))[0]
+    V = torch.linalg.qr(draws.normal(seed, "V", (3, 3)))[0]
+    M = U[:, :2] @ torch.diag(torch.tensor([2.0, 1.0]).double()) @ V[:, :2].mT
+    root = 2**0.5
+    report = foundations.factorised(M, root * U[:, :1], root * V[:, :1])
+    assert report["μ"] == 0 and held(report).met.all()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_polyak_gains_nothing_that_rounding_hides(seed):
+    """A start near a minimiser that is long, of a loss that vanishes and of one that does not."""
+    for rows, known in ((4, 0.0), (6, None)):
+        A, y = draws.normal(seed, "A", (rows, 4)), 1e3 * draws.normal(seed, "y", (rows,))
+        best, curved = torch.linalg.pinv(A) @ y, torch.linalg.svdvals(A).square()
+        f = LeastSquares(lambda theta, A=A, y=y: theta @ A.mT - y)
+        start = best + 1e-8 * draws.normal(seed, "start", (4,), 5)
+        least = float(f.loss(best)) if known is None else known
+        given = {"mu": curved[-1], "L": curved[0], "minimiser": best, "infimum": least}
+        held(foundations.polyak(f, start, **given))
+        assert foundations.polyak(f, start, **given).trial(60).holds
+
+
+@pytest.mark.parametrize("far", [1e-9, 1e-7])
+def test_linear_convergence_is_seen_down_to_the_rounding_of_the_residual(far):
+    """A residual that is small beside the labels it is the difference of."""
+    A, y = torch.eye(2).double(), 1e3 * draws.normal(0, "y", (2,))
+    f = LeastSquares(lambda theta: theta @ A.mT - y)
+    start = y + far * draws.normal(0, "start", (2,), 20)
+    for L, mu, holds in ((1.0, 1.0, True), (1.0, 4.0, False)):
+        outcome = foundations.under_pl(f, start, L=L, mu=mu).trial(60, 0.1)
+        assert bool(outcome.conclusions[0].met.all()) == holds
+
+
+@pytest.mark.parametrize("far", [1.0, 1e8])
+def test_how_long_W_is_dominates_nothing(far):
+    """One sequence of two tokens, where C is zero."""
+    problem, u = problems.planted(N=1, n=2, D=6, seed=0)
+    layer = Selection()
+    start = layer.init(problem, seed=0, runs=20, u=u)
+    at = theorems.SelectionStart(layer, problem, start)
+    along = at.mm.direction + 1e-9 * start.W
+    held(vasudeva2024.domination(layer, problem, start._replace(W=far * along / at.length)))
+
+
+def test_means_are_as_equal_as_the_hypothesis_asks():
+    X = draws.normal(0, "X", (1, 1, 3)).expand(2, 1, 3)
+    X = X * (1 + torch.tensor([0.0, 5e-13]).double()[:, None, None])
+    problem, encoder = Problem(X, torch.zeros(2).double()), Encoder(8, "d^-1", "ntk")
+    assert held(
+        wu2023.equal_means(encoder, problem, encoder.init(problem, seed=1, runs=4))
+    ).met.all()
+
+
+@pytest.mark.parametrize("kernel", ["softmax", "gaussian"])
+def test_ranks_are_equal_however_near_attention_is_to_uniform(kernel):
+    model, problem, weights = layer(kernel, D=14, H=1)
+    met = []
+    for size in torch.logspace(-9, 0, 40).double():
+        small = weights._replace(Q=size * weights.Q, K=size * weights.K)
+        met.append(bool(held(foundations.equal_rank(model, problem, small)).met.all()))
+    assert met[-1] and not all(met)
+
+
+@pytest.mark.parametrize("far", [0.0, 1e2, 1e4])
+def test_kernels_factorise_however_far_from_zero_the_tokens_are(far):
+    tokens = draws.normal(0, "X", (1, 3, 3))
+    tokens[..., 0] = far
+    one = torch.eye(3).double().expand(1, 1, 3, 3)
+    weights = AttentionWeights(one, one, one, torch.ones(1, 1, 3).double())
+    held(foundations.factorisation(Attention(d=3), Problem(tokens, tokens[..., 0]), weights))
+
+
+@pytest.mark.parametrize("size", [1e-10, 1e-7, 1.0])
+def test_sequences_of_very_different_sizes_are_told_apart_or_not_decided(size):
+    encoder, problem = Encoder(5, "d^-1", "lecun"), problems.sequences(N=2, n=2, D=3, seed=0)
+    uneven = Problem(problem.X * torch.tensor([1.0, size]).double()[:, None, None], problem.y)
+    outcome = held(wu2023.told_apart_by_attention(encoder, uneven, encoder.init(uneven, seed=1)))
+    assert outcome.met.all() == (size == 1.0)

@@ -12,6 +12,7 @@ from .. import _validate, spectra, steps
 from .._descend import Trajectory
 from .._errors import error
 from ..models import LeastSquares
+from ._report import blurred
 
 
 class Parameters(NamedTuple):
@@ -132,7 +133,16 @@ class FunctionStart:
     def visible(self, run: Trajectory) -> Float[Tensor, "*r"]:
         """The share of the first gap down to which later ones can be told from rounding."""
         known = 1e-12 if self.infimum == 0 else 1e-9 * run.loss[0] / self.gap(run)[0]
-        return torch.as_tensor(known).to(run.loss).expand_as(run.loss[0])
+        known = torch.as_tensor(known).to(run.loss).expand_as(run.loss[0])
+        return known + torch.where(
+            self.least > 0, self.least / self.gap(run)[0].clamp_min(1e-300), 0
+        )
+
+    @cached_property
+    def least(self) -> Float[Tensor, "*r"]:
+        """What a loss is off by near the infimum, where the parameters are known to a rounding."""
+        bottom = torch.as_tensor(self.infimum).to(self.r).clamp_min(0)
+        return blurred(bottom, self.rounding) - bottom
 
     def slopes(self, run: Trajectory) -> tuple[Float[Tensor, "t *r p"], Float[Tensor, "t *r"]]:
         """Gradients along the run, and their squared norms."""

@@ -12,7 +12,7 @@ from ...models import elementary
 from .._function import FunctionStart
 from .._inequality import Inequality
 from .._record import Standing, theorem
-from .._report import Linear, Promise, Report
+from .._report import BLUR, Linear, Promise, Report, blurred
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class UnderPL(Linear):
         known = torch.where(gap[0] > 0, self.at.visible(run), torch.inf)  # else nothing is to gain
         most = -torch.log(known)
         left = torch.minimum(self.decay(t.reshape(-1, *[1] * run.eta.ndim), run.eta), most)
-        share = torch.where(known < 1, gap[1:] / gap[0] - known, 0)
+        off = blurred(run.loss, self.rounding) - run.loss
+        doubt = known + (off[1:] + off[0] * gap[1:] / gap[0]) / gap[0]
+        share = torch.where(known < 1, gap[1:] / gap[0] - doubt, 0)
         return Inequality(self.name, left, -torch.log(share.clamp_min(0)), tuple(t.tolist()))
 
 
@@ -72,7 +74,8 @@ def slope(at: FunctionStart, run: Trajectory) -> tuple:
 def gain(at: FunctionStart, run: Trajectory) -> tuple:
     """Both sides of the descent lemma, at every step."""
     promised = run.eta * (1 - run.eta * at.known("L") / 2) * at.slopes(run)[1][:-1]
-    return promised, run.loss[:-1] - run.loss[1:] + 1e-12 * run.loss[0], run.at[:-1]
+    noise = 1e-12 * run.loss[0] + 2 * (blurred(run.loss[0], at.rounding) - run.loss[0])
+    return promised, run.loss[:-1] - run.loss[1:] + noise, run.at[:-1]
 
 
 @theorem(
@@ -135,6 +138,7 @@ def least_squares(at: FunctionStart) -> Report:
     goal = at.theta - (Vh.mT @ (inverse * r)[..., None]).squeeze(-1)
     again = torch.linalg.matrix_norm(at.f.jacobian(goal) - at.J, 2)
     noise = 1e-12 * (torch.linalg.vector_norm(goal, dim=-1) + at.r / S[..., 0])
+    noise = noise + BLUR * at.rounding * inverse.amax(-1)  # a residual is known to its rounding
 
     def away(run):
         return torch.linalg.vector_norm(run.watched["weights"].theta - goal, dim=-1)
@@ -202,7 +206,8 @@ def factorised(at: Factors) -> Report:
     J = at.loss.jacobian(at.theta)
     off = (torch.linalg.eigvalsh(J @ J.mT) - sums).abs().amax(-1)
     loss, gradient = at.loss.loss_and_gradient(at.theta)
-    mu = u[..., 0].clamp_min(0) + v[..., 0].clamp_min(0)
+    # one that is zero shows as a rounding of the largest
+    mu = sum((w[..., 0] - 1e-14 * w[..., -1]).clamp_min(0) for w in (u, v))
     return Report(
         hypotheses=(),
         promises=(

@@ -31,21 +31,29 @@ def same(name: str, one: Tensor, other: Tensor) -> tuple[Promise, Promise]:
     )
 
 
+def known(at: AttentionStart) -> Float[Tensor, "*r"]:
+    """To how much the entries of attention are known: an exponent is known to a rounding of itself."""
+    lengths = [W.square().sum(-1).amax((-3, -2, -1)) for W in (at.forward.Q, at.forward.K)]
+    exponents = torch.stack(lengths).amax(0) / at.model.d**0.5
+    return ROUNDING + 4 * torch.finfo(exponents.dtype).eps * exponents
+
+
 def told(at: AttentionStart) -> tuple[Inequality, Inequality]:
     """Whether float64 can tell the ranks: what is not zero stays so when D_1 and D_2 are taken off.
 
     Softmax does not underflow, and a row of the Gaussian does where every key is far away.
     """
-    values = torch.linalg.svdvals(both(at)[0])
+    S = both(at)[0]
+    values = torch.linalg.svdvals(S)
     values = values / values[..., :1]
-    least = torch.where(values > 1e-14, values, 1).amin((-3, -2, -1))
+    least = torch.where(values > spectra.resolution(S), values, 1).amin((-3, -2, -1))
     Q, K, root = at.forward.Q, at.forward.K, 2 * at.model.d**0.5
     rows = Q.square().sum(-1) / root - torch.logsumexp(kernels.softmax.scores(Q, K), -1)
     columns = K.square().sum(-1) / root
     ranges = sum(D.amax(-1) - D.amin(-1) for D in (rows, columns)).amax((-2, -1))
     furthest = -kernels.gaussian.scores(Q, K).amax(-1).amin((-3, -2, -1))
     return (
-        Inequality("ε range(D_1) range(D_2) ≪ σ(S)", 1e-12 * torch.exp(ranges), least),
+        Inequality("ε range(D_1) range(D_2) ≪ σ(S)", known(at) * torch.exp(ranges), least),
         Inequality("no row of S_gauss underflows", furthest, 0 * furthest + DEEPEST),
     )
 
@@ -69,7 +77,7 @@ def factorisation(at: AttentionStart) -> Report:
     return Report(
         hypotheses=told(at),
         promises=(
-            Promise("S_soft = D_1 S_gauss D_2", lambda _: (error, 0 * error + ROUNDING, ())),
+            Promise("S_soft = D_1 S_gauss D_2", lambda _: (error, known(at), ())),
             *same("rank S_soft = rank S_gauss", *ranks),
         ),
         constants={"ranks of the S_i, summed": ranks[0].double()},
@@ -89,10 +97,14 @@ def equal_rank(at: AttentionStart) -> Report:
     one, least = torch.ones_like(at.sigma), spectra.sigma_min(at.problem.tokens)
     ranks = [spectra.rank(S).sum((-2, -1)) for S in both(at)]
     features = spectra.rank(at.B)
+    S = torch.linalg.svdvals(at.forward.S)
+    seen = torch.where(S > spectra.resolution(at.forward.S) * S[..., :1], S, torch.inf)
+    seen = seen.amin((-3, -2, -1)) * least
     return Report(
         hypotheses=(
             Inequality("one head", one * at.model.H, one),
             Inequality("0 < σ_min(X)", 1e-14 * at.X * one, least * one, strict=True),
+            Inequality("rounding ≪ σ_min(S_i) σ_min(X)", 16 * at.noise, seen, strict=True),
             *told(at),
         ),
         promises=tuple(
@@ -127,8 +139,8 @@ def tied(at: AttentionStart) -> Report:
             Inequality("0 < distance of two queries", zero, apart.clamp_max(far).amin(axes), strict=True),
         ),
         promises=(
-            Promise("S_gauss = S_gaussᵀ", lambda _: (skew, zero + ROUNDING, ())),
-            Promise("0 ≤ λ_min(S_gauss)", lambda _: (-least, zero + ROUNDING, ())),
+            Promise("S_gauss = S_gaussᵀ", lambda _: (skew, known(at), ())),
+            Promise("0 ≤ λ_min(S_gauss)", lambda _: (-least, known(at), ())),
         ),
         constants={"λ_min(S_gauss)": least},
     )  # fmt: skip

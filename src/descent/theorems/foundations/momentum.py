@@ -83,15 +83,16 @@ def polyak(at: FunctionStart) -> Report:
         spent = (at.gap(run).square() / at.slopes(run)[1].clamp_min(1e-300))[:-1]
         early = at.gap(run)[:-1] > noise(at, run)
         right = square[:-1] - spent + 1e-9 * square[0]
-        return torch.where(early, square[1:], 0), right, run.at[1:]
+        return torch.where(early, square[1:], 0), torch.where(early, right, 0), run.at[1:]
 
     def falls(run):
         square = away(at, run)[1]
         t = torch.arange(1, len(square)).reshape(-1, *[1] * run.eta.ndim)
         measured = -torch.log(square[1:] / square[0])
         # down to there a distance can be told from rounding
-        promised = torch.where(measured < 50, -torch.log1p(-mu / (4 * L)) * t, 0)
-        return promised, measured, run.at[1:]
+        seen = (measured < 50) & (square[:-1].cummin(0).values > 2 * at.least / mu)
+        promised = torch.where(seen, -torch.log1p(-mu / (4 * L)) * t, 0)
+        return promised, torch.where(seen, measured, 0), run.at[1:]
 
     return Report(
         hypotheses=(),

@@ -71,7 +71,7 @@ def lemma(at: SpanStart) -> Report:
         return _apart(small.lift(at.weights, inside(run).weights), run.weights)
 
     def tame(run):
-        nudge = 1 + 8 * torch.finfo(at.problem.X.dtype).eps
+        nudge = 1 + 64 * torch.finfo(at.problem.X.dtype).eps
         start = at.weights._replace(**{W: nudge * getattr(at.weights, W) for W in "QKV"})
         return _apart(again(run, at.problem, start).weights, run.weights)
 

@@ -223,7 +223,7 @@ def improvement(at: CloudStart) -> Report:
     moving = at.over(at.speed.a.square().sum(-1))
     some = Inequality("0 < E‖f°‖²", 0 * at.loss, at.total.expand_as(at.loss), strict=True)
     return Report(
-        hypotheses=(some, _made(at)),
+        hypotheses=(some, _left(at), _made(at)),
         promises=(
             Promise(
                 "‖Σ_ζ B‖_*² / ‖a°‖² ≤ ∫ ‖g‖² dμ", lambda _: (at.nuclear**2 / at.cost, moving, ())
@@ -248,10 +248,11 @@ def by_birth(at: CloudStart) -> Report:
     return Report(
         hypotheses=(
             Inequality("ρ < ∞", torch.zeros_like(at.loss), 1 / at.crowding, strict=True),
+            _left(at),
             Inequality(
                 "∫ a° σ dμ° = f°",
                 _off(at),
-                torch.full_like(at.loss, ZERO),
+                (ZERO * at.population.F.abs().max()).expand_as(at.loss),
             ),
         ),
         promises=(
@@ -296,8 +297,17 @@ def _along(at: CloudStart, rate: Tensor) -> tuple[Tensor, Tensor, tuple[int, ...
     flow = flows.euler(at.model, at.neurons, at.population, train="a", **options)
     t = at.dt * torch.arange(1, at.steps + 1).to(at.loss)
     t = t.reshape(-1, *[1] * at.loss.ndim)
-    blur = 1e-12 / at.loss  # a loss is known to rounding
+    # a loss is known to a rounding of the true features
+    blur = 1e-12 / at.loss + 1e-14 * at.total / at.loss.square()
     return rate * t, 1 / flow.loss[1:] - 1 / at.loss + blur, tuple(range(1, at.steps + 1))
+
+
+def _left(at: CloudStart) -> Inequality:
+    """What is left of the true features is more than the regression's rounding."""
+    largest = at.sizes[..., -1:]
+    least = torch.where(at.sizes > 1e-14 * largest, at.sizes, largest).amin(-1)
+    known = ZERO + 1e-14 * largest[..., 0] / least.clamp_min(1e-300)
+    return Inequality("0 < L", known.square() * at.total, at.loss, strict=True)
 
 
 def _made(at: CloudStart) -> Inequality:

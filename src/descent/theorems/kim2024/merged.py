@@ -103,7 +103,7 @@ def one_drop(at: LinearAttentionStart) -> Report:
 
     def falls(_: object) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         time = at.times.reshape(-1, *[1] * begun.ndim)
-        now = (at.left(at.path) - BLUR).clamp_min(1e-300)
+        now = (at.left(at.path) - BLUR * at.silent / at.room).clamp_min(1e-300)
         logit = torch.log((1 - theta - now) / now) - torch.log((1 - theta - begun) / begun)
         return kappa * (1 - theta) * time, logit + 1e-6, tuple(range(len(at.times)))
 
@@ -132,14 +132,15 @@ def long_plateau(at: LinearAttentionStart) -> Report:
 
     def slow(_: object) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         time = at.times.reshape(-1, *[1] * begun.ndim)
-        gone = 1 / begun - 1 / at.longest(at.path)
-        early = at.longest(at.path) <= A
-        return torch.where(early, gone, 0.0), rho * time + 1e-6, tuple(range(len(at.times)))
+        now = at.longest(at.path)
+        known = (1e-7 + 1e-12 / now) / now  # to which the flow is integrated
+        gone = torch.where(now <= A, 1 / begun - 1 / now, 0.0)
+        return gone, rho * time + known, tuple(range(len(at.times)))
 
     def flat(_: object) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         fallen = at.silent - at.model.loss(at.path, at.problem)
         bound = at.model.H * top * at.longest(at.path) ** 3
-        return fallen, bound + BLUR, tuple(range(len(at.times)))
+        return fallen, bound + BLUR * at.silent, tuple(range(len(at.times)))
 
     return Report(
         hypotheses=(

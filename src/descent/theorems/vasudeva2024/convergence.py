@@ -56,7 +56,7 @@ def domination(at: SelectionStart) -> Report:
         own = (down * W).sum((-2, -1)) / length.where(length > 0, 1)  # W = 0 has R = 0
         along = (down * at.mm.direction).sum((-2, -1))
         # C is zero for one sequence of two tokens, where only rounding is left
-        return R * (own / along - 1), (at.C + 1e-9).expand_as(R), ()
+        return R * (own / along - 1), at.C + 1e-12 * R / along.abs(), ()
 
     cone = Inequality("-R ≤ min m_i", -at.m(W).amin(-1), R)
     return Report(
@@ -123,7 +123,8 @@ def along(at: SelectionStart, run: Trajectory, shortest, longest, grown: Tensor)
         least = torch.maximum(length[k] - s * longest, inner[k] + s * forward)
         total = total + (1 / least.clamp_min(1e-300)).sum(0)
     grown_by = (longest * grown + longest**2 / 2) * total
-    return missing[-1] / length[-1], (missing[first] + grown_by) / length[-1], ()
+    right = (missing[first] + grown_by) / length[-1]
+    return missing[-1] / length[-1], right + 1e-14, ()  # a cosine is known to rounding
 
 
 @theorem(

@@ -17,6 +17,8 @@ from ._encoder import EncoderStart
 
 #: Two directions are one if the sine of their angle is below this.
 ONE_LINE = 1e-7
+#: Angles, sizes and attention above this share are seen in an eigenvalue, where cubes of them enter.
+GENERAL = 1e-4
 
 
 @dataclass(frozen=True)
@@ -147,11 +149,20 @@ def told_apart_by_attention(at: EncoderStart) -> Report:
     plane = plane[..., 1] / plane[..., 0] if plane.shape[-1] > 1 else 0 * plane[..., 0]
     sine, known = across(X), Attended(at.attended).blur
     zero = torch.full_like(sine, ONE_LINE)
+    sizes = torch.linalg.vector_norm(X, dim=(-2, -1))
+    uneven = (at.forward.S - 1 / at.problem.n).abs().amax((-2, -1)).amin(-1)
+    position = sine * plane.amin(-1) * uneven * sizes.amin(-1) / sizes.amax(-1)
+    position = torch.where(at.pooled > known, 1.0, position)
     return Report(
         hypotheses=(
             Inequality("no tokens of two sequences on one line", zero, sine, strict=True),
             Inequality("each sequence spans a plane", zero, plane.amin(-1), strict=True),
             Inequality("D ≤ d", sine.new_tensor(float(D)), sine.new_tensor(float(at.model.d))),
+            Inequality(
+                "λ_pool is seen, or float64 sees tokens and attention in general position",
+                torch.full_like(position, GENERAL),
+                position,
+            ),
         ),
         promises=(Promise("0 < λ_pool, almost surely", lambda _: (known, at.pooled, ())),),
         constants={"λ_pool": at.pooled},

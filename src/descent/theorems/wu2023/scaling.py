@@ -56,6 +56,9 @@ def equal_means(at: EncoderStart) -> Report:
     away = torch.linalg.vector_norm(at.attended - mean[..., None, :], dim=-1).sum(-1)
     V, o = torch.linalg.matrix_norm(at.weights.V, 2), torch.linalg.vector_norm(at.weights.O, dim=-1)
     reach = (at.model.tau_1(at.problem) * V)[..., None, None] * _pairs(away, torch.add)
+    equal = 1e-12 * length  # so far apart are means that count as equal
+    off = 2 * at.problem.n * torch.minimum(apart, equal)
+    reach = reach + (at.model.tau_1(at.problem) * V * off)[..., None, None]
     F = at.forward.features
     between = torch.linalg.vector_norm(F[..., :, None, :] - F[..., None, :, :], dim=-1)
     outputs = _pairs(at.forward.output, torch.sub).abs()
@@ -64,7 +67,7 @@ def equal_means(at: EncoderStart) -> Report:
     wide = reach + blur[..., None, None]
     ones = torch.ones_like(blur)
     return Report(
-        hypotheses=(Inequality("all mean tokens are equal", apart, 1e-12 * length),),
+        hypotheses=(Inequality("all mean tokens are equal", apart, equal),),
         promises=(
             Promise(
                 "‖F_j - F_k‖ ≤ what attention adds",

@@ -9,7 +9,7 @@ from ..._descend import Trajectory
 from ...models import EncoderWeights
 from .._inequality import Inequality
 from .._record import Standing, theorem
-from .._report import Linear, Promise, Report, along
+from .._report import Linear, Promise, Report, along, blurred
 from ._encoder import EncoderStart
 
 #: The weights in the order of the budgets.
@@ -187,7 +187,7 @@ def proposition_1_flow(at: FlowStart) -> Report:
     def rate(run: Trajectory) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         t = along(torch.tensor(run.at[1:]), run.eta) * run.eta
         bound = run.loss[0] * torch.exp(-at.alpha.square() * t / 2)
-        return run.loss[1:], bound + (64 * at.rounding).square(), run.at[1:]
+        return run.loss[1:], blurred(bound, at.rounding), run.at[1:]
 
     return Report(
         hypotheses=(condition_2(at, 4.0), condition_3(at, 8.0)),
