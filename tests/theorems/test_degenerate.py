@@ -343,3 +343,26 @@ def test_sequences_of_very_different_sizes_are_told_apart_or_not_decided(size):
     uneven = Problem(problem.X * torch.tensor([1.0, size]).double()[:, None, None], problem.y)
     outcome = held(wu2023.told_apart_by_attention(encoder, uneven, encoder.init(uneven, seed=1)))
     assert outcome.met.all() == (size == 1.0)
+
+
+@pytest.mark.filterwarnings("ignore::descent.DivergenceWarning")
+@pytest.mark.filterwarnings("ignore::descent.steps.PrecisionWarning")
+@pytest.mark.parametrize(("size", "length"), [(100.0, 1.0), (1.0, 1e4)])
+def test_constants_that_overflow_bound_nothing(size, length):
+    layer = Selection(goal="log excess")
+    for seed in range(12):
+        problem, u = problems.orthonormal_tokens(1 + seed % 4, 2 + seed % 3, 20, seed)
+        start = layer.init(problem, seed=seed + 1, runs=4, scale=1.0 + seed % 8, u=u)
+        large = Problem(size * problem.X, problem.y)
+        report = vasudeva2024.polyak(layer, large, start._replace(W=length * start.W))
+        assert report.trial(20, looks=8).holds
+
+
+def test_prompts_of_features_that_are_nearly_dependent_cost_what_rounding_leaves():
+    for seed in range(40):
+        X = 10 ** -(2 + seed / 20) * draws.normal(seed, "X", (30, 2))
+        model, w = InContext("tanh"), draws.normal(seed, "w", (4, 2))
+        cloud = Neurons(draws.normal(seed, "a", (4, 3)), w)
+        F = draws.normal(seed, "F", (30, 2))
+        theorem = theorems.get("kim2024-finite-prompts")
+        assert theorem(model, cloud, Population(X, F), 5).against().holds

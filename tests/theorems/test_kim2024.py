@@ -152,6 +152,14 @@ def test_no_conclusion_fails_where_the_hypotheses_are_met(id):
     assert met >= ENOUGH
 
 
+@pytest.mark.parametrize("size", [1e-8, 1.0, 1e8])
+def test_saddles_are_strict_up_to_rounding_however_long_the_features_are(size):
+    for seed in range(40):
+        h, population = critical(seed)[:2]
+        outcome = theorems.get("kim2024-theorem-3-3")(size * h, population).against()
+        assert outcome.holds, f"seed {seed}\n{outcome}"
+
+
 def test_every_theorem_of_the_part_is_tried():
     part = theorems.kim2024.__name__
     ours = {id for id, t in theorems.registry.items() if t.state.__module__.startswith(part)}

@@ -75,10 +75,12 @@ class InContextStart:
 )
 def finite_prompts(at: InContextStart) -> Report:
     """Between the loss of infinite prompts and that plus the ceiling; losses known to rounding."""
-    blur = 1e-12 * (at.population.F.square().sum(-1).mean() + at.finite.abs() + at.inverse.abs())
+    size = at.population.F.square().sum(-1).mean() + at.finite.abs() + at.inverse.abs()
+    # W is an inverse, known to the condition of Sigma
+    blur = (1e-12 + 1e-14 * at.sizes[..., -1] / at.sizes[..., 0].clamp_min(1e-300)) * size
     return Report(
         hypotheses=(
-            Inequality("0 < λ_min(Σ)", 1e-14 * at.sizes[..., -1], at.sizes[..., 0], strict=True),
+            Inequality("0 < λ_min(Σ)", 1e-11 * at.sizes[..., -1], at.sizes[..., 0], strict=True),
         ),
         promises=(
             Promise("L ≤ L^n", lambda _: (at.infinite, at.finite + blur, ())),

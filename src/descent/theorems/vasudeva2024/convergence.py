@@ -124,6 +124,7 @@ def along(at: SelectionStart, run: Trajectory, shortest, longest, grown: Tensor)
         total = total + (1 / least.clamp_min(1e-300)).sum(0)
     grown_by = (longest * grown + longest**2 / 2) * total
     right = (missing[first] + grown_by) / length[-1]
+    right = torch.where(right.isnan(), torch.inf, right)  # constants beyond float64 bound nothing
     return missing[-1] / length[-1], right + 1e-14, ()  # a cosine is known to rounding
 
 
@@ -167,7 +168,7 @@ def polyak(at: SelectionStart) -> Report:
             Promise("1 - corr_t ≤ the theorem's sum over ‖W_t‖, at the end", bounded, ("weights",)),
         ),
         constants={"ρ": rho, "M": depth(at)},
-        along=(heard(at),),
+        along=(taken(at), heard(at)),
         train="W",
         largest_step=lambda: steps.polyak_of_logarithm(0.5),
     )
