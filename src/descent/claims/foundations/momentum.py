@@ -235,14 +235,15 @@ def kinked(kappa: float) -> LeastSquares:
     mutations={
         "half of the constant": {"constant": 0.5},
         "an order more of the step": {"order": 2},
+        "the flow a hundredth later": {"time": 0.51},
     },
 )
-def flow_limit(constant: float = 1.0, order: int = 1) -> Evidence:
+def flow_limit(constant: float = 1.0, order: int = 1, time: float = 0.5) -> Evidence:
     """x^2 + 3 sin^2 x from 41 starts, at time 0.5; and x^2 / 2 at every step, sharp at the first."""
     etas = 0.5 / 2.0 ** torch.arange(1, 9)
     start = torch.linspace(-6, 6, 41, dtype=torch.float64)[:, None]
     f, L = wavy(), 8.0
-    end, g0 = finely(f, start, 0.5), (2 * L * f.loss(start)).sqrt()
+    end, g0 = finely(f, start, time), (2 * L * f.loss(start)).sqrt()
     away = torch.stack(
         [
             (f.path(start, step=float(e), steps=round(0.5 / float(e)))[-1] - end).norm(dim=-1)
