@@ -100,6 +100,17 @@ def test_no_direction_is_much_steeper_however_far_outside_the_cone():
     assert beyond > 1000 and used > 100  # and without M it would not hold
 
 
+def test_the_sharp_law_says_nothing_of_attention_that_is_undecided():
+    problem, start = settling(2)
+    for length in (1e-4, 1e-2, 1.0):
+        for count in (20, 60):
+            for eta in (0.05, 0.2):
+                of = theorems.get("vasudeva2024-sharp-law")(
+                    LAYER, problem, start._replace(W=length * start.W), eta=eta
+                )
+                assert of.trial(count, looks=8).holds
+
+
 def test_every_theorem_of_the_part_is_tried():
     assert {id for id in theorems.registry if id.startswith("vasudeva2024")} == set(SERIES)
 

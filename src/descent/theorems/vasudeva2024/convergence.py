@@ -214,6 +214,10 @@ def sharp_law(at: SelectionStart) -> Report:
         length = torch.linalg.vector_norm(path(run)[-1], dim=(-2, -1))
         return 10 * at.K, length, ()  # the angle is then 0.1, its sine less by 0.2 %
 
+    def decided(run: Trajectory):
+        length = torch.linalg.vector_norm(path(run)[-1], dim=(-2, -1))
+        return (8 * at.length).expand_as(length), length, ()  # what the softmax adds is e^-8
+
     settles = Inequality("η < the threshold", torch.tensor(at.eta), at.largest_eta, strict=True)
     active = (at.alpha > 0).all().to(at.alpha.dtype)
     return Report(
@@ -226,7 +230,12 @@ def sharp_law(at: SelectionStart) -> Report:
         ),
         promises=(Promise("|err ‖W‖ - K| ≤ K/100 at the end", last, ("weights",)),),
         constants={"K": at.K, "‖W_0^⊥‖": at.unseen, "threshold": at.largest_eta},
-        along=(taken(at), heard(at), Promise("10 K ≤ ‖W‖ at the end", far, ("weights",))),
+        along=(
+            taken(at),
+            heard(at),
+            Promise("10 K ≤ ‖W‖ at the end", far, ("weights",)),
+            Promise("8 ‖W_mm‖ ≤ ‖W‖ at the end", decided, ("weights",)),
+        ),
         train="W",
         largest_step=lambda: steps.normalised(at.eta),
     )
