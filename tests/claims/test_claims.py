@@ -37,15 +37,19 @@ def test_a_mutation_turns_a_conclusion(each, mutation, ledger):
     assert ledger[each.id].mutations[mutation].turned, "no conclusion turns"
 
 
-WHOLE = {"wu2023/initialisations"}
+#: Parts and chapters in which each conclusion has been seen to fail.
+WHOLE = ("foundations/", "song2024/", "kim2024/", "wu2023/initialisations")
 
 
-@pytest.mark.parametrize("each", [c for c in EVERY if c.chapter in WHOLE], ids=lambda c: c.id)
+@pytest.mark.parametrize(
+    "each", [c for c in EVERY if c.chapter.startswith(WHOLE)], ids=lambda c: c.id
+)
 def test_a_mutation_turns_each_conclusion(each, ledger):
-    """In the chapters `WHOLE`. An inequality shows by its sharpness how near it is to turning."""
+    """An inequality shows by its sharpness how near it is to turning; a certificate is a proof."""
     turned = {name for mutated in ledger[each.id].mutations.values() for name in mutated.turned}
     evidence = ledger[each.id].evidence
-    assert set(evidence.conclusions) <= turned | set(evidence.sharpness)
+    stand = {name for name in evidence.conclusions if not name.startswith("certified: ")}
+    assert stand <= turned | set(evidence.sharpness)
 
 
 @pytest.mark.parametrize("each", EVERY, ids=lambda c: c.id)
