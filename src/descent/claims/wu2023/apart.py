@@ -33,11 +33,15 @@ def least(attended: Tensor) -> Tensor:
     verdict=Verdict.HOLDS,
     chapter=APART,
     mutations={
-        "opposite means for parallel ones": {"sign": -1.0},
+        "opposite means for parallel ones, and parallel for opposite": {"sign": -1.0},
+        "the third mean off the line": {"off": True},
+        "vectors on both lines of the other sequence for their sum": {"taken_apart": True},
         "a token that two sequences of one line share": {"shared": True},
     },
 )
-def told_apart(sign: float = 1.0, shared: bool = False) -> Evidence:
+def told_apart(
+    sign: float = 1.0, off: bool = False, taken_apart: bool = False, shared: bool = False
+) -> Evidence:
     """100 bases of means on lines, and 200 draws of attention on six sequences of one mean."""
     e = draws.normal(0, "e", (4, 5), 100)
     a = e[:, 0]
@@ -45,10 +49,11 @@ def told_apart(sign: float = 1.0, shared: bool = False) -> Evidence:
     def means(*rows: Tensor) -> Tensor:
         return least(torch.stack(rows, 1)[:, :, None])
 
-    opposite = means(a, -2 * a, e[:, 1], e[:, 2])
+    opposite = means(a, -sign * 2 * a, e[:, 1], e[:, 2])
     parallel = means(a, sign * 2 * a, e[:, 1], e[:, 2])
-    three = means(a, -a, 3 * a, e[:, 1])
-    split = torch.stack([torch.stack([a, e[:, 1]], 1), torch.stack([a + e[:, 1], 0 * a], 1)], 1)
+    three = means(a, -a, e[:, 2] if off else 3 * a, e[:, 1])
+    second = [2 * a, 2 * e[:, 1]] if taken_apart else [a + e[:, 1], 0 * a]
+    split = torch.stack([torch.stack([a, e[:, 1]], 1), torch.stack(second, 1)], 1)
     problem = problems.equal_means(N=6, D=8, seed=0)
     if shared:
         line = problem.X[0, :1]
@@ -145,12 +150,18 @@ def wide_features(scale: float = 1.0) -> Evidence:
     verdict=Verdict.COUNTEREXAMPLE,
     proof="prop-permuted",
     chapter=APART,
-    mutations={"a sequence of its own instead of the permuted one": {"permuted": False}},
+    mutations={
+        "a sequence of its own instead of the permuted one": {"permuted": False},
+        "a permutation that keeps the first token": {"order": (0, 2, 1)},
+        "random sequences of one token": {"tokens": 1},
+    },
 )
-def alpha_bound(permuted: bool = True) -> Evidence:
+def alpha_bound(
+    permuted: bool = True, order: tuple[int, ...] = (1, 2, 0), tokens: int = 3
+) -> Evidence:
     """Two sequences of three tokens, widths 16 to 4096, 20 draws; and 500 random pairs."""
     X = draws.normal(0, "X", (2, 3, 6))
-    pair = torch.stack([X[0], X[0, [1, 2, 0]] if permuted else X[1]])
+    pair = torch.stack([X[0], X[0, list(order)] if permuted else X[1]])
     problem, alphas, claimed = Problem(pair, torch.zeros(2, dtype=torch.float64)), [], []
     for d in (16, 256, 4096):
         encoder = Encoder(d, "d^-1/2", "lecun")
@@ -159,7 +170,7 @@ def alpha_bound(permuted: bool = True) -> Evidence:
         lambda_0 = torch.linalg.eigvalsh(arc_cosine(first, first)[0])[:, 0] / problem.D
         alphas.append(spectra.sigma_min(at.features).square())
         claimed.append(d * lambda_0 / 4)
-    smaller = _pooled_below_first(500)
+    smaller = _pooled_below_first(500, tokens)
     return Evidence(
         {
             "alpha is zero to rounding": max(float(a.max()) for a in alphas) < 1e-20,
@@ -174,13 +185,14 @@ def alpha_bound(permuted: bool = True) -> Evidence:
     )
 
 
-def _pooled_below_first(draws_: int) -> int:
+def _pooled_below_first(draws_: int, n: int) -> int:
     """In how many draws of two sequences the pooled eigenvalue lies below the first tokens'."""
-    X = draws.normal(3, "X", (2, 3, 4), draws_)
+    X = draws.normal(3, "X", (2, n, 4), draws_)
     A = draws.normal(3, "A", (4, 4), draws_)[:, None]
     attended = torch.softmax(X @ A @ X.mT, -1) @ X
     first = attended[:, :, 0]
-    return int((least(attended) < torch.linalg.eigvalsh(arc_cosine(first, first)[0])[:, 0]).sum())
+    claimed = torch.linalg.eigvalsh(arc_cosine(first, first)[0])[:, 0]
+    return int((least(attended) < (1 - 1e-9) * claimed).sum())
 
 
 @claim(
