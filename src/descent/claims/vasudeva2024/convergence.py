@@ -214,7 +214,7 @@ def polyak(M: float | None = None) -> Evidence:
     r"is longer than $e^{4162}$.",
     verdict=Verdict.HOLDS,
     chapter=CONVERGENCE,
-    mutations={"from 2 A_1": {"length": 2.0}},
+    mutations={"from 2 A_1": {"length": 2.0}, "from 21 A_1": {"length": 21.0}},
 )
 def polyak_jump(length: float = 20.0) -> Evidence:
     """One start: two Polyak steps in ball arithmetic, one in float64, 4000 normalised ones."""
