@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -188,16 +189,19 @@ def no_trap(strength: float = 1.0) -> Evidence:
     r"$\varphi_{i,\mathrm{opt}_i}$ exceed $\frac12$ from a finite time on.",
     verdict=Verdict.HOLDS,
     chapter=TRAPS,
-    mutations={"random tokens, with inner products of both signs": {"orthonormal": False}},
+    mutations={
+        "random tokens, with inner products of both signs": {"orthonormal": False},
+        "random tokens in four dimensions": {"orthonormal": False, "D": 4},
+    },
 )
-def signs(orthonormal: bool = True) -> Evidence:
+def signs(orthonormal: bool = True, D: int = 12) -> Evidence:
     """N = 4, n = 3, D = 12, 64 starts of norm 30: forty steps of random lengths, 200 of length 1."""
     draw = problems.orthonormal_tokens if orthonormal else problems.planted
-    problem, u = draw(N=4, n=3, D=12, seed=0)
+    problem, u = draw(N=4, n=3, D=D, seed=0)
     a, z = margin.differences(problem, optimal(scores(problem, u))), problem.X[:, 0]
-    W = draws.normal(1, "W", (12, 12), runs=64)
+    W = draws.normal(1, "W", (D, D), runs=64)
     at = SelectionWeights(30 * W / torch.linalg.vector_norm(W, dim=(1, 2), keepdim=True), u)
-    at = at._replace(u=u.expand(64, 12))
+    at = at._replace(u=u.expand(64, D))
     layer, fallen, before = Selection(goal="log excess"), 0.0, margin.products(at.W, a, z)
     lengths = 10 ** uniform(40, 64, 1, 1, seed=2, low=-2.0, high=1.0)
     for W_t in march(layer, problem, at, lengths):
@@ -220,6 +224,7 @@ def signs(orthonormal: bool = True) -> Evidence:
     )
 
 
+@cache
 def trapped(d: int, sets: int, runs: int = 8) -> int:
     """On how many data sets (6 sequences of 4 tokens) some start of norm 30 loses a sequence."""
     problem, u = stacked((problems.planted(N=6, n=4, D=d, seed=k) for k in range(sets)), runs)
@@ -244,7 +249,7 @@ def trapped(d: int, sets: int, runs: int = 8) -> int:
     r"60.",
     verdict=Verdict.HOLDS,
     chapter=TRAPS,
-    mutations={"ten dimensions for twenty": {"wide": 10}},
+    mutations={"ten dimensions for twenty": {"wide": 10}, "six for twenty": {"wide": 6}},
 )
 def dimension(wide: int = 20) -> Evidence:
     """Sixty data sets for each dimension, eight starts each, to length 200."""
@@ -272,12 +277,12 @@ def dimension(wide: int = 20) -> Evidence:
     r"$A_1$, at a cosine of $0.562$, from $5A_1$; plain descent likewise.",
     verdict=Verdict.HOLDS,
     chapter=TRAPS,
-    mutations={"a shorter rival": {"s": 1.2}},
+    mutations={"a shorter rival": {"s": 1.2}, "5 A_1 for zero": {"near": 5.0}},
 )
-def tight(s: float = 3.0) -> Evidence:
+def tight(s: float = 3.0, near: float = 0.0) -> Evidence:
     """s = 3, 45 degrees: 2000 steps of length 0.1, and 4000 of plain descent with step 1."""
     problem, u = problems.trap(s=s, alpha=45)
-    found, starts = margin.svm(problem, u), along(torch.tensor([[0.0, 0], [5.0, 0]]).double())
+    found, starts = margin.svm(problem, u), along(torch.tensor([[near, 0], [5.0, 0]]).double())
     at = SelectionWeights(starts, u.expand(2, 3))
     *_, walked = march(Selection(goal="log excess"), problem, at, [0.1] * 2000)
     W, layer = starts, Selection()
@@ -311,14 +316,18 @@ def tight(s: float = 3.0) -> Evidence:
     r"own SVM.",
     verdict=Verdict.HOLDS,
     chapter=TRAPS,
-    mutations={"the SVM of the optimal tokens": {"own": False}},
+    mutations={
+        "the SVM of the optimal tokens": {"own": False},
+        "ascent for descent": {"way": -1.0},
+        "ten times the dimensions": {"D": 40},
+    },
 )
-def locally_optimal(own: bool = True) -> Evidence:
+def locally_optimal(own: bool = True, way: float = 1.0, D: int = 4) -> Evidence:
     """Sixty draws of four sequences of six unit tokens in four dimensions, to length 300."""
-    drawn = [problems.unit_tokens(N=4, n=6, D=4, seed=k) for k in range(60)]
+    drawn = [problems.unit_tokens(N=4, n=6, D=D, seed=k) for k in range(60)]
     problem, u = stacked(drawn, runs=1)
-    at, layer = SelectionWeights(torch.zeros(60, 1, 4, 4).double(), u), Selection()
-    *_, end = march(layer, problem, at, [0.5] * 600)
+    at, layer = SelectionWeights(torch.zeros(60, 1, D, D).double(), u), Selection()
+    *_, end = march(layer, problem, at, [0.5 * way] * 600)
     attention = layer.attention(at._replace(W=end), problem)[:, 0]
     firm, chosen = attention.amax(-1).amin(-1) > 1 - 1e-5, attention.argmax(-1)
     cosines, local, best = [], [], 0
