@@ -28,6 +28,9 @@ class Elsewhere(torch.Tensor):
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
         raise AssertionError(f"{function} was called outside of Device()")
 
+    def tolist(self):
+        return self.here.tolist()
+
     def numpy(self, *_, **__):
         raise TypeError("numbers of another device are no array: .cpu() comes first")
 

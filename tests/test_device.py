@@ -1,17 +1,30 @@
-"""The model of Part V, its flows and its recorded run go where their inputs are.
+"""Functions, theorems and the recorded run of Part V go where their inputs are.
 
 There need not be a GPU: `elsewhere.Device` stands in for one, with the processor's numbers.
+Where there is one, both are.
 """
 
+import dataclasses
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from elsewhere import Device, Elsewhere, there
+from test_fuzz import CALLS as PUBLIC
+from test_fuzz import called
 from torch.utils._pytree import tree_leaves, tree_map
 
-from descent import descend, draws, flows, optimise, theorems
-from descent.models import InContext, in_context
+from descent import descend, draws, flows, optimise, problems, theorems
+from descent.models import (
+    Attention,
+    Encoder,
+    InContext,
+    LinearAttention,
+    Selection,
+    elementary,
+    in_context,
+)
 from descent.models.encoder import Activation
 
 BOTH = InContext(
@@ -28,6 +41,48 @@ PROMPTS = in_context.prompts(POPULATION, 4, 3, 0)
 W, MASS = draws.normal(0, "W", (2, 2)), 0.2 + draws.uniform(2, "mass", (6,), 2)
 RATIOS = torch.tensor([1.0, 20.0]).double()  # of here, as one writes it
 FEATURES = MODEL.features(CLOUD, POPULATION.X)
+
+
+DEVICES = ["stand-in", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def carried(x, move):
+    """The same with its tensors moved, those of a problem or of another record too."""
+    if dataclasses.is_dataclass(x) and any(isinstance(y, torch.Tensor) for y in vars(x).values()):
+        twin = object.__new__(type(x))
+        twin.__dict__.update({name: carried(y, move) for name, y in vars(x).items()})
+        return twin
+    if isinstance(x, dict):
+        return {name: carried(y, move) for name, y in x.items()}
+    return tree_map(lambda part: move(part) if isinstance(part, torch.Tensor) else part, x)
+
+
+def tensors(found):
+    """All that a record or a container holds."""
+    if dataclasses.is_dataclass(found):
+        found = [getattr(found, field.name) for field in dataclasses.fields(found)]
+    return [x for x in tree_leaves(found) if isinstance(x, torch.Tensor)]
+
+
+def elsewhere(door, device):
+    """What a door gives on another device, and all its tensors must be there."""
+    if device == "cuda":
+        found = tensors(door(lambda x: carried(x, torch.Tensor.cuda)))
+        assert all(x.is_cuda or not x.ndim for x in found)
+        return [x.cpu() for x in found]
+    with Device():
+        found = tensors(door(lambda x: carried(x, there)))
+    assert all(isinstance(x, Elsewhere) or not x.ndim for x in found)
+    return [x.here if isinstance(x, Elsewhere) else x for x in found]
+
+
+def same_elsewhere(door, device):
+    wanted, found = tensors(door(lambda x: x)), elsewhere(door, device)
+    assert len(found) == len(wanted)
+    for x, y in zip(found, wanted, strict=True):
+        assert x.shape == y.shape
+        # other sums than the compiled engine's
+        assert torch.allclose(x.double(), y.double(), rtol=1e-8, atol=1e-10, equal_nan=True)
 
 
 def held(id, *given, **options):
@@ -92,32 +147,136 @@ DOORS |= {  # those by automatic second derivatives do not go through the stand-
 }  # fmt: skip
 
 
-def tensors(found):
-    return [x for x in tree_leaves(found) if isinstance(x, torch.Tensor)]
-
-
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", DOORS)
-def test_what_comes_back_is_where_the_inputs_are(name):
-    wanted = tensors(DOORS[name](lambda x: x))
-    with Device():
-        found = tensors(DOORS[name](lambda x: tree_map(there, x)))
-    assert len(found) == len(wanted)
-    for x, y in zip(found, wanted, strict=True):
-        assert isinstance(x, Elsewhere) or not x.ndim
-        x = x.here if isinstance(x, Elsewhere) else x
-        assert x.shape == y.shape
-        # other sums than the compiled engine's
-        assert torch.allclose(x.double(), y.double(), rtol=1e-8, atol=1e-10, equal_nan=True)
+def test_what_comes_back_is_where_the_inputs_are(name, device):
+    same_elsewhere(DOORS[name], device)
+
+
+# ---------------------------------------------------------------------------- what is public
+
+#: What is not asked of a public function on another device, and why.
+OTHERWISE = {
+    **dict.fromkeys(["draws.chi_square", "queries.random_instances"], "draws, on the processor"),
+    "models.elementary.momentum_path": "the function that it is given holds numbers of its own",
+    **dict.fromkeys(
+        ["models.linear_attention.LinearAttention.directions"]
+        + ["models.linear_attention.LinearAttention.aligned"],
+        "eigenvectors, each known up to its sign",
+    ),
+}
+#: What the stand-in cannot do, and a GPU can.
+NEEDS_A_GPU = {
+    **dict.fromkeys(
+        ["exact.gradient", "exact.pullback", "exact.relative_error", "margin.nuclear"]
+        + ["margin.orthonormal"],
+        "lists of numbers",
+    ),
+    **dict.fromkeys(["optimise", "landscape.roughness"], "indices and sizes that may stay behind"),
+    **dict.fromkeys(
+        ["theorems.FunctionStart", "morse-index", "global-minima", "saddles-of-the-flow"]
+        + ["escape-spectrum", "told-apart-by-attention"],
+        "derivatives by torch.func",
+    ),
+    **dict.fromkeys(
+        [id for id in theorems.registry if id.startswith("vasudeva2024")], "arrays of a solver"
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_function_does_there_what_it_does_here(name, device):
+    if name in OTHERWISE or (device == "stand-in" and name in NEEDS_A_GPU):
+        return
+
+    def door(move):
+        function, arguments = called(name)
+        if not tensors(carried(arguments, lambda x: x)):
+            return []
+        return function(**move(arguments))
+
+    same_elsewhere(door, device)
+
+
+# ---------------------------------------------------------------------------- theorems
+
+
+def starts(g):
+    """Instances of every kind that a theorem is about."""
+    for kernel in ("softmax", "gaussian"):
+        problem, layer = problems.gaussian(N=2, n=2, D=8, seed=0), Attention(kernel, H=1, d=3)
+        yield layer, g(problem), g(layer.init(problem, seed=1, runs=4))
+    problem = problems.sequences(N=2, n=2, D=8, seed=0)
+    for encoder in (Encoder(64, activation="tanh"), Encoder(64), Encoder(64, "d^-1/2", "ntk")):
+        given = encoder, g(problem), g(encoder.init(problem, seed=1, runs=4))
+        yield from (given, (*given, (0.1,) * 4))
+    problem, u = problems.orthonormal_tokens(N=3, n=3, D=14, seed=0)
+    for layer in (Selection(goal="log excess"), Selection()):
+        yield layer, g(problem), g(layer.init(problem, seed=0, runs=2, u=u))
+    features, cloud = MODEL.features(CLOUD, POPULATION.X), (MODEL, g(CLOUD), g(POPULATION))
+    for more in ((), (5,), (None, g(TEACHERS)), (g(W),)):
+        yield *cloud, *more
+    yield g(features), g(POPULATION)
+    yield BOTH, g(SADDLE), g(POPULATION)
+    for heads in (LinearAttention(2, 5), LinearAttention(2, 5, 1)):
+        start = heads.init(problem, seed=1, runs=3, scale=0.02)
+        yield heads, g(problem), g(start), g(torch.linspace(0, 3, 5).double())
+    A, theta = draws.normal(0, "A", (2, 3)), draws.normal(0, "theta", (3,), 4)
+    f = elementary.linear(g(A), g(A.sum(1)))
+    yield f, g(theta), 9.0, 0.1, 1.0, g(torch.ones(3).double())
+    yield g(A @ A.mT), g(A), g(A)
+    yield (g(problem.X),)
+
+
+@cache
+def taken(id):
+    """The number of the first instance that the theorem takes."""
+    for k, given in enumerate(starts(lambda x: x)):
+        try:
+            compared(id, given)
+        except (ValueError, TypeError, AttributeError):
+            continue
+        return k
+    raise AssertionError(f"{id} takes none of the instances")
+
+
+def compared(id, given):
+    """Left and right of all that a theorem asks and says, after a short run where it wants one."""
+    report = theorems.get(id)(*given)
+    options = {"at": range(4)} if "gradient_norm" in report.watch else {}
+    outcome = report.trial(3, **options) if report.train else report.against()
+    return [(each.left, each.right) for each in (*outcome.hypotheses, *outcome.conclusions)]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("id", theorems.registry)
+def test_a_theorem_says_there_what_it_says_here(id, device):
+    if device == "stand-in" and id in NEEDS_A_GPU:
+        return
+    same_elsewhere(lambda g: compared(id, list(starts(g))[taken(id)]), device)
+
+
+# ---------------------------------------------------------------------------- the recorded run
 
 
 @pytest.mark.filterwarnings("ignore:Sparse")
-def test_the_recorded_run_takes_the_same_steps_there(monkeypatch):
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_recorded_run_takes_the_same_steps_there(device, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "tools"))
     import record
 
     size = record.Size(D=4, k=2, neurons=8, prompts=12, pairs=6, inputs=40)
     here = record.Joint(size, 0, "cpu")
     wanted = [(here.step(), here.step_alone()) for _ in range(3)]
+    if device == "cuda":
+        other = record.Joint(size, 0, device)
+        for losses, alone in wanted:
+            assert other.step() == pytest.approx(losses, rel=1e-5)  # single precision
+            assert other.step_alone() == pytest.approx(alone, rel=1e-5)
+        return
     with Device():
         other = record.Joint(size, 0, "meta")
         assert [(other.step(), other.step_alone()) for _ in range(3)] == wanted

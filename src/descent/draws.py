@@ -90,7 +90,7 @@ def chi_square(
     if bool((freedom % 1 != 0).any()):
         raise error(ValueError, "freedom holds parts of a degree", "give whole numbers")
     numbers, shape = _runs(runs)
-    degrees = np.tile(freedom.numpy().astype(np.float64).ravel(), len(numbers))
+    degrees = np.tile(freedom.cpu().numpy().astype(np.float64).ravel(), len(numbers))
     block = np.tile(np.arange(freedom.numel()), len(numbers))
     run, key = np.repeat(numbers, freedom.numel()), _key(seed, name)
     drawn, waiting, attempt = np.empty(len(block)), np.arange(len(block)), 0

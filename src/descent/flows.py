@@ -225,10 +225,13 @@ def _born(mass: Float[Tensor, "*r d"], growth: Float[Tensor, "*r d"]) -> Float[T
 
 
 def _root(theta: Float[Tensor, "*r d e"], length: float) -> Float[Tensor, "*r d d"]:
-    """A square root of the covariance; eigenvalues that rounding made negative are zero."""
+    """The symmetric square root of the covariance: others differ by the signs of eigenvectors.
+
+    Eigenvalues that rounding made negative are zero.
+    """
     K = torch.exp(-torch.cdist(theta, theta).square() / (2 * length**2))
     values, vectors = torch.linalg.eigh(K)
-    return vectors * values.clamp_min(0).sqrt()[..., None, :]
+    return vectors * values.clamp_min(0).sqrt()[..., None, :] @ vectors.mT
 
 
 def _masses(mass: Tensor | None, neurons: Neurons) -> Float[Tensor, "*r d"]:

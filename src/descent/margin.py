@@ -25,6 +25,7 @@ from torch import Tensor
 
 from . import _validate
 from ._errors import error
+from ._least_squares import least_norm
 from .models.selection import check_data, chosen
 from .problems import Problem
 
@@ -336,7 +337,7 @@ def _polished(
     for _ in range(CHANGES):
         exact = torch.zeros_like(alpha)
         one = torch.ones_like(alpha[active])[:, None]
-        exact[active] = torch.linalg.lstsq(G[active][:, active], one, driver="gelsd").solution[:, 0]
+        exact[active] = least_norm(G[active][:, active], one)[:, 0]
         negative, violated = exact < 0, G @ exact < 1 - TOLERANCE
         if not bool((negative | violated).any()):
             return exact

@@ -124,7 +124,8 @@ class LinearAttention:
             square = self.landscape(problem).square
             V = (size / self.H**0.5).expand(*size.shape[:-1], self.H)
             return MergedWeights(V, V[..., None, None] * square / _norm(square))
-        along = self.directions(problem).mT[torch.arange(self.H) % problem.D]
+        heads = torch.arange(self.H, device=X.device)
+        along = self.directions(problem).mT[heads % problem.D]
         column = size[..., None, None] * along[..., None].expand(-1, -1, self.rank)
         column = column / self.rank**0.5
         return SeparateWeights(size.expand(*size.shape[:-1], self.H), column, column)
@@ -411,6 +412,7 @@ def stairs(model: LinearAttention, weights: SeparateWeights, problem: Problem) -
         (sum(W.flatten(-3 if W.ndim > 2 else -1).square().sum(-1) for W in weights) == 0).any()
     ):
         raise error(ValueError, "a run has all weights zero", "start it elsewhere")
+    device = weights.V.device
     problem = Problem(problem.X.detach().cpu(), problem.y.detach().cpu())
     weights = SeparateWeights(*(W.detach().cpu() for W in weights))
     rho, E = model.spectrum(problem).square().numpy(), model.directions(problem)
@@ -418,7 +420,8 @@ def stairs(model: LinearAttention, weights: SeparateWeights, problem: Problem) -
     flat = (each.numpy() for each in (weights.V.reshape(-1, model.H), k + q, k - q))
     found = zip(*(_climb(rho, *run) for run in zip(*flat, strict=True)), strict=True)
     shape = weights.V.shape[:-1]
-    return Stairs(*(torch.tensor(np.array(each)).reshape(*shape, -1) for each in found))
+    arrays = (torch.tensor(np.array(each)).reshape(*shape, -1) for each in found)
+    return Stairs(*(each.to(device) for each in arrays))
 
 
 def _climb(rho: np.ndarray, v: np.ndarray, p: np.ndarray, m: np.ndarray) -> tuple[list, list, list]:

@@ -54,7 +54,7 @@ class Linear:
         return torch.where(t == 0, 0.0, t * rate)  # a rate may be infinite: one step suffices
 
     def check(self, run: Trajectory) -> Inequality:
-        t = run.every * torch.arange(1, len(run.loss), device=run.loss.device)
+        t = run.every * torch.arange(1, len(run.loss))
         left = self.decay(along(t, run.eta), run.eta).clamp_max(FURTHEST)
         # nothing is left where the loss is zero, also of a first loss that was
         share = torch.where(run.loss[1:] == 0, 0.0, run.loss[1:] / run.loss[0])
@@ -322,7 +322,7 @@ def _all(inequalities: tuple[Inequality, ...]) -> Tensor:
 
 def along(t: Tensor, runs: Tensor) -> Tensor:
     """Steps (t) in front of the runs' dimensions."""
-    return t.reshape(-1, *[1] * runs.ndim).to(runs.dtype)
+    return t.reshape(-1, *[1] * runs.ndim).to(runs)
 
 
 def span(value: Tensor) -> str:

@@ -11,6 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from .. import _validate, margin
 from .._errors import error
+from .._least_squares import least_norm
 from ..margin import Margin
 from ..models import Selection, SelectionWeights
 from ..models.selection import chosen, scores, weighted_differences
@@ -83,7 +84,7 @@ class SelectionStart:
     @cached_property
     def others(self) -> Float[Tensor, "N n-1"]:
         """The scores of the other tokens of each sequence."""
-        token = torch.arange(self.problem.n)
+        token = torch.arange(self.problem.n, device=self.opt.device)
         rest = self.gamma[token != self.opt[:, None]]
         return rest.unflatten(0, (self.problem.N, self.problem.n - 1))
 
@@ -210,12 +211,8 @@ class SelectionStart:
     def unseen(self) -> Float[Tensor, "*r"]:
         """The length of the part of W_0 that no A_it sees, and that no step moves."""
         g = self.gaps(self.weights.W).flatten(-2)
-        seen = (
-            g
-            * torch.linalg.lstsq(self.gram, g.mT if g.ndim > 1 else g[:, None]).solution.mT.reshape(
-                g.shape
-            )
-        ).sum(-1)
+        rows = g if g.ndim > 1 else g[None]
+        seen = (g * least_norm(self.gram, rows.mT).mT.reshape(g.shape)).sum(-1)
         total = self.weights.W.square().sum((-2, -1))
         return (total - seen).clamp_min(0).sqrt()
 

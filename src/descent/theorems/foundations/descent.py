@@ -12,7 +12,7 @@ from ...models import elementary
 from .._function import FunctionStart
 from .._inequality import Inequality
 from .._record import Standing, theorem
-from .._report import BLUR, Linear, Promise, Report, blurred
+from .._report import BLUR, Linear, Promise, Report, along, blurred
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class UnderPL(Linear):
         gap = self.at.gap(run)
         known = torch.where(gap[0] > 0, self.at.visible(run), torch.inf)  # else nothing is to gain
         most = -torch.log(known)
-        left = torch.minimum(self.decay(t.reshape(-1, *[1] * run.eta.ndim), run.eta), most)
+        left = torch.minimum(self.decay(along(t, run.eta), run.eta), most)
         off = blurred(run.loss, self.rounding) - run.loss
         doubt = known + (off[1:] + off[0] * gap[1:] / gap[0]) / gap[0]
         share = torch.where(known < 1, gap[1:] / gap[0] - doubt, 0)
@@ -146,7 +146,7 @@ def least_squares(at: FunctionStart) -> Report:
     def nears(run):
         far = away(run)
         factor = torch.where(zero, 0, (1 - run.eta[..., None] * S.square()).abs()).amax(-1)
-        t = torch.arange(1, len(far)).reshape(-1, *[1] * run.eta.ndim)
+        t = along(torch.arange(1, len(far)), run.eta)
         return far[1:], factor**t * far[0] + noise, run.at[1:]
 
     def never_back(run):

@@ -7,7 +7,7 @@ from ... import steps
 from ..._descend import Trajectory
 from .._function import FunctionStart
 from .._record import Standing, theorem
-from .._report import Promise, Report
+from .._report import Promise, Report, along
 
 WATCH = ("weights",)
 
@@ -47,7 +47,7 @@ def convex(at: FunctionStart) -> Report:
     L = at.known("L")
 
     def gap(run):
-        t = torch.arange(1, len(run.loss)).reshape(-1, *[1] * run.eta.ndim)
+        t = along(torch.arange(1, len(run.loss)), run.eta)
         bound = away(at, run)[1][0] / (2 * run.eta * t)
         return at.gap(run)[1:], bound + noise(at, run), run.at[1:]
 
@@ -87,7 +87,7 @@ def polyak(at: FunctionStart) -> Report:
 
     def falls(run):
         square = away(at, run)[1]
-        t = torch.arange(1, len(square)).reshape(-1, *[1] * run.eta.ndim)
+        t = along(torch.arange(1, len(square)), run.eta)
         measured = -torch.log(square[1:] / square[0])
         # down to there a distance can be told from rounding
         seen = (measured < 50) & (square[:-1].cummin(0).values > 2 * at.least / mu)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ... import _validate, flows
 from ..._errors import error
+from ..._least_squares import least_norm
 from ...models import InContext, in_context
 from ...models.in_context import Moments, Neurons, Population
 from .._inequality import Inequality
@@ -94,7 +95,7 @@ class CloudStart:
         """Outer weights of least norm that make the true features of these neurons."""
         root, F = self.masses.sqrt(), self.population.F
         A = self.answers * root[..., None, :]
-        v = torch.linalg.lstsq(A, F.expand(*A.shape[:-2], *F.shape), driver="gelsd").solution
+        v = least_norm(A, F.expand(*A.shape[:-2], *F.shape))
         return v / root[..., None]
 
     @cached_property
@@ -146,7 +147,7 @@ class CloudStart:
         There it is that of E|B(delta - Pi delta)|^2, with Pi the projection on the features.
         """
         A, h = self._rooted, self.moments.h
-        rest = A - h @ torch.linalg.lstsq(h, A, driver="gelsd").solution
+        rest = A - h @ least_norm(h, A)
         return self.dt * _largest(rest) * torch.linalg.matrix_norm(self.moments.B, 2).square()
 
     @cached_property

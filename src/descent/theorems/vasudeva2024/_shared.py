@@ -55,7 +55,7 @@ def heard(at: SelectionStart) -> Promise:
 
     def measured(run: Trajectory):
         found = alike(at, path(run))
-        return found.left, found.right.expand_as(found.left), run.at
+        return found.left, found.right.to(found.left).expand_as(found.left), run.at
 
     return Promise("float64 holds the other scores equal", measured, ("weights",))
 

@@ -100,7 +100,7 @@ def rate(at: SelectionStart) -> Report:
 def lengths(at: SelectionStart, run: Trajectory, shortest: Tensor | float):
     """W grows at least as fast as the sum of the steps times their least component along W_mm."""
     length = torch.linalg.vector_norm(path(run), dim=(-2, -1))
-    t = torch.tensor(run.at, dtype=length.dtype).reshape(-1, *[1] * (length.ndim - 1))
+    t = torch.tensor(run.at).to(length).reshape(-1, *[1] * (length.ndim - 1))
     return shortest * t / (at.B * at.length), length + length[0], run.at
 
 
@@ -118,7 +118,7 @@ def along(at: SelectionStart, run: Trajectory, shortest, longest, grown: Tensor)
     forward = shortest / (at.B * at.length)
     inner = corr * length
     for k in range(first, len(run.at) - 1):
-        s = torch.arange(run.at[k + 1] - run.at[k], dtype=W.dtype)
+        s = torch.arange(run.at[k + 1] - run.at[k]).to(W)
         s = s.reshape(-1, *[1] * total.ndim)
         least = torch.maximum(length[k] - s * longest, inner[k] + s * forward)
         total = total + (1 / least.clamp_min(1e-300)).sum(0)

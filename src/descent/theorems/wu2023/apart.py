@@ -61,7 +61,7 @@ class Attended:
         each coordinate of :math:`\sum_iu_{ji}`.
         """
         N, n = self.u.shape[-3:-1]
-        owner = torch.arange(N).repeat_interleave(n).expand(self.line.shape)
+        owner = _owners(self.u).expand(self.line.shape)
         lines = self.length.new_zeros(*self.line.shape, N)
         lines = lines.flatten(-2).scatter_add(-1, self.line * N + owner, self.length)
         return torch.cat([lines.unflatten(-1, (N * n, N)), self.u.sum(-2).mT], -2)
@@ -80,9 +80,9 @@ class Attended:
         """
         both = arc_cosine(self.unit, self.unit)[0] + arc_cosine(self.unit, -self.unit)[0]
         size = both.shape[-1]
-        first = (self.line == torch.arange(size)) & (self.length > 0)
+        first = (self.line == torch.arange(size, device=both.device)) & (self.length > 0)
         kept = first[..., :, None] & first[..., None, :]
-        Q = torch.where(kept, 2 * both, torch.eye(size, dtype=both.dtype))
+        Q = torch.where(kept, 2 * both, torch.eye(size).to(both))
         values = torch.linalg.eigvalsh(Q)
         return values[..., 0].clamp_min(0), values[..., -1]
 
@@ -123,14 +123,19 @@ def how_far_apart(at: Attended) -> Report:
     )
 
 
+def _owners(X: Float[Tensor, "*b N n D"]) -> Int[Tensor, " Nn"]:
+    """Which sequence each token is of."""
+    N, n = X.shape[-3:-1]
+    return torch.arange(N, device=X.device).repeat_interleave(n)
+
+
 def across(X: Float[Tensor, "*b N n D"]) -> Float[Tensor, "*b"]:
     """The smallest sine of an angle between tokens of different sequences; 0 for a zero token."""
-    N, n = X.shape[-3:-1]
     length = torch.linalg.vector_norm(X, dim=-1, keepdim=True)
     e = (X / torch.where(length > 0, length, 1)).flatten(-3, -2)
     cosine = (e @ e.mT)[..., None]
     sine = torch.linalg.vector_norm(e[..., :, None, :] - cosine * e[..., None, :, :], dim=-1)
-    owner = torch.arange(N).repeat_interleave(n)
+    owner = _owners(X)
     sine = torch.where((length.flatten(-3) > 0)[..., None], sine, 0.0)
     return torch.where(owner[:, None] == owner, torch.inf, sine).amin((-2, -1))
 

@@ -95,4 +95,4 @@ def _most(differences: Float[Tensor, "*r N N"], allowed: Float[Tensor, "*r N N"]
 
 def _distinct(x: Float[Tensor, "*r N N"]) -> Float[Tensor, "*r N N"]:
     """Infinity on the diagonal."""
-    return torch.where(torch.eye(x.shape[-1], dtype=torch.bool), torch.inf, x)
+    return torch.where(torch.eye(x.shape[-1], device=x.device).bool(), torch.inf, x)

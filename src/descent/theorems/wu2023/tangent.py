@@ -134,7 +134,7 @@ def hessians(at: EncoderStart) -> Float[Tensor, "*r"]:
     shape = at.forward.output.shape
     found = []
     for j in range(shape[-1]):
-        c = torch.zeros(shape, dtype=at.weights.O.dtype)
+        c = at.weights.O.new_zeros(shape)
         c[..., j] = 1
 
         def output(point, c=c):

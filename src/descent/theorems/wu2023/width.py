@@ -145,7 +145,7 @@ class FlowStart(EncoderStart):
         path = EncoderWeights(*(torch.stack(W, 1) for W in zip(*runs, strict=True)))
         loss = self.model.loss(path, self.problem)
         end = EncoderWeights(*(W[-1] for W in path))
-        never = torch.full(unit.shape, -1)
+        never = torch.full_like(unit, -1, dtype=torch.int64)
         return Trajectory(loss, end, never, unit, never, {"weights": path}, kept)
 
     def _integrate(self, r: int, unit: float, kept: tuple[int, ...]) -> EncoderWeights:
@@ -158,16 +158,16 @@ class FlowStart(EncoderStart):
         sizes = [W.numel() for W in start]
 
         def weights(flat) -> EncoderWeights:
-            parts = torch.as_tensor(flat).split(sizes, -1)
+            parts = torch.as_tensor(flat, device=X.device).split(sizes, -1)
             return EncoderWeights(
                 *(p.reshape(*p.shape[:-1], *W.shape) for p, W in zip(parts, start, strict=True))
             )
 
         def velocity(_, flat):
             slope = self.model.loss_and_gradient(weights(flat), problem)[1]
-            return -unit * torch.cat([slope[W].flatten() for W in LETTERS]).numpy()
+            return -unit * torch.cat([slope[W].flatten() for W in LETTERS]).cpu().numpy()
 
-        begin = torch.cat([W.flatten() for W in start]).numpy()
+        begin = torch.cat([W.flatten() for W in start]).cpu().numpy()
         tolerances = {"rtol": 1e-9, "atol": 1e-12}
         found = solve_ivp(velocity, (0.0, float(kept[-1])), begin, t_eval=kept, **tolerances)
         return weights(found.y.T.copy())

@@ -1,0 +1,13 @@
+"""Least squares where a matrix may lack ranks."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def least_norm(A: Float[Tensor, "*b p q"], B: Float[Tensor, "*b p k"]) -> Float[Tensor, "*b q k"]:
+    """Of all that are nearest to A x = B the shortest, where B is.
+
+    It is found on the processor: what torch has on a GPU takes every rank for full.
+    """
+    return torch.linalg.lstsq(A.cpu(), B.cpu(), driver="gelsd").solution.to(B)
