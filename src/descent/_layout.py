@@ -51,6 +51,7 @@ from torch import Tensor
 from . import steps as rules
 from ._memory import Need
 from ._sums import Part, Sums
+from .kernels import BUILT_IN
 from .models import _protocol
 from .problems import Problem
 
@@ -319,6 +320,12 @@ if hasattr(os, "register_at_fork"):  # no such thing on Windows
     os.register_at_fork(after_in_child=_in_a_fork)
 
 
+@cache
+def _aside(device: torch.device) -> torch.cuda.Stream:
+    """Where a GPU is shown a step, without taking it; one, since each keeps memory for itself."""
+    return torch.cuda.Stream(device)
+
+
 class Innermost:
     """A block of runs of one attention layer on one problem; see the module's docstring.
 
@@ -360,16 +367,45 @@ class Innermost:
             pulled=self._parts(self.pulled),
         )
         self.frozen = self.sums.attention() if train == "V" else None
+        self.rate = self.base.new_empty(self.base.shape[1])
         self.loss = self._evaluate(self.point)
+        # who knows what another kernel does: only what never asks a GPU for a number can be recorded
+        known = layer.kernel.name in BUILT_IN
+        self.recorded = self._record() if self.base.is_cuda and known else None
 
     def set_step(self, eta: Tensor) -> None:
-        self.rate = torch.cat([(eta * self.metric[W]).flatten() for W in self.train])
+        self.rate.copy_(torch.cat([(eta * self.metric[W]).flatten() for W in self.train]))
+
+    def _record(self) -> Iterator[tuple[torch.cuda.CUDAGraph, Tensor]]:
+        """What a step launches on a GPU, to be launched by one call, and where its loss will be.
+
+        A step leads from one of two arrays to the other and the next one back, so there are two.
+        """
+        graphs, stream = [], _aside(self.base.device)
+        stream.wait_stream(torch.cuda.current_stream(self.base.device))
+        with torch.cuda.stream(stream):
+            self._evaluate(self.point)  # what is made at a first call must not be part of a graph
+            for graph in (torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()):
+                graph.capture_begin(capture_error_mode="thread_local")
+                graphs.append((graph, self._step()))
+                graph.capture_end()
+        torch.cuda.current_stream(self.base.device).wait_stream(stream)
+        return itertools.cycle(graphs)
 
     def step(self) -> Tensor:
+        if self.recorded is None:
+            self.loss = self._step()
+        else:
+            graph, loss = next(self.recorded)
+            graph.replay()
+            self.loss = loss.clone()  # the one after the next overwrites it
+            self.point, self.before = self.before, self.point
+        return self.loss
+
+    def _step(self) -> Tensor:
         torch.addcmul(self.point, self.direction, self.rate, value=-1, out=self.before)
         self.point, self.before = self.before, self.point
-        self.loss = self._evaluate(self.point)
-        return self.loss
+        return self._evaluate(self.point)
 
     def roll_back(self, moved: Tensor) -> None:
         new, old = (x.unflatten(1, self.columns) for x in (self.point, self.before))
