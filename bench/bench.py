@@ -46,7 +46,7 @@ def main() -> None:
     warnings.simplefilter("error")
     os.environ["DESCENT_BOOK"] = "1"  # no progress bars within ours
     result = {"machine": machine()}
-    tables = TABLES if DEVICE == "cpu" else {name: TABLES[name] for name in ON_A_GPU}
+    tables = TABLES if DEVICE == "cpu" else ON_A_GPU
     if DEVICE != "cpu":
         must_agree_with_a_processor()
     for name, measure in tables.items():
@@ -181,7 +181,7 @@ def must_agree(losses: dict) -> None:
     ours = losses["descend"]
     for key, theirs in losses.items():
         # of lists torch makes float32 unless told
-        theirs = torch.as_tensor(theirs, dtype=ours.dtype)
+        theirs = torch.as_tensor(theirs, dtype=ours.dtype, device=ours.device)
         gap = float((theirs - ours).abs().max() / ours.abs().max())
         if gap > 1e-9:
             raise SystemExit(f"bench: {key} is off by {gap:.1e} after 5 steps")
@@ -273,6 +273,26 @@ def over_runs(rounds: int) -> list[dict]:
     candidates = {runs: engine(*instance(32, runs)) for runs in counts}
     taken = in_turn("runs", candidates, rounds)
     return [{"runs": runs, **rate(runs, taken[runs])} for runs in counts]
+
+
+def over_devices(rounds: int) -> list[dict]:
+    """Run-steps a second of few and many sequences and runs, on a GPU and on its processor."""
+    sizes = [(8, 32), (8, 32768), (64, 1024), (256, 1024)]
+    return [on_both(N, runs, rounds) for N, runs in sizes]
+
+
+def on_both(N: int, runs: int, rounds: int) -> dict:
+    """As `against`, with D = N n, so that nothing is left to reduce, and with the processor."""
+    layer, problem, weights = instance(4 * N, runs, problems.gaussian_in_span, {"N": N, "n": 4})
+    candidates = {
+        "descend": engine(layer, problem, weights),
+        "descend, processor": engine(layer, problem, weights, device="cpu"),
+        "vmap(grad)": rivals.vmapped(layer, problem, weights),
+        "jax": rivals.jitted(layer, problem, weights),
+    }
+    must_agree({key: train(5) for key, train in candidates.items()})
+    name = f"{runs} runs of {4 * N} tokens"
+    return {"name": name, "N": N, "runs": runs, **compared(in_turn(name, candidates, rounds), runs)}
 
 
 def over_models(rounds: int) -> list[dict]:
@@ -620,8 +640,8 @@ TABLES = {
     "flows": of_flows,
     "data": over_data,
 }
-#: What is timed on a GPU as well.
-ON_A_GPU = ("dimension", "runs")
+#: What is timed on a GPU, and only there.
+ON_A_GPU = {"devices": over_devices}
 PRINTED = {
     "rivals": print_compared("D"),
     "models": print_compared("model"),
@@ -635,6 +655,7 @@ PRINTED = {
     "widths": print_widths,
     "flows": print_compared("neurons"),
     "data": print_compared("runs"),
+    "devices": print_compared("name"),
 }
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from torch import nn
 
 from descent import models
 
-# Must be set before jax is imported: it takes float32 otherwise.
+# Must be set before jax is imported: it takes float32 otherwise, and most of a GPU's memory.
 os.environ["JAX_ENABLE_X64"] = "1"
+os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
 
 
 def step_size(problem):
@@ -93,7 +94,7 @@ def in_jax():
     import jax.numpy as jnp
 
     return SimpleNamespace(
-        array=lambda x: jnp.asarray(x.numpy()),
+        array=lambda x: jnp.asarray(x.cpu().numpy()),
         einsum=jnp.einsum,
         exp=jnp.exp,
         relu=jax.nn.relu,

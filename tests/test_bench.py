@@ -130,6 +130,13 @@ def test_the_times_that_the_book_shows_are_complete():
         assert set(row["memory"]) == {*row["seconds"], "a step"}
 
 
+def test_the_times_of_a_gpu_that_the_book_shows_are_complete():
+    kept = json.loads((resources.files(descent) / "bench-cuda.json").read_text())
+    assert set(kept) == {"machine", "devices"} and kept["machine"]["device"]
+    for row in kept["devices"]:
+        assert {"descend, processor", "vmap(grad)", "jax"} == set(row["ratios"])
+
+
 def test_a_gpu_is_timed_into_a_file_of_its_own_and_only_if_it_agrees(bench, monkeypatch, tmp_path):
     monkeypatch.setenv("DEVICE", "cuda")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a device")
@@ -138,8 +145,8 @@ def test_a_gpu_is_timed_into_a_file_of_its_own_and_only_if_it_agrees(bench, monk
         assert gpu.OUTPUT.name == "bench-cuda.json" and gpu.OUTPUT.parent.name == "descent"
         said, order = tmp_path / "said.json", []
         monkeypatch.setattr(gpu, "must_agree_with_a_processor", lambda: order.append("agrees"))
-        for name in gpu.TABLES:
-            monkeypatch.setitem(gpu.TABLES, name, lambda rounds, name=name: order.append(name))
+        for name in gpu.ON_A_GPU:
+            monkeypatch.setitem(gpu.ON_A_GPU, name, lambda rounds, name=name: order.append(name))
             monkeypatch.setitem(gpu.PRINTED, name, lambda table: "")
         monkeypatch.setattr("sys.argv", ["bench", "--output", str(said)])
         monkeypatch.setenv("DESCENT_BOOK", "1")  # as it sets it, and put back afterwards
