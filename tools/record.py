@@ -1,10 +1,11 @@
 """Runs that are too long for a page and that no sweep makes, kept as what they wrote.
 
-    python tools/record.py prompts --steps 400 --out src/descent/tables/in-context-prompts.json
+    python tools/record.py prompts --steps 400 --out src/descent/tables/in-context-prompts-few.json
     python tools/record.py widths --runs 50 --out src/descent/tables/in-context-widths.json
     python tools/record.py vision --runs 6 --out src/descent/tables/vision.json
 
-The first takes ``--device cuda`` where there is a GPU.
+The first takes ``--device cuda`` where there is a GPU, and then more ``--inputs``. Each file holds the
+command that made it.
 """
 
 import argparse
@@ -42,9 +43,11 @@ class Size(NamedTuple):
 
 def prompts(asked: argparse.Namespace) -> dict:
     """Neurons and W trained on all prompts, beside the same neurons with W always at its best."""
-    joint, alone = Joint(Size(), asked.seed, asked.device), Joint(Size(), asked.seed, asked.device)
+    size = Size(inputs=asked.inputs)
+    joint, alone = (Joint(size, asked.seed, asked.device) for _ in range(2))
     rows = [joint.step() | {"alone": alone.step_alone()} for _ in tqdm(range(asked.steps + 1))]
-    return Size()._asdict() | {"rows": {name: [row[name] for row in rows] for name in rows[0]}}
+    kept = {name: [row[name] for row in rows[:: asked.every]] for name in rows[0]}
+    return size._asdict() | {"every": asked.every, "rows": kept}
 
 
 class Joint:
@@ -140,6 +143,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", choices=RUNS)
     parser.add_argument("--steps", type=int, default=400, help="of the prompts' run")
+    parser.add_argument("--every", type=int, default=1, help="steps from one kept loss to the next")
+    parser.add_argument("--inputs", type=int, default=Size().inputs, help="that prompts draw from")
     parser.add_argument("--runs", type=int, default=50, help="starts of each setting")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")

@@ -23,6 +23,7 @@ TABLES = {"converge": "intro", "encoder": "wu2023/width"}
 RECORDS = {
     "in-context-widths": "kim2024/dynamics",
     "in-context-prompts": "kim2024/outside",
+    "in-context-prompts-few": "kim2024/outside",
     "vision": "wu2023/initialisations",
 }
 
