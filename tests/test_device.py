@@ -174,7 +174,12 @@ NEEDS_A_GPU = {
     ),
     **dict.fromkeys(["optimise", "landscape.roughness"], "indices and sizes that may stay behind"),
     **dict.fromkeys(
-        ["theorems.FunctionStart", "morse-index", "global-minima", "saddles-of-the-flow"]
+        [
+            "theorems.FunctionStart",
+            "morse-index",
+            "global-minima",
+            "saddles-of-the-flow",
+        ]
         + ["escape-spectrum", "told-apart-by-attention"],
         "derivatives by torch.func",
     ),

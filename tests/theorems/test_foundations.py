@@ -1,6 +1,7 @@
 """Theorems of Part I on random functions and layers: where they are met, nothing fails."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -363,6 +364,20 @@ def test_where_a_rounding_grows_the_small_problem_may_go_elsewhere():
     outcome = foundations.lemma(*odd(size=8.0)).trial(60)
     assert outcome.holds and not outcome.met.all(), outcome
     assert foundations.lemma(*odd()).trial(20).met.all()
+
+
+@pytest.mark.parametrize("letter", "QKV")
+@pytest.mark.parametrize("size", [1e-8, 1.0])
+def test_a_matrix_far_smaller_than_the_others_is_compared_too(letter, size):
+    model, problem, weights = layer(1)
+    weights = weights._replace(**{letter: size * getattr(weights, letter)})
+    report = foundations.lemma(model, problem, weights)
+    outcome = report.trial(10)
+    assert outcome.holds and outcome.met.any(), outcome
+    off = (1 + 1e-6) * getattr(outcome.run.weights, letter)
+    nudged = replace(outcome.run, weights=outcome.run.weights._replace(**{letter: off}))
+    _, lifted = report.against(nudged).conclusions
+    assert not lifted.met.any()
 
 
 def test_tokens_that_almost_no_draw_has_are_told():

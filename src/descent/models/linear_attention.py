@@ -302,8 +302,9 @@ class LinearAttention:
         if span[1] == 0:  # nothing to integrate
             return placed(torch.from_numpy(start)[None].to(weights.V))
         looks = times.detach().cpu().double().numpy()
+        least = 1e-13 * (np.abs(start).max() or 1.0)
         with np.errstate(all="ignore"):  # what overflows is told below
-            run = solve_ivp(slope, span, start, "DOP853", looks, rtol=1e-9, atol=1e-13)
+            run = solve_ivp(slope, span, start, "DOP853", looks, rtol=1e-9, atol=least)
         if not run.success:
             time = run.t[-1] if len(run.t) else 0.0
             raise error(RuntimeError, lost.format(time), smaller)

@@ -53,7 +53,8 @@ class FunctionStart:
         known = {"theta": _validate.finite("theta", theta, "start elsewhere")}
         for name in ("L", "mu", "Lambda"):
             if getattr(self, name) is not None:
-                known[name] = torch.tensor(_validate.positive(name, getattr(self, name))).to(theta)
+                value = _validate.positive(name, getattr(self, name))
+                known[name] = torch.tensor(value, dtype=torch.float64).to(theta)
         try:
             self.f.residual(known["theta"])
         except RuntimeError as failure:

@@ -90,8 +90,13 @@ def lemma(at: SpanStart) -> Report:
 
 
 def _apart(found: NamedTuple, run: NamedTuple) -> tuple[Tensor, Tensor, tuple]:
-    """How far weights are from those of a run, and how far sums in another order may lead."""
-    pairs = [(getattr(found, W), getattr(run, W)) for W in "QKV"]
-    off = torch.stack([(a - b).abs().amax((-3, -2, -1)) for a, b in pairs]).amax(0)
-    size = torch.stack([b.abs().amax((-3, -2, -1)) for _, b in pairs]).amax(0)
-    return off, ROUNDING * size, ()
+    """How far weights are from those of a run, and how far sums in another order may lead.
+
+    Each matrix in its own units: one may be far smaller than the others.
+    """
+    shares = []
+    for a, b in ((getattr(found, W), getattr(run, W)) for W in "QKV"):
+        off, size = ((x.abs().amax((-3, -2, -1))) for x in (a - b, b))
+        shares.append(torch.where(off == 0, 0, off / size))
+    largest = torch.stack(shares).amax(0)
+    return largest, torch.full_like(largest, ROUNDING), ()

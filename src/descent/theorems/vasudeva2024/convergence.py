@@ -218,7 +218,9 @@ def sharp_law(at: SelectionStart) -> Report:
         length = torch.linalg.vector_norm(path(run)[-1], dim=(-2, -1))
         return (8 * at.length).expand_as(length), length, ()  # what the softmax adds is e^-8
 
-    settles = Inequality("η < the threshold", torch.tensor(at.eta), at.largest_eta, strict=True)
+    settles = Inequality(
+        "η < the threshold", at.largest_eta.new_tensor(at.eta), at.largest_eta, strict=True
+    )
     active = (at.alpha > 0).all().to(at.alpha.dtype)
     return Report(
         hypotheses=(

@@ -89,7 +89,9 @@ def in_steps(at: SelectionStart) -> Report:
         lost = (served.cummax(0).values & ~served).sum(-1).to(at.B.dtype)
         return lost, torch.full_like(lost, 0.5), run.at
 
-    short = Inequality("η < the threshold", torch.tensor(at.eta), at.everywhere_eta, strict=True)
+    short = Inequality(
+        "η < the threshold", at.everywhere_eta.new_tensor(at.eta), at.everywhere_eta, strict=True
+    )
     return Report(
         hypotheses=(*selectable(at), steep(at), short),
         promises=(
