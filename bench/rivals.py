@@ -93,6 +93,9 @@ def in_jax():
     import jax
     import jax.numpy as jnp
 
+    if os.environ.get("DEVICE") == "cuda" and jax.default_backend() != "gpu":
+        raise SystemExit("bench: this JAX sees no GPU: install jax[cuda13]")
+
     return SimpleNamespace(
         array=lambda x: jnp.asarray(x.cpu().numpy()),
         einsum=jnp.einsum,

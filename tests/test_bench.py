@@ -133,6 +133,7 @@ def test_the_times_that_the_book_shows_are_complete():
 def test_the_times_of_a_gpu_that_the_book_shows_are_complete():
     kept = json.loads((resources.files(descent) / "bench-cuda.json").read_text())
     assert set(kept) == {"machine", "devices"} and kept["machine"]["device"]
+    assert [(row["N"], row["runs"]) for row in kept["devices"]][-1] == (256, 1024)
     for row in kept["devices"]:
         assert {"descend, processor", "vmap(grad)", "jax"} == set(row["ratios"])
 

@@ -220,7 +220,8 @@ class Blocks:
         # the values are trained
         lasting = bytes_read(layer, problem, "QKV") + 3 * moving * array + attention
         if problem.X.device.type != "cpu":  # all runs are one block there
-            lasting += 2 * array + 8 * attention  # scores, their gradients, products on the way
+            # scores, their gradients, products on the way: of the first step, and of the recorded
+            lasting += 2 * array + 16 * attention
         return Need(runs, int(lasting) + 3 * sum(W.nbytes for W in weights) // runs)
 
     def set_step(self, eta: Tensor) -> None:
@@ -326,6 +327,10 @@ def _aside(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
+#: One thread at a time shows it a step.
+_recording = Lock()
+
+
 class Innermost:
     """A block of runs of one attention layer on one problem; see the module's docstring.
 
@@ -383,12 +388,15 @@ class Innermost:
         """
         graphs, stream = [], _aside(self.base.device)
         stream.wait_stream(torch.cuda.current_stream(self.base.device))
-        with torch.cuda.stream(stream):
+        with _recording, torch.cuda.stream(stream):
             self._evaluate(self.point)  # what is made at a first call must not be part of a graph
+            shared = torch.cuda.graph_pool_handle()  # of memory: one runs after the other
             for graph in (torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()):
-                graph.capture_begin(capture_error_mode="thread_local")
-                graphs.append((graph, self._step()))
-                graph.capture_end()
+                graph.capture_begin(shared, capture_error_mode="thread_local")
+                try:
+                    graphs.append((graph, self._step()))
+                finally:
+                    graph.capture_end()
         torch.cuda.current_stream(self.base.device).wait_stream(stream)
         return itertools.cycle(graphs)
 

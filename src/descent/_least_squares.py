@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def least_norm(A: Float[Tensor, "*b p q"], B: Float[Tensor, "*b p k"]) -> Float[Tensor, "*b q k"]:
-    """Of all that are nearest to A x = B the shortest, where B is.
+    """The shortest x with the least |A x - B|, on the device of B.
 
     It is found on the processor: what torch has on a GPU takes every rank for full.
     """
