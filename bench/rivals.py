@@ -94,7 +94,7 @@ def in_jax():
     import jax.numpy as jnp
 
     if os.environ.get("DEVICE") == "cuda" and jax.default_backend() != "gpu":
-        raise SystemExit("bench: this JAX sees no GPU: install jax[cuda13]")
+        raise SystemExit("bench: this JAX sees no GPU: put jax[cuda13] into _build/bench")
 
     return SimpleNamespace(
         array=lambda x: jnp.asarray(x.cpu().numpy()),

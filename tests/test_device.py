@@ -175,12 +175,7 @@ NEEDS_A_GPU = {
         "indices and sizes that may stay behind",
     ),
     **dict.fromkeys(
-        [
-            "theorems.FunctionStart",
-            "morse-index",
-            "global-minima",
-            "saddles-of-the-flow",
-        ]
+        ["theorems.FunctionStart", "morse-index", "global-minima", "saddles-of-the-flow"]
         + ["escape-spectrum", "told-apart-by-attention"],
         "derivatives by torch.func",
     ),
@@ -209,6 +204,13 @@ def test_a_public_function_does_there_what_it_does_here(name, device):
         return function(**move(arguments))
 
     same_elsewhere(door, device)
+
+
+def test_degrees_of_freedom_may_be_elsewhere():
+    degrees = torch.tensor([2, 3])
+    with Device():
+        found = draws.chi_square(0, "x", there(degrees))
+    assert torch.equal(found, draws.chi_square(0, "x", degrees))
 
 
 # ---------------------------------------------------------------------------- theorems

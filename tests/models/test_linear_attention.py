@@ -149,6 +149,21 @@ def test_a_flow_that_does_not_end_says_so(monkeypatch, scale):
         model.flow(start, problem, torch.tensor([0.0, 1.0]).double())
 
 
+@pytest.mark.parametrize("c", [1e-15, 1e15])
+def test_the_flow_is_as_accurate_in_any_units(c):
+    """Tokens times c: the same flow, of weights c^-2/3 times as long, at times c^-10/3."""
+    X, model, times = draws.normal(0, "X", (1, 8, 2)), LinearAttention(2, 5, 1), torch.arange(4.0)
+
+    def flow(c, a):
+        problem = Problem(c * X, torch.zeros(1, 8).double())
+        start = model.init(problem, seed=1, scale=0.02 * a)
+        return model.flow(start, problem, times.double() * (a / c) ** 2)
+
+    a = c ** (-2 / 3)
+    for W, known in zip(flow(c, a), flow(1.0, 1.0), strict=True):
+        assert (W / a - known).abs().max() < 1e-8 * known.abs().max()
+
+
 def test_the_flow_takes_single_precision_and_gives_it_back():
     problem = linear_attention.inputs([1.0, 0.5])
     model, times = LinearAttention(H=2, n=9, rank=1), torch.tensor([0.0, 5.0])
