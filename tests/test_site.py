@@ -760,6 +760,20 @@ def test_the_list_of_contents_leads_to_the_top_of_a_phones_screen(visit, server)
     page.context.close()
 
 
+@pytest.mark.parametrize("side", ["primary", "secondary"])
+def test_a_side_bar_is_laid_out_on_a_phone_when_it_is_opened(visit, server, side):
+    page = visit(server, "foundations/layer.html", width=390).page
+    links = page.locator(f"#pst-{side}-sidebar a, #pst-{side}-sidebar-modal a")
+    drawn = "links => links.filter(link => link.getClientRects().length).length"
+    assert links.evaluate_all(drawn) == 0
+    page.click(f".{side}-toggle")
+    assert links.evaluate_all(drawn) > 5
+    page.keyboard.press("Escape")
+    page.evaluate(SETTLED)
+    assert links.evaluate_all(drawn) == 0
+    page.context.close()
+
+
 # The control that has the focus, and whether it can be seen, and its picture, drawn, above it.
 FOCUSED = """() => {
   const control = document.activeElement, box = control.getBoundingClientRect();
