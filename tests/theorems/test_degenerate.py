@@ -108,6 +108,25 @@ def test_labels_that_are_fitted_from_the_start_break_no_rate(id):
     assert (run.loss == 0).all()
 
 
+def test_queries_and_keys_of_zero_that_need_not_move_are_within_their_budgets():
+    """Of one token softmax makes 1, whatever they are."""
+    model, problem, weights = layer("softmax", n=1, H=1)
+    nothing = weights._replace(Q=0 * weights.Q, K=0 * weights.K)
+    assert held(song2024.theorem_2(model, problem, nothing)).met.all()
+
+
+def test_a_head_without_output_weights_leaves_the_loss_at_a_plateau():
+    """The features have full rank, and still no values reach the labels."""
+    model, problem, weights = layer("softmax", n=2, D=2)
+    O = weights.O.clone()  # noqa: E741
+    O[:, 1] = 0
+    silent = weights._replace(O=O)
+    assert held(song2024.theorem_1(model, problem, silent)).met.all()
+    floor = "½‖(I - BB⁺)r_0‖²"
+    assert (song2024.plateau(model, problem, weights)[floor] == 0).all()
+    assert song2024.plateau(model, problem, silent)[floor].min() > 0.01
+
+
 def test_attention_that_is_singular_bounds_no_condition_number():
     model, problem, weights = layer("softmax", H=1)
     alike = weights._replace(K=0 * weights.K)

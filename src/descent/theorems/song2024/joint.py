@@ -92,7 +92,7 @@ def lazily(at: AttentionStart, kept: float, steps: float, rate: str) -> Report:
     ]
     for letter, budget, size in (("Q", queries, at.q), ("K", keys, at.k)):
         if kernel == "softmax":  # a Gaussian's entries move no faster where these are long
-            used = (budget / size).amax(-1)
+            used = torch.where(budget > 0, budget / size, 0).amax(-1)  # zero may stay zero
             asked.append(Inequality(f"budget of W_{letter} ≤ ‖W_{letter}‖/2", used, one / 2))
         part = "its budget" if kept == 0.5 else "a quarter of its budget"
         name = f"W_{letter} moves by {part} at most"

@@ -59,7 +59,8 @@ def theorem_1_printed(at: AttentionStart) -> Report:
 def plateau(at: AttentionStart) -> Report:
     r"""The loss never falls below :math:`\frac12\|(I-BB^+)r_0\|^2` and falls to it linearly.
 
-    The rate is twice the smallest eigenvalue of G that is not zero.
+    The rate is twice the smallest eigenvalue of G that is not zero. B is made of the heads whose
+    output weights are not zero: the others say nothing.
     """
     values, vectors = torch.linalg.eigh(at.model.gram(at.weights, at.problem))
     dead = values <= values.shape[-1] * torch.finfo(values.dtype).eps * values[..., -1:]
