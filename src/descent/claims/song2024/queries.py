@@ -107,8 +107,8 @@ def canonical() -> Iterator[tuple[Attention, Problem, AttentionWeights]]:
     number="Theorem 3(1)",
     statement=r"Gaussian attention, $W_Q$ alone, $\delta_h, \min|u^h| > 0$ and "
     r"$\|r_0\| \le \frac12\sqrt\mu\min_h\rho_h$ with the chapter's $\mu$ and $\rho_h$: "
-    r"$f_t \le (1-\eta\mu)^t f_0$, the path is at most $2\|r_0\|/\sqrt\mu$ long, and $\delta_h$ "
-    r"keeps half of its start.",
+    r"$f_t \le (1-\eta\mu)^t f_0$, $W_Q$ stays within $2\|r_0\|/\sqrt\mu$ of its start, and "
+    r"$\delta_h$ keeps half of itself.",
     verdict=Verdict.CORRECTED,
     chapter=GAUSSIAN,
     mutations={"labels sixteen times too far": {"share": 16.0}},
