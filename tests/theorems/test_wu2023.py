@@ -375,6 +375,21 @@ def test_the_flow_is_the_limit_of_descent():
     assert gaps[0] < 0.1 and 1.8 < gaps[0] / gaps[1] < 2.2  # descent errs by the step
 
 
+def test_the_flow_of_one_start_is_that_of_one_run():
+    encoder, problem, weights, _ = near(1, (16,), noise=(-4, -4))
+    one = Problem(problem.X[0], problem.y[0])
+    alone = type(weights)(*(W[0] for W in weights))
+    flow = FlowStart(encoder, one, alone).descend(step="1/L", steps=4)
+    first = type(weights)(*(W[:1] for W in weights))
+    expected = FlowStart(encoder, one, first).descend(step="1/L", steps=4)
+    assert flow.eta.shape == () and torch.equal(flow.loss, expected.loss[:, 0])
+    every = Problem(problem.X[:1], problem.y[:1])  # runs of the data, one start for all
+    assert torch.equal(
+        FlowStart(encoder, every, alone).descend(step="1/L", steps=4).loss, expected.loss
+    )
+    assert theorems.get("wu2023-proposition-1-flow")(encoder, one, alone).trial(4, looks=2).holds
+
+
 def test_labels_far_away_outrun_the_smooth_rate():
     outcome = trial("wu2023-proposition-1-smooth", near(3, (16,), "tanh", noise=(2, 2)), 50)
     assert not outcome.met.any() and failing(outcome)

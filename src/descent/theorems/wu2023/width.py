@@ -1,5 +1,7 @@
 """Theorems of :doc:`/wu2023/width`: all weights of an encoder are trained."""
 
+from itertools import product
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -100,7 +102,7 @@ def proposition_1(at: EncoderStart) -> Report:
     start=EncoderStart,
 )
 def proposition_1_printed(at: EncoderStart) -> Report:
-    """Conditions (2) and (3) alone: right for smooth activations, false for ReLU at its kink."""
+    """Conditions (2) and (3) alone: right for smooth activations at short steps, false for ReLU."""
     return framework(at, largest_step=lambda: (at.rho * at.norms[2]) ** -2)
 
 
@@ -141,18 +143,21 @@ class FlowStart(EncoderStart):
         """
         unit = 1 / torch.linalg.eigvalsh(self.model.ntk(self.weights, self.problem, train))[..., -1]
         kept = tuple(range(steps + 1)) if at is None else tuple(at)
-        runs = [self._integrate(r, float(unit[r]), kept) for r in range(len(unit))]
-        path = EncoderWeights(*(torch.stack(W, 1) for W in zip(*runs, strict=True)))
+        which = product(*map(range, unit.shape))  # without run dimensions there is one
+        runs = [self._integrate(r, float(unit[r]), kept) for r in which]
+        paths = (torch.stack(W, 1) for W in zip(*runs, strict=True))
+        path = EncoderWeights(*(p.reshape(len(p), *unit.shape, *p.shape[2:]) for p in paths))
         loss = self.model.loss(path, self.problem)
         end = EncoderWeights(*(W[-1] for W in path))
         never = torch.full_like(unit, -1, dtype=torch.int64)
         return Trajectory(loss, end, never, unit, never, {"weights": path}, kept)
 
-    def _integrate(self, r: int, unit: float, kept: tuple[int, ...]) -> EncoderWeights:
+    def _integrate(self, r: tuple[int, ...], unit: float, kept: tuple[int, ...]) -> EncoderWeights:
         """The path of one run at the times ``kept``, in units of ``unit``."""
         from scipy.integrate import solve_ivp  # half a second to import: only who asks for it pays
 
-        start = [W[r] for W in self.weights]
+        own = self.model.own.values()
+        start = [W[r] if W.ndim > k else W for W, k in zip(self.weights, own, strict=True)]
         X, y = self.problem.X, self.problem.y
         problem = type(self.problem)(X[r] if X.ndim > 3 else X, y[r] if y.ndim > 1 else y)
         sizes = [W.numel() for W in start]
