@@ -128,7 +128,7 @@ def widths(asked: argparse.Namespace) -> dict:
 
 
 def vision(asked: argparse.Namespace) -> dict:
-    """One encoder with ten read-outs on digits, at three widths and both scalings."""
+    """One encoder with ten read-outs on digits, at four widths and both scalings."""
     return {"rows": digits.rows(range(asked.seed, asked.seed + asked.runs))}
 
 

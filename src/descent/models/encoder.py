@@ -343,7 +343,7 @@ def arc_cosine(
     = \frac{\|a\|\|b\|}{2\pi}(\sin\theta + (\pi-\theta)\cos\theta)` and
     :math:`E\,\dot\sigma(a\cdot w)\dot\sigma(b\cdot w) = \frac{\pi-\theta}{2\pi}`, with
     :math:`\theta` the angle between the rows a of A and b of B (Cho and Saul 2009). Rows of zeros
-    have angle pi/2 with everything. Introduced in :doc:`/wu2023/tangent`.
+    have angle pi/2 with everything. Introduced in :doc:`/wu2023/apart`.
     """
     A, B = _validate.matrix("A", A), _validate.matrix("B", B)
     _validate.like("B", B, A)

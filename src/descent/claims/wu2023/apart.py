@@ -96,7 +96,7 @@ def told_apart(
     },
 )
 def how_far(factor: float = 1.0) -> Evidence:
-    """Random vectors, of one, two and six lines, 100 draws each; and one token a sequence."""
+    """Random vectors on one, two, six and eight lines, 100 draws each."""
     shapes = [(1, 1, 3), (2, 1, 2), (2, 3, 4), (4, 2, 6)]
     starts = [theorems.wu2023.Attended(draws.normal(k, "u", s, 100)) for k, s in enumerate(shapes)]
     scaled = [_Factor(at.u, factor) for at in starts]

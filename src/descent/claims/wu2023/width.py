@@ -271,7 +271,7 @@ def margins(d: int, scaling: str, name: str) -> Tensor:
     number="Theorem 2",
     statement=r"A width linear in $N$ is claimed for NTK initialisation at $\tau_0=d^{-1}$. The "
     r"proof inserts $\alpha^2\ge d\lambda/4$, but $\tau_1^2=1/d$: $\alpha^2$ does not grow with "
-    r"$d$, and condition (2) with budgets of order one is met at no width.",
+    r"$d$, and condition (2) with budgets of order one is met at no width once $N$ is large.",
     verdict=Verdict.GAP,
     chapter=WIDTH,
     mutations={"LeCun's initialisation": {"name": "lecun"}, "four draws": {"runs": 4}},
