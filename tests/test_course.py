@@ -10,6 +10,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -485,6 +486,26 @@ def test_an_empty_folder_is_refused_and_a_tilde_is_the_home(course, tmp_path, mo
     assert capsys.readouterr().err == (
         f"course: {tmp_path}/hand-in holds no submissions: NAME.ipynb, or NAME/ with a notebook\n"
     )
+
+
+def test_an_odd_notebook_is_graded_and_stops_nobody_elses_marks(course, factor, tmp_path):
+    """Half of a character in an answer, as an emoji that was cut; an id that is none."""
+    shutil.copytree(course, tmp_path / "course")
+    stub = nbformat.read(course / "release/small/small.ipynb", 4)
+    odd = json.loads(json.dumps(answered(submission(stub, ["HANDED OUT", GOOD], factor), "\ud83d")))
+    odd["cells"].append({"cell_type": "markdown", "id": ["x"], "metadata": {}, "source": "more"})
+    (tmp_path / "hand-in").mkdir()
+    (tmp_path / "hand-in/ann.ipynb").write_text(json.dumps(odd))
+    (ann,) = grade.grade(tmp_path / "course", "small", tmp_path / "hand-in", 1, LIMITS)
+    assert ann["total"] == ALL and ann["answers"] == {"why": "\\ud83d\n\nmore"}
+    assert "\\ud83d" in (tmp_path / "course/marks/small/written.html").read_text("utf-8")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file names are UTF-8")
+def test_a_name_in_another_encoding_is_one_that_tables_can_hold(tmp_path):
+    with open(os.fsencode(tmp_path) + b"/Andr\xe9.ipynb", "wb"):
+        (found,) = grade.submissions(tmp_path, "small", {"small"})
+    assert found[0] == "Andr\\udce9" and found[1][0].exists()
 
 
 def test_the_command_tells_states_with_a_few_names(monkeypatch, capsys, tmp_path):

@@ -43,14 +43,21 @@ def submissions(folder: Path, name: str, sets: set[str]) -> Iterator[tuple[str, 
             collected = any((entry / one).is_dir() for one in sets)
             below = entry / name if collected else entry
             if below.is_dir():
-                found.setdefault(entry.name, []).extend(_notebooks(below, name, collected))
+                found.setdefault(printable(entry.name), []).extend(
+                    _notebooks(below, name, collected)
+                )
         elif entry.suffix == ".ipynb":
-            found.setdefault(entry.stem, []).append(entry)
+            found.setdefault(printable(entry.stem), []).append(entry)
     for student, books in found.items():
         yield student, sorted(books, key=lambda book: (book.lstat().st_mtime, book), reverse=True)
 
 
 HIDDEN = (".", "__MACOSX")  # checkpoints, and what archives of macOS add
+
+
+def printable(text: str) -> str:
+    """Text that UTF-8 can write: no half of a character, no byte of a name in another encoding."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _notebooks(folder: Path, name: str, collected: bool) -> list[Path]:
@@ -106,7 +113,8 @@ def answers(notebook: Path | None, names: list[str], handed_out: list[str]) -> t
 def _texts(notebook: Path | None) -> list[tuple]:
     try:
         cells = json.loads(notebook.read_bytes())["cells"]
-        return [(c.get("id"), "".join(c["source"])) for c in cells if c["cell_type"] == "markdown"]
+        texts = [c for c in cells if c["cell_type"] == "markdown"]
+        return [(str(c.get("id")), printable("".join(c["source"]))) for c in texts]
     except (AttributeError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
 
@@ -153,14 +161,18 @@ def one(course: Path, name: str, limits: dict, entry: tuple[str, list[Path]]) ->
 def whole(found: dict, about: dict, books: list[Path], entered: dict) -> dict:
     """Marks of the judge, written answers, points entered by hand, and where it all stands."""
     marks, names = found.get("marks", []), [question["name"] for question in about["written"]]
-    texts, stray = answers(next(iter(books), None), names, about["handed out"])
+    # What could not be read as a notebook is not read here either: a link, or a file without end.
+    book = None if found.get("unreadable") else next(iter(books), None)
+    texts, stray = answers(book, names, about["handed out"])
     # An empty answer is worth nothing, unless it may stand elsewhere: that, a person decides.
     empty = 0.0 if not stray else None
     written = {name: entered.get(name, empty if texts[name] == "" else None) for name in names}
     total = sum(m["points"] for m in marks) + sum(filter(None, written.values()))
     notes = [*found.get("notes", [])]
     if len(books) > 1:
-        notes.append(f"There are {len(books)} notebooks. Graded is the newest, {books[0].name}.")
+        notes.append(
+            f"There are {len(books)} notebooks. Graded is the newest, {printable(books[0].name)}."
+        )
     notes += [f"The answer {name} was not found." for name in names if texts[name] is None]
     if stray and not all(texts.values()):
         notes.append("There is text that answers no question: look into the notebook.")
