@@ -17,7 +17,7 @@ from zipfile import ZipFile
 import nbformat
 import numpy as np
 import pytest
-from course import command, feedback, grade, gradebook, jail, judge, release, source, values
+from course import command, feedback, grade, gradebook, inmate, jail, judge, release, source, values
 from nbformat.v4 import new_code_cell, new_markdown_cell
 from nbgrader.api import Gradebook
 from nbgrader.plugins import CsvExportPlugin
@@ -149,6 +149,20 @@ def test_errors_are_one_line(tmp_path, capsys):
 def test_what_is_no_number_is_refused(value):
     with pytest.raises(values.Refused):
         values.unpack(value)
+
+
+@pytest.mark.parametrize("value", ["x", {"a": 1}, {1, 2}, iter([1]), 1j, np.array([1, None])])
+def test_what_a_function_returns_is_blamed_and_no_error_of_ours(value):
+    kind, found = inmate.answer({"f": lambda: value}, "f", [])
+    assert kind == "value"
+    with pytest.raises(values.Refused, match="neither a number nor an array"):
+        values.unpack(json.loads(json.dumps(found)))
+
+
+def test_who_prints_and_returns_nothing_is_told():
+    with pytest.raises(values.Refused, match="returned None"):
+        values.number(None)
+    assert np.isnan(values.array([None, 1.0], (2,))[0])
 
 
 def test_arrays_survive_the_journey():

@@ -43,9 +43,13 @@ def answer(names, name, arguments):
     if name not in names:
         return "missing", name
     try:
-        return "value", plain(names[name](*[whole(one) for one in arguments]))
+        value = names[name](*[whole(one) for one in arguments])
     except BaseException as error:  # SystemExit too
         return "raised", type(error).__name__
+    try:
+        return "value", plain(value)
+    except BaseException:
+        return "value", "no number"
 
 
 def whole(value):

@@ -70,6 +70,8 @@ def array(value, shape) -> np.ndarray:
 
     A wrong shape isn't told: it could carry inputs.
     """
+    if value is None:  # printed, as like as not
+        raise Refused("returned None")
     try:
         value = np.asarray(value, dtype=float)
     except (TypeError, ValueError):
