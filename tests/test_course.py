@@ -531,6 +531,29 @@ def test_the_command_tells_states_with_a_few_names(monkeypatch, capsys, tmp_path
     assert lines[:2] == ["7: Complete. (a, b, c, d, e and 2 more)", "1: NOT GRADED: why (x)"]
 
 
+def test_what_is_no_notebook_and_whose_points_are_nobodys_is_said(
+    course, factor, tmp_path, monkeypatch, capsys
+):
+    """A browser adds .txt; a spreadsheet takes the zeros off a student's number."""
+    shutil.copytree(course, tmp_path / "course")
+    (tmp_path / "hand-in").mkdir()
+    stub = nbformat.read(course / "release/small/small.ipynb", 4)
+    for name in ("007.ipynb", "ann.ipynb.txt", ".hidden"):
+        text = nbformat.writes(submission(stub, ["HANDED OUT", GOOD], factor))
+        (tmp_path / "hand-in" / name).write_text(text)
+    out = tmp_path / "course/marks/small"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    (out / "written.csv").write_text("student,why\n7,2\n")
+    monkeypatch.setattr(grade, "judged", lambda *a: {"unreadable": "", "marks": []})
+    assert (
+        command.main(["grade", str(tmp_path / "course"), "small", str(tmp_path / "hand-in")]) == 0
+    )
+    said = capsys.readouterr().err
+    assert "No notebook, and so not graded: ann.ipynb.txt\n" in said
+    assert "written.csv has points for names without a submission: 7\n" in said
+
+
 @pytest.mark.parametrize("text", ["4", "-1", "good"])
 def test_points_that_cannot_be_are_refused(tmp_path, text):
     file, about = tmp_path / "written.csv", {"written": [{"name": "why", "points": 3}]}

@@ -72,6 +72,15 @@ def _notebooks(folder: Path, name: str, collected: bool) -> list[Path]:
     ]
 
 
+def left_over(folder: Path, points: dict, results: list[dict]) -> Iterator[str]:
+    """What is in no table: a file NAME.ipynb.txt, and points for 7 where 007 handed in."""
+    files = [one for one in folder.iterdir() if one.is_file() and one.suffix != ".ipynb"]
+    if names := sorted(printable(f.name) for f in files if not f.name.startswith(HIDDEN)):
+        yield f"No notebook, and so not graded: {', '.join(names)}"
+    if strangers := sorted(set(points) - {result["student"] for result in results}):
+        yield f"written.csv has points for names without a submission: {', '.join(strangers)}"
+
+
 def judged(judge: Path, notebook: Path, seed: str, limits: dict) -> dict:
     """The findings of a judge of its own; one that fails is said to have failed, never a zero."""
     # It runs in another folder. What a symbolic link points to stays unread, so it is not resolved.
@@ -256,4 +265,6 @@ def grade(course: Path, name: str, folder: Path, workers: int = 2, limits: dict 
     (out / "written.html").write_text(feedback.for_reader(about, results), "utf-8")
     feedback.tables(out, about, results, by_hand)
     gradebook.record(course, name, about, results)
+    for line in left_over(folder, by_hand, results):
+        print(line, file=sys.stderr)
     return results
