@@ -370,6 +370,19 @@ def table(file, encoding="utf-8"):
         return list(csv.DictReader(lines))
 
 
+@pytest.mark.parametrize(
+    "state",
+    ["Look at these by hand: f", "Written answers to mark: f", "NOT GRADED: /home/ann/seed"],
+)
+def test_a_page_for_a_student_does_not_tell_teachers_what_to_do(state):
+    about = {"title": "Set", "points": {"f": 2}, "written": []}
+    result = {"student": "ann", "marks": [], "written": {}, "notes": [], "total": 2, "graded": True}
+    page = feedback.for_student(about, result | {"state": state})
+    assert state not in page and "Not final" in page
+    for state in ("Complete.", "The file is not a notebook."):
+        assert state in feedback.for_student(about, result | {"state": state})
+
+
 def test_the_table_for_spreadsheets_tells_all(results, course):
     file = course / "marks/small/marks.csv"
     assert file.read_bytes().startswith(b"\xef\xbb\xbf"), "else a spreadsheet breaks umlauts"

@@ -17,7 +17,7 @@ from markdown_it.renderer import RendererHTML
 from myst_parser.config.main import MdParserConfig
 from myst_parser.parsers.mdit import create_md_parser
 
-COMPLETE = "Complete."
+COMPLETE, UNREADABLE = "Complete.", "The file "
 STYLE = (
     "body{font:1rem/1.5 system-ui;max-width:50rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;margin:.5rem 0}td,th{border:1px solid #999;padding:.2rem .5rem;"
@@ -71,7 +71,9 @@ def for_student(about: dict, result: dict) -> str:
     notes = "".join(f"<li>{escape(note)}</li>" for note in result["notes"])
     points = f"{result['total']:g} of {sum(about['points'].values()):g} points"
     total = points if result["graded"] else "Not graded"
-    body = f"<h1>{escape(title)}</h1><p>{total}. {escape(result['state'])}</p>"
+    told = result["state"] == COMPLETE or result["state"].startswith(UNREADABLE)
+    state = result["state"] if told else "Not final: a person looks at it."
+    body = f"<h1>{escape(title)}</h1><p>{total}. {escape(state)}</p>"
     return document(title, f"{body}<table>{''.join(rows)}</table><ul>{notes}</ul>")
 
 
