@@ -6,6 +6,7 @@ The submissions attack the grader in bounded ways, so that they do no harm where
 import csv
 import json
 import os
+import re
 import shutil
 import socket
 import struct
@@ -94,6 +95,31 @@ def test_releasing_again_keeps_the_seed_and_changes_no_byte(course):
     release.release(course, ["small"], FIXTURES)
     assert before == {file: file.read_bytes() for file in course.rglob("small.*")}
     assert (course / "seed").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            'right for many", 6',
+            'right for many", 8',
+            "1. Scale: 10 points in its heading, 12 given",
+        ),
+        (
+            "An integer (5 points)",
+            "An integer (4 points)",
+            "2. An integer: 4 points in its heading, 5 given",
+        ),
+        ("for the tests.", "20 points in all.", "20 points in its first lines, 18 given"),
+    ],
+)
+def test_a_set_whose_points_do_not_add_up_is_not_released(book, tmp_path, old, new, said):
+    text = (FIXTURES / "small.md").read_text("utf-8")
+    assert text.count(old) == 1
+    (tmp_path / "small.md").write_text(text.replace(old, new), "utf-8")
+    with pytest.raises(ValueError, match=re.escape(said)):
+        release.release(tmp_path / "course", ["small"], tmp_path)
+    assert not (tmp_path / "course/release").exists()
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from . import gradebook, source
 from .feedback import page
 from .source import FOR_ALL, SOLUTION, Cell, Set
 
+POINTS = re.compile(r"^## (.*) \((\d+) points\)$", re.M)
 PUBLIC = "public"  # the seed of the notebooks that anybody can open
 
 
@@ -133,6 +134,24 @@ def refuse_leaks(set_: Set, text: str) -> None:
             raise Leak(f"{set_.name}: what students get shows {line!r}")
 
 
+def refuse_wrong_sums(set_: Set) -> None:
+    """What a heading and the first lines promise is what the parts and the questions give."""
+    said, given, problem = {}, {}, ""
+    for cell in set_.cells:
+        if heading := POINTS.search(cell.text):
+            problem, said[heading[1]], given[heading[1]] = heading[1], float(heading[2]), 0.0
+        elif problem and cell.role in ("judge", "written"):
+            given[problem] += set_.points[cell.name]
+    for problem, points in said.items():
+        if points != given[problem]:
+            where = f"{set_.name}, {problem}: {points:g} points in its heading"
+            raise ValueError(f"{where}, {given[problem]:g} given")
+    total = re.search(r"(\d+) points", set_.cells[0].text)
+    if total and float(total[1]) != sum(set_.points.values()):
+        where = f"{set_.name}: {total[0]} in its first lines"
+        raise ValueError(f"{where}, {sum(set_.points.values()):g} given")
+
+
 def seed_of(course: Path) -> str:
     """The course's secret. It is drawn here: one that a person thinks of can be guessed."""
     file, wanted = course / "seed", os.environ.get("SEED")
@@ -155,6 +174,7 @@ def release(course: Path, names: list[str], folder: Path = source.FOLDER) -> Non
     examine(course, seed, book)
     for name in names or source.names():
         set_ = source.read(name, seed, book, folder)
+        refuse_wrong_sums(set_)
         setup = book.links.setup()
         for file, text in {
             f"source/{name}/{name}.ipynb": for_nbgrader(set_, setup),
