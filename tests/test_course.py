@@ -628,6 +628,37 @@ def test_an_answer_that_a_judge_did_not_foresee_waits_for_a_person(capsys):
     assert grade.state(found, {}) == "Look at these by hand: f"
 
 
+def test_a_function_may_print_without_end():
+    cell = "line = 'x' * (1 << 20)\ndef f(x):\n    for _ in range(40): print(line)\n    return x"
+    student = judge.Student([cell], judge.LIMITS)
+    assert student.call("f", 3) == 3
+    student.stop()
+
+
+def test_functions_without_an_end_cost_the_others_nothing():
+    """Six calls that hang, of two functions, and then one that is right."""
+    cell = "def a(x):\n    while True: pass\nb = a\ndef good(x): return x"
+    student = judge.Student([cell], judge.LIMITS | {"call": 2, "total": 900})
+    parts = [
+        judge.Part(name, str(i), 1, "", lambda call, rng, name=name: call(name, 3) == 3)
+        for i, name in enumerate("aaabbb")
+    ]
+    parts.append(judge.Part("good", "right", 1, "", lambda call, rng: call("good", 3) == 3))
+    marks = judge.decide(parts, student.call, SEED)
+    student.stop()
+    assert [mark["points"] for mark in marks] == [0] * 6 + [1], marks
+    assert "in time" in marks[1]["why"] and "not called again" in marks[2]["why"]
+
+
+def test_what_was_not_reached_waits_for_a_person():
+    """A slow machine, or a slow cell: nobody has decided whether the function is right."""
+    student = judge.Student(["def f(x): return x"], judge.LIMITS | LIMITS | {"total": 0})
+    part = judge.Part("f", "right", 1, "", lambda call, rng: call("f", 3) == 3)
+    (mark,) = judge.decide([part], student.call, SEED)
+    assert mark["points"] == 0 and "the time is used up" in mark["why"]
+    assert grade.state({"unreadable": "", "marks": [mark]}, {}) == "Look at these by hand: f"
+
+
 def test_a_frame_is_refused_by_its_length_before_it_is_read(monkeypatch):
     student = judge.Student([], judge.LIMITS)
     sent = [struct.pack(">I", judge.LARGEST_FRAME + 1)]

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from . import feedback, gradebook, jail
 from .feedback import COMPLETE
-from .judge import BY_HAND, LARGEST_NOTEBOOK, LIMITS, MISSING
+from .judge import BY_HAND, LARGEST_NOTEBOOK, LIMITS, MISSING, UNREACHED
 
 TOOLS = Path(__file__).resolve().parents[1]
 
@@ -196,7 +196,10 @@ def state(found: dict, written: dict, notebooks: int = 1) -> str:
     if found["unreadable"]:
         return found["unreadable"]
     by_hand = {
-        m["problem"] for m in found["marks"] for why in (BY_HAND, MISSING) if why in m["why"]
+        mark["problem"]
+        for mark in found["marks"]
+        for why in (BY_HAND, MISSING, UNREACHED)
+        if why in mark["why"]
     }
     if notebooks > 1:
         by_hand.add(f"which of {notebooks} notebooks counts")

@@ -31,7 +31,7 @@ from .values import Refused, generator, pack, unpack
 
 LARGEST_FRAME = 8 << 20
 LARGEST_NOTEBOOK = 20 << 20
-#: Seconds for a cell, a call and all; how often to begin anew; bytes; the number of processes.
+#: Seconds for a cell, a call and all; how often to begin anew for a cell; bytes; processes.
 LIMITS = {"cell": 30, "call": 10, "total": 120, "runs": 6} | {
     "memory": 3 << 30,
     "file": 32 << 20,
@@ -87,6 +87,7 @@ def _share(part: Part, call: Callable, rng) -> tuple[float, str]:
 
 BY_HAND = "could not be judged: look at it by hand"
 MISSING = "was not found: no cell that ran defines it"
+UNREACHED = "is not reached"
 
 
 # --------------------------------------------------------------------------- the student's process
@@ -99,9 +100,12 @@ class Student:
         self.cells, self.limits, self.notes = dict(enumerate(cells)), limits, []
         self.deadline, self.runs = time.monotonic() + limits["total"], 0
         self.process: Jail | None = None
+        self.silent: dict[str, int] = {}  # calls without an answer, by function
 
     def call(self, name: str, *arguments):
         """What the student's function returns, as numbers and arrays."""
+        if self.silent.get(name) == 2:  # each takes its time and a new start, which others need
+            raise Refused("is not called again: two calls had no answer")
         while self.process is None:
             self.start()
         try:
@@ -109,6 +113,7 @@ class Student:
             kind, value, *_ = [*self.frame(self.limits["call"]), None]
         except Refused:
             self.stop()
+            self.silent[name] = self.silent.get(name, 0) + 1
             raise
         if kind == "value":
             return unpack(value)
@@ -120,10 +125,9 @@ class Student:
     def start(self) -> None:
         """Run all cells; one that ends the process is left out of the next run."""
         if self.runs == self.limits["runs"]:
-            raise Refused("is not reached: too many cells had to be left out")
+            raise Refused(f"{UNREACHED}: too many cells had to be left out")
         if time.monotonic() >= self.deadline:
-            raise Refused("is not reached: the time is used up")
-        self.runs += 1
+            raise Refused(f"{UNREACHED}: the time is used up")
         self.process = self.jail()
         cell = None
         try:
@@ -134,6 +138,7 @@ class Student:
                     raise Refused("took too much memory")
         except Refused as reason:
             self.stop()
+            self.runs += 1
             self.leave_out(cell, reason)
 
     def jail(self) -> Jail:
