@@ -272,6 +272,18 @@ def test_softmax_of_single_tokens_has_the_rank_of_one_head():
     assert (report["rank B_0"] == 2).all() and (report["HD"] == 2).all()
 
 
+@pytest.mark.parametrize(("kernel", "rank"), [("softmax", 4), ("gaussian", 6)])
+def test_of_sequences_of_one_token_repeated_softmax_counts_as_many_as_dimensions(kernel, rank):
+    """Five sequences of two tokens in two dimensions, four of them of one token repeated."""
+    model, problem = Attention(kernel, H=3, d=3), problems.gaussian(N=5, n=2, D=2, seed=0)
+    X = problem.X.clone()
+    X[:4, 1] = X[:4, 0]
+    weights = model.init(problem, runs=4, seed=1)
+    report = foundations.rank_threshold(model, problems.Problem(X, problem.y), weights)
+    assert report.met.all() and report.against().holds
+    assert (report["rank B_0"] == rank).all() and (report["distinct"] == 6).all()
+
+
 @pytest.mark.parametrize("kernel", ["softmax", "gaussian"])
 def test_the_bound_on_the_tangent_kernel_is_attained_where_values_are_zero(kernel):
     """With one head, whose queries and keys then move no output."""

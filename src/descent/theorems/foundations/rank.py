@@ -25,13 +25,16 @@ VISIBLE = 1e-7
 def rank_threshold(at: AttentionStart) -> Report:
     """At most min(HD, tokens distinct within their sequence), and that for almost all draws.
 
-    Softmax attention of one token is 1 whatever the weights: all heads then see the same.
+    Softmax attention of one token is 1 whatever the weights, and that of one token repeated as
+    good as that: all heads then see the same, and of such sequences at most D count.
     """
     X, layer = at.problem.X, at.model
     same = (X.unsqueeze(-2) == X.unsqueeze(-3)).all(-1)
-    distinct = (~same.tril(-1).any(-1)).sum((-2, -1)).double()
-    heads = 1 if at.problem.n == 1 and layer.kernel.name == "softmax" else layer.H
-    most = distinct.clamp_max(heads * at.problem.D)
+    each = (~same.tril(-1).any(-1)).sum(-1)
+    distinct, softmax = each.sum(-1).double(), layer.kernel.name == "softmax"
+    spare = softmax * ((each == 1).sum(-1) - at.problem.D).clamp_min(0)
+    heads = 1 if at.problem.n == 1 and softmax else layer.H
+    most = (distinct - spare).clamp_max(heads * at.problem.D)
     rank = spectra.rank(at.B).double()
     return Report(
         hypotheses=(
