@@ -191,6 +191,17 @@ def test_too_large_a_constant_shows_along_the_run():
     assert "2μ(f - f*) ≤ ‖∇f‖²" in repr(wrong) and "all along 2μ" in repr(wrong.report)
 
 
+def test_too_small_a_constant_shows_along_the_run():
+    """A Lipschitz constant that the Jacobian exceeds, and steps that gain less than L says."""
+    f, theta, Lambda = balanced_network(4, 4.0, 0)
+    outcome = foundations.near_start(f, theta, Lambda=1e-6 * Lambda).trial(40)
+    assert outcome.report.met.all() and not outcome.met.any()
+    f = LeastSquares(lambda x: x * (6 - 2 * x.square()).sqrt())  # 3x² - x⁴: 1, -1, 1, ...
+    start = torch.ones(1, 1, dtype=F)
+    outcome = foundations.convex(f, start, L=1.0, minimiser=[0.0]).trial(20)
+    assert not outcome.conclusions[0].met.any() and not outcome.met.any()
+
+
 def test_what_pl_asks_along_a_run_is_equality_on_a_single_curvature():
     f = elementary.linear(torch.eye(3, dtype=F), torch.zeros(3, dtype=F))
     start = draws.normal(0, "theta", (3,), RUNS)

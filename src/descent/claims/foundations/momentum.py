@@ -60,13 +60,15 @@ def flanks() -> LeastSquares:
     mutations={"a step above 2/L": {"share": 2.05}},
 )
 def convex_rate(share: float = 1.0) -> Evidence:
-    """Four chains and sqrt(1 + x^2) - 1 from 64 far starts, whose slope is nearly constant."""
+    """Four chains, against their minimisers and against points with equal drops over the first
+    twelve beads alone; and sqrt(1 + x^2) - 1 from 64 far starts, whose slope is nearly constant."""
     reports = []
     for p in (1, 3, 21, 401):
         f, zero = elementary.chain(p), torch.zeros(1, p, dtype=torch.float64)
-        best = 1 - torch.arange(1, p + 1, dtype=zero.dtype) / (p + 1)
-        given = {"L": 1.0, "minimiser": best, "infimum": float(f.loss(best))}
-        reports.append(theorems.foundations.convex(f, zero, **given))
+        for drops in (p + 1, 13):
+            point = (1 - torch.arange(1, p + 1, dtype=zero.dtype) / drops).clamp_min(0)
+            given = {"L": 1.0, "minimiser": point, "infimum": float(f.loss(point))}
+            reports.append(theorems.foundations.convex(f, zero, **given))
     far = torch.linspace(3, 300, 64, dtype=torch.float64)[:, None]
     reports.append(theorems.foundations.convex(flanks(), far, L=1.0, minimiser=[0.0]))
     return Evidence.of(report.trial(300, share) for report in reports)

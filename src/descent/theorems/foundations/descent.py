@@ -101,6 +101,7 @@ def near_start(at: FunctionStart) -> Report:
             Promise("path ≤ 4‖r_0‖/σ_0", lambda run: length(at, run), watch),
             Promise("‖J_t - J_0‖ ≤ σ_0/2", lambda run: turned(at, run), watch),
         ),
+        along=(Promise("‖J_t - J_0‖ ≤ Λ‖θ_t - θ_0‖", lambda run: bent(at, run), watch),),
         constants={"μ = σ_0²/4": mu, "σ_0": sigma, "radius σ_0/2Λ": sigma / (2 * bend)},
         train="theta",
         largest_step=lambda: 1 / (4 * at.steepest.square()),
@@ -118,6 +119,14 @@ def turned(at: FunctionStart, run: Trajectory) -> tuple:
     every = max(1, len(run.at) // 40)
     moved = at.f.jacobian(run.watched["weights"].theta[::every]) - at.J
     return torch.linalg.matrix_norm(moved, 2), at.sigma / 2, run.at[::every]
+
+
+def bent(at: FunctionStart, run: Trajectory) -> tuple:
+    """The same, and what the Lipschitz constant allows."""
+    moved, _, steps = turned(at, run)
+    way = run.watched["weights"].theta[:: max(1, len(run.at) // 40)] - at.theta
+    far = torch.linalg.vector_norm(way, dim=-1)
+    return moved, at.known("Lambda") * far + 1e-12 * at.steepest, steps
 
 
 @theorem(

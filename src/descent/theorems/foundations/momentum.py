@@ -8,6 +8,7 @@ from ..._descend import Trajectory
 from .._function import FunctionStart
 from .._record import Standing, theorem
 from .._report import Promise, Report, along
+from .descent import gain
 
 WATCH = ("weights",)
 
@@ -43,7 +44,10 @@ def smooth(at: FunctionStart, run: Trajectory) -> tuple:
     uses=("lem-descent",),
 )
 def convex(at: FunctionStart) -> Report:
-    r"""With L and a minimiser given: :math:`f_t-f^* \le \|\theta_0-\theta^*\|^2/(2\eta t)`."""
+    r"""With L and a minimiser given: :math:`f_t-f^* \le \|\theta_0-\theta^*\|^2/(2\eta t)`.
+
+    Any other point will do for the minimiser, with its loss for the infimum.
+    """
     L = at.known("L")
 
     def gap(run):
@@ -55,7 +59,7 @@ def convex(at: FunctionStart) -> Report:
         hypotheses=(),
         along=(
             Promise("f - f* ≤ ⟨∇f, θ - θ*⟩", lambda run: flat(at, run), WATCH),
-            Promise("‖∇f‖² ≤ 2L(f - f*)", lambda run: smooth(at, run), WATCH),
+            Promise("η(1 - ηL/2)‖∇f‖² ≤ f_t - f_{t+1}", lambda run: gain(at, run), WATCH),
         ),
         promises=(Promise("f_t - f* ≤ ‖θ_0 - θ*‖² / 2ηt", gap, WATCH),),
         train="theta",
