@@ -201,7 +201,7 @@ def rounding_bound(C: Tensor, S: Tensor, dS: Tensor) -> Tensor:
     number="Proposition",
     statement=r"As softmax attention saturates, $s\circ a - s\,(s^\top a)$ loses all its digits, and "
     r"so does autograd of torch's softmax. With the mean $s^\top a$ subtracted first, every entry keeps the "
-    r"accuracy of the weights.",
+    r"accuracy of the weights, relative to $s_j\sum_ls_l|a_j-a_l|$.",
     verdict=Verdict.HOLDS,
     chapter=CHAPTER,
     mutations={

@@ -100,9 +100,10 @@ def rules(layer: Attention) -> dict:
     uses=("eq-span-left",),
     paper="Descent",
     number="Theorem",
-    statement=r"Every rule that commutes with isometries of token space has the same losses in "
-    r"the span of the tokens: momentum, Nesterov's momentum, weight decay, batches of sequences, "
-    r"normalised and Polyak steps, orthogonalised gradients.",
+    statement=r"Every rule that shrinks the weights and adds what it makes of past gradients has the "
+    r"same losses in the span of the tokens, if what it makes commutes with isometries of token "
+    r"space: momentum, Nesterov's momentum, weight decay, batches of sequences, normalised and "
+    r"Polyak steps, orthogonalised gradients.",
     verdict=Verdict.HOLDS,
     chapter=CHAPTER,
     mutations={
