@@ -64,7 +64,7 @@ class Margin:
     W : (D, D), the smallest matrix with all margins at least one.
     selected : (N,), the tokens it selects.
     margins : (N, n), <A_it, W>; zero at the selected token, which has no constraint.
-    duals : (N, n), the multipliers: W is their combination of the A_it. Zero where inactive.
+    duals : (N, n), the multipliers, zero where inactive: the W of `svm` is their combination of the A_it.
     """
 
     W: Float[Tensor, "D D"]
@@ -74,7 +74,7 @@ class Margin:
 
     @property
     def norm(self) -> float:
-        """The length of W: one over the margin that a W of length one can have."""
+        """The length of W; for `svm` one over the margin that a W of length one can have."""
         return float(torch.linalg.vector_norm(self.W))
 
     @property

@@ -227,7 +227,7 @@ class SelectionStart:
 
     @cached_property
     def largest_eta(self) -> Tensor:
-        """Normalised steps longer than this do not settle on the direction of W_mm.
+        """With normalised steps longer than this the error times the length does not settle on K.
 
         Infinite where no difference has a part across W_mm, as with one sequence of two tokens.
         """
