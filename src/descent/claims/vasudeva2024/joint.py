@@ -203,8 +203,8 @@ def factors(scale: float = 0.01, N: int = 4, steps: int = 2000) -> Evidence:
     trained = torch.cat(trained)
     return Evidence(
         conclusions={
-            "every run has 0.95 of the largest margin per nuclear norm": float(trained.min())
-            > 0.95,
+            "every run has 0.99 of the largest margin per nuclear norm": float(trained.min())
+            > 0.99,
             "W_mm has less than 0.9": max(frobenius) < 0.9,
         },
         numbers={
@@ -385,7 +385,7 @@ def remembers(short: float = 0.25, eta: float = 0.02) -> Evidence:
     sign = data.share(signs(data, eta))
     return Evidence(
         conclusions={
-            "below the threshold every share exceeds 0.9": float(below.min()) > 0.9,
+            "below the threshold every share exceeds 0.95": float(below.min()) > 0.95,
             "above it every draw has a share smaller by 0.05": float((below - above).min()) > 0.05,
             "sign descent has 0.95 everywhere": float(sign.min()) > 0.95,
         },

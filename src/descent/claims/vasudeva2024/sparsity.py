@@ -110,8 +110,8 @@ def descent_sparsity(normalise: bool = False, eta: float = 0.6) -> Evidence:
         steepest = max(steepest, float(curvature(at)))
     return Evidence(
         conclusions={
-            "t times the share left changes by less than a fifth over a decade": turn < 0.2,
-            "R - log t changes by less than 0.2": grow < 0.2,
+            "t times the share left changes by less than a fifth in half a decade": turn < 0.2,
+            "R - log t changes by less than 0.2 in half a decade": grow < 0.2,
             "1 - corr falls at least like log log t / log t": slow < 0,
         },
         numbers={
