@@ -94,7 +94,7 @@ def landscapes(radius: float = WINDOW, stretch: float = 1.0) -> Evidence:
     number="Section 5.2, Fig. 4, flatness",
     statement=r"That the Gaussian's landscape is flatter: at our scale it depends on the directions. In "
     r"normalised ones slices around trained weights are more curved for softmax, by about a tenth "
-    r"than for the paper's second-stage Gaussian and by two fifths than for one trained alone; in "
+    r"than for the paper's second-stage Gaussian and by nearly a half than for one trained alone; in "
     r"plain ones they are less curved, by about a tenth or more.",
     verdict=Verdict.HOLDS,
     chapter=LANDSCAPE,
