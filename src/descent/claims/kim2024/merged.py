@@ -379,9 +379,9 @@ def merged_escape(rank: int | None = None) -> Evidence:
     theorem="one-drop",
     paper="Descent",
     number="Theorem",
-    statement=r"For merged heads what is left of the loss falls at least as fast as a sigmoid of rate "
-    r"$\kappa=2(\frac12\mathrm{tr}\,\Lambda-\min L)\,g_{\min}\lambda_{\min}/\|\Lambda^2\|_F$, from "
-    r"every start, whatever its size.",
+    statement=r"For balanced merged heads what is left of the loss falls at least as fast as a sigmoid "
+    r"of rate $\kappa=2(\frac12\mathrm{tr}\,\Lambda-\min L)\,g_{\min}\lambda_{\min}/"
+    r"\|\Lambda^2\|_F$, whatever the size of the start.",
     verdict=Verdict.HOLDS,
     chapter=CHAPTER,
     mutations={"keys and queries apart": {"rank": 1}, "a rate 2.1 times as large": {"times": 2.1}},
@@ -499,7 +499,7 @@ def aligned_heads(longer: int = 1, value: float = 1.0, power: int = 2) -> Eviden
     paper="Descent",
     number="Proposition",
     statement=r"Under a constant pull $R$ a head of rank one moves by one equation, $\ddot\tau=k^\top "
-    r"Rq$ with $\dot\tau=v$; it is infinite after a finite time, and what grows of $k\pm q$ is then "
+    r"Rq$ with $\dot\tau=v$; in general it is infinite after a finite time, and what grows of $k\pm q$ is then "
     r"along the top eigenvector, with the others less by $|v|^{\rho_i/\rho_1-1}$.",
     verdict=Verdict.HOLDS,
     chapter=CHAPTER,
