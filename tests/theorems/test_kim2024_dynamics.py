@@ -72,7 +72,10 @@ def test_one_neuron_that_teaches_half_of_the_mass():
     teachers = Neurons(one[:1], w[:1])
     population = Population(X, model.features(teachers, X))
     at = CloudStart(model, Neurons(one, w), population, None, teachers)
-    assert abs(at.crowding - 2) < 1e-14
+    twice = Neurons(*(part.repeat(2, 1) for part in teachers))  # the same distribution
+    for taught in (teachers, twice):
+        crowding = CloudStart(model, Neurons(one, w), population, None, taught).crowding
+        assert abs(crowding - 2) < 1e-14
     assert (at.representer[:, 0] - torch.tensor([2.0, 0.0])).abs().max() < 1e-13
     assert abs(at.cost - 2) < 1e-13
     missing = at.__class__(model, Neurons(one, w + 1), population, None, teachers)
