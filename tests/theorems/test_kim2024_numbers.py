@@ -158,6 +158,14 @@ def test_the_curvature_at_a_saddle_in_plain_numbers(learned):
     assert float(report["L"]) == pytest.approx(2.0) and report["|S|"] == 2
 
 
+@pytest.mark.parametrize("sizes", [(2.0, 4.0), (4.0, 2.0)])
+def test_the_largest_missing_feature_takes_the_place_of_the_shortest_idle_one(sizes):
+    F = bases(unit(0, 3**0.5), unit(1, 1.0), unit(2, 0.5))
+    h = bases(unit(3, sizes[0] ** 0.5), unit(4, sizes[1] ** 0.5), unit(2, 1.0))
+    *_, bent = sides("kim2024-theorem-3-3", h, Population(F[:, :1], F))
+    assert bent[1] == pytest.approx(9 / 2 + 1 / 4)
+
+
 def turned():
     """Two features, each turned off the true one by an angle: second moments, sizes and angles."""
     r, size, angle = (1.0, 2.25), (3.0, 0.5), (0.4, 0.3)

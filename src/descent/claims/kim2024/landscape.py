@@ -286,12 +286,12 @@ def one_neuron(activation: Activation) -> SaddleStart:
     `size` is that of f° on a cloud of two that had the other neuron.
     """
     X = in_context.planted(3, 1, 200, seed=0, r=(1.0,))[0].X
-    raw = activation.value(X[:, :1]) - activation.value(X[:, :1]).mean()
+    mean = activation.value(X[:, :1]).mean()  # what a neuron at zero, whose answer is one, takes off
+    raw = activation.value(X[:, :1]) - mean
     F = raw / raw.square().mean().sqrt()
     one = Neurons(torch.ones(1, 1, dtype=X.dtype), torch.zeros(1, 3, dtype=X.dtype))
-    return SaddleStart(
-        InContext(activation), one, Population(X, F), 2 * float(1 / raw.square().mean())
-    )
+    size = 2 * float((1 + mean.square()) / raw.square().mean())
+    return SaddleStart(InContext(activation), one, Population(X, F), size)
 
 
 def cosines() -> SaddleStart:

@@ -104,9 +104,18 @@ class LandscapeStart:
     @cached_property
     def escape(self) -> Float[Tensor, "*r p k"]:
         r"""A polar factor of :math:`B^\top`: at a critical point it takes the range of
-        :math:`\Sigma_\zeta` to the kernel of B."""
-        U, _, V = torch.linalg.svd(self.at.B)
-        return (U @ V).mT
+        :math:`\Sigma_\zeta` to the kernel of B.
+
+        There are many if more than one feature is unlearned; this one has the largest curvature: the
+        larger r_j, the shorter the features in its place.
+        """
+        U, s, V = torch.linalg.svd(self.at.B)
+        largest = (self.spectrum[-1] / self.sizes[..., 0].clamp_min(1e-300)).sqrt()
+        seen = (s > CRITICAL * largest[..., None]).to(s)[..., None, :]
+        left, idle = (torch.eye(s.shape[-1]).to(s) - Q * seen @ Q.mT for Q in (U, V.mT))
+        missing = torch.linalg.eigh(left @ self.residual @ left)[1]
+        short = torch.linalg.eigh(idle @ in_context._inverse(self.at.Sigma) @ idle)[1]
+        return (U * seen @ V).mT + idle @ short @ (left @ missing).mT
 
     @cached_property
     def unlearned(self) -> Float[Tensor, "*r k"]:
