@@ -197,6 +197,21 @@ def test_planted_features_have_the_moments_asked_for():
     assert relative_gap(teachers.w @ teachers.w.mT, 4 * torch.eye(3).double()) < 1e-12
 
 
+def test_planted_features_do_not_depend_on_the_signs_of_eigenvectors(monkeypatch):
+    given = {"D": 4, "k": 3, "m": 30, "seed": 0, "r": (2.25, 1.0, 0.49)}
+    (_, F), (a, _) = in_context.planted(**given)
+    plain = torch.linalg.eigh
+    for signs in itertools.product((1.0, -1.0), repeat=3):
+
+        def turned(S, signs=signs):
+            values, vectors = plain(S)
+            return values, vectors * torch.tensor(signs).to(S)
+
+        monkeypatch.setattr(torch.linalg, "eigh", turned)
+        population, teachers = in_context.planted(**given)
+        assert torch.equal(population.F, F) and torch.equal(teachers.a, a)
+
+
 def test_training_never_rises_and_each_cloud_goes_its_own_way():
     population, _ = in_context.planted(3, 2, 40, seed=0, r=(1.0, 0.5))
     model = InContext()

@@ -533,7 +533,8 @@ def planted(
     """A population of m normal inputs and their negatives, and the k neurons of tanh that teach.
 
     The teachers look along orthonormal directions, ``steepness`` long; their answers are mixed so
-    that the true features are uncorrelated on the population, with second moments ``r``.
+    that the true features are uncorrelated on the population, with second moments ``r``, the first
+    teacher's part in each positive: eigenvectors leave the sign open, and routines choose their own.
     Introduced in :doc:`/kim2024/prompts`.
 
     Raises
@@ -552,6 +553,7 @@ def planted(
     if not bool(values[0] > 1e-12 * values[-1]):
         found = f"the teachers' {k} answers depend on one another at {m} inputs"
         raise error(ValueError, found, "take more inputs, or another steepness")
+    vectors = torch.where(vectors[0] < 0, -vectors, vectors)
     mix = vectors / values.sqrt() * torch.tensor(r, dtype=X.dtype).sqrt()
     return Population(X, raw @ mix), Neurons(k * mix, w)
 
