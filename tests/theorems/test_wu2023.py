@@ -390,6 +390,13 @@ def test_the_flow_of_one_start_is_that_of_one_run():
     assert theorems.get("wu2023-proposition-1-flow")(encoder, one, alone).trial(4, looks=2).holds
 
 
+def test_the_flow_of_a_dead_start_stays():
+    encoder, problem, weights, _ = near(1, (16,), noise=(-4, -4))
+    dead = Problem(0 * problem.X, problem.y)
+    outcome = theorems.get("wu2023-proposition-1-flow")(encoder, dead, weights).trial(3, looks=2)
+    assert outcome.holds and bool((outcome.run.loss == outcome.run.loss[0]).all())
+
+
 def test_labels_far_away_outrun_the_smooth_rate():
     outcome = trial("wu2023-proposition-1-smooth", near(3, (16,), "tanh", noise=(2, 2)), 50)
     assert not outcome.met.any() and failing(outcome)

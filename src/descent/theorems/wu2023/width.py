@@ -141,7 +141,8 @@ class FlowStart(EncoderStart):
         By an embedded Runge-Kutta pair with a relative error of 1e-9 a step, which shortens its
         steps where a neuron passes its kink.
         """
-        unit = 1 / torch.linalg.eigvalsh(self.model.ntk(self.weights, self.problem, train))[..., -1]
+        top = torch.linalg.eigvalsh(self.model.ntk(self.weights, self.problem, train))[..., -1]
+        unit = torch.where(top > 0, 1 / top, 1.0)  # where nothing moves any unit will do
         kept = tuple(range(steps + 1)) if at is None else tuple(at)
         which = product(*map(range, unit.shape))  # without run dimensions there is one
         runs = [self._integrate(r, float(unit[r]), kept) for r in which]
