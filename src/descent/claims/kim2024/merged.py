@@ -499,8 +499,8 @@ def aligned_heads(longer: int = 1, value: float = 1.0, power: int = 2) -> Eviden
     paper="Descent",
     number="Proposition",
     statement=r"Under a constant pull $R$ a head of rank one moves by one equation, $\ddot\tau=k^\top "
-    r"Rq$ with $\dot\tau=v$; in general it is infinite after a finite time, and what grows of $k\pm q$ is then "
-    r"along the top eigenvector, with the others less by $|v|^{\rho_i/\rho_1-1}$.",
+    r"Rq$ with $\dot\tau=v$; in general it is infinite after a finite time, and what grows of "
+    r"$k\pm q$ is then along the top eigenvector, with the others less by $|v|^{\rho_i/\rho_1-1}$.",
     verdict=Verdict.HOLDS,
     chapter=CHAPTER,
     mutations={"the eigenvalues instead of their squares": {"power": 1}},
