@@ -286,7 +286,7 @@ def one_neuron(activation: Activation) -> SaddleStart:
     `size` is that of f° on a cloud of two that had the other neuron.
     """
     X = in_context.planted(3, 1, 200, seed=0, r=(1.0,))[0].X
-    mean = activation.value(X[:, :1]).mean()  # what a neuron at zero, whose answer is one, takes off
+    mean = activation.value(X[:, :1]).mean()  # a neuron at zero, whose answer is one, takes it off
     raw = activation.value(X[:, :1]) - mean
     F = raw / raw.square().mean().sqrt()
     one = Neurons(torch.ones(1, 1, dtype=X.dtype), torch.zeros(1, 3, dtype=X.dtype))
