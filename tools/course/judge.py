@@ -87,7 +87,7 @@ def _share(part: Part, call: Callable, rng) -> tuple[float, str]:
 
 BY_HAND = "could not be judged: look at it by hand"
 MISSING = "was not found: no cell that ran defines it"
-UNREACHED = "is not reached"
+UNREACHED = "is not reached: the time is used up"
 
 
 # --------------------------------------------------------------------------- the student's process
@@ -125,9 +125,9 @@ class Student:
     def start(self) -> None:
         """Run all cells; one that ends the process is left out of the next run."""
         if self.runs == self.limits["runs"]:
-            raise Refused(f"{UNREACHED}: too many cells had to be left out")
+            raise Refused("is not reached: too many cells had to be left out")
         if time.monotonic() >= self.deadline:
-            raise Refused(f"{UNREACHED}: the time is used up")
+            raise Refused(UNREACHED)
         self.process = self.jail()
         cell = None
         try:
