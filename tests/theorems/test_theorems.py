@@ -75,6 +75,8 @@ def test_the_bound_is_that_of_the_theorem(instance):
     assert torch.allclose(report.bound(range(5)), expected, rtol=1e-12)
     half = (1 - mu / report.start.G[:, -1] / 2) ** 6
     assert torch.allclose(report.bound(3, report.step / 2)[0], half, rtol=1e-12)
+    every = (1 - 0.1 * mu) ** (2 * torch.arange(8)[:, None])  # as many steps as runs
+    assert torch.allclose(report.bound(range(8), 0.1), every, rtol=1e-12)
 
 
 def test_a_run_of_ones_own_is_held_against_the_report(instance):

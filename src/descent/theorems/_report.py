@@ -139,8 +139,10 @@ class Report:
 
         ValueError if the statement bounds no loss over time.
         """
-        linear, eta = self._linear, torch.as_tensor(self.step if eta is None else eta)
-        return torch.exp(-linear.decay(along(torch.as_tensor(t), eta), eta))
+        linear = self._linear
+        eta = _validate.tensor("eta", self.step if eta is None else eta).to(linear.mu)
+        eta = eta if eta.ndim else eta.expand_as(linear.mu)  # one number is that of every run
+        return torch.exp(-linear.decay(along(_validate.tensor("t", t), eta), eta))
 
     @property
     def _linear(self) -> Linear:
