@@ -26,6 +26,12 @@ def test_every_public_module_is_there_after_import_descent():
             assert name in descent.__all__
 
 
+def test_a_prompt_completes_what_waits_until_it_is_asked_for(monkeypatch):
+    for name in ("theorems", "claims"):
+        monkeypatch.delattr(descent, name, raising=False)
+    assert set(descent.__all__) <= set(dir(descent))
+
+
 def test_no_function_shadows_a_module():
     for name in descent.__all__:
         if not isinstance(getattr(descent, name), types.ModuleType):

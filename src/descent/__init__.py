@@ -67,6 +67,11 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    """With what waits until it is asked for, so that a prompt completes it."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str):
     if name in _ON_DEMAND:
         return importlib.import_module(f".{name}", __name__)
