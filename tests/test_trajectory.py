@@ -1,6 +1,7 @@
 """A trajectory says what it is, keeps itself on disk, and becomes a table or a figure."""
 
 import builtins
+import dataclasses
 import json
 from typing import NamedTuple
 
@@ -147,6 +148,13 @@ def test_it_becomes_a_dataset_with_named_dimensions(run, monkeypatch):
         40,
     ]
 
+    weights = data["watched_weights_Q"]
+    assert weights.dims == ("at", "run_0", *(f"weights_Q_{k}" for k in range(3)))
+    assert np.array_equal(weights.values, run.watched["weights"].Q)
+    whole = {"all": torch.tensor([1.0, 2.0]), "means": torch.ones(2, 4)}
+    other = dataclasses.replace(run, watched=whole).to_xarray()
+    assert other["watched_all"].dims == ("at",) and other["watched_means"].dims == ("at", "means_0")
+
     def without(name, *rest):
         if name == "xarray":
             raise ImportError
@@ -161,6 +169,25 @@ def test_it_becomes_a_dataset_with_named_dimensions(run, monkeypatch):
 def test_few_runs_are_drawn_each(run):
     assert run.plot().html.count("<path") > 3 and "Trajectory of 3 runs" in run.plot().alt
     assert "Loss over its start" in run._repr_html_()
+
+
+def test_runs_that_start_without_a_number_are_left_out(run):
+    """As one does whose loss overflows, or is zero: 0 / 0 is no share."""
+    first = torch.tensor([torch.nan, 0.0, 2.0])
+    some = dataclasses.replace(run, loss=torch.stack([first, first / 2]))
+    assert "Loss over its start" in some._repr_html_()
+    none = dataclasses.replace(run, loss=0 * some.loss)
+    assert none._repr_html_() == f"<p>{'<br>'.join(repr(none).splitlines())}</p>"
+    with pytest.raises(ValueError, match="no run starts with a loss to draw: look at run.loss"):
+        none.plot()
+
+
+def test_negative_losses_are_drawn_themselves(run, monkeypatch):
+    """A logarithm that falls from -1 to -5 is no share that grows from 1 to 5."""
+    monkeypatch.setattr(plots, "figure", lambda picture, **words: picture)
+    picture = dataclasses.replace(run, loss=torch.tensor([[-1.0, -1, -2], [-5, -5, -6]])).plot()
+    assert [curve.y[-1] for curve in picture.curves] == [-5, -5, -6]
+    assert picture.ylabel == "loss $f_t$" and picture.yscale == "linear"
 
 
 def test_many_runs_are_drawn_as_their_median_and_tenths(monkeypatch):

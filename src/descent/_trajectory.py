@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
-    from .plots import Figure
+    from .plots import Curve, Figure
 
 #: The layout of a saved trajectory; a file with a larger number is from a newer library.
 VERSION = 1
@@ -190,42 +190,69 @@ class Trajectory:
         runs = tuple(f"run_{k}" for k in range(self.loss.ndim - 1))
         parts = {"loss": (("step", *runs), self.loss)}
         parts |= {name: (runs, getattr(self, name)) for name in ARRAYS if name != "loss"}
-        for name, seen in self.watched.items():
-            if isinstance(seen, Tensor):
-                own = [f"{name}_{k}" for k in range(seen.ndim - 1 - len(runs))]
-                parts[f"watched_{name}"] = (("at", *runs, *own), seen)
+        for name, seen in self._watched_arrays().items():
+            # a function of one's own may give one number for all runs
+            of_runs = runs if seen.shape[1 : 1 + len(runs)] == self.eta.shape else ()
+            own = [f"{name}_{k}" for k in range(seen.ndim - 1 - len(of_runs))]
+            parts[f"watched_{name}"] = (("at", *of_runs, *own), seen)
         arrays = {
             name: (dims, value.detach().cpu().numpy()) for name, (dims, value) in parts.items()
         }
         return xarray.Dataset(arrays, {"step": self.steps.numpy(), "at": list(self.at)})
 
+    def _watched_arrays(self) -> dict[str, Tensor]:
+        """What was watched, array by array: each of a tuple by its name and the tuple's."""
+        tuples = {name: seen for name, seen in self.watched.items() if isinstance(seen, tuple)}
+        parts = {f"{k}_{W}": A for k, seen in tuples.items() for W, A in seen._asdict().items()}
+        return parts | {name: A for name, A in self.watched.items() if name not in tuples}
+
     # -- to look at -------------------------------------------------------------------------------
 
     def plot(self, most: int = 16) -> Figure:
-        """The losses as shares of the first, up to ``most`` runs; the middle and the ends of more."""
-        from .plots import Curve, Picture, figure
+        """The losses as shares of the first, up to ``most`` runs; the middle and the ends of more.
 
-        _validate.count("most", most)
-        shares = (self.loss / self.loss[0]).detach().cpu().reshape(len(self.loss), -1)
-        runs = shares.shape[1]
-        if runs <= most:
-            curves = [Curve("", self.steps, column) for column in shares.T]
-            caption = f"Loss over its start, {runs} run{'s' * (runs > 1)}."
-        else:
+        Losses that may be negative, as logarithms are, are drawn themselves. What starts without a
+        number is left out.
+
+        Raises
+        ------
+        ValueError : if nothing is left.
+        """
+        from .plots import Picture, figure
+
+        curves = self._curves(_validate.count("most", most))
+        if not curves:
+            raise error(ValueError, "no run starts with a loss to draw", "look at run.loss")
+        runs, of = self.eta.numel(), "Loss" if self._below else "Loss over its start"
+        some = f", {runs} run{'s' * (runs > 1)}."
+        caption = of + (some if runs <= most else f": median and tenths of {runs} runs.")
+        label, scale = ("loss $f_t$", "linear") if self._below else ("loss $f_t / f_0$", "log")
+        picture = Picture(curves, "step $t$", label, yscale=scale)
+        return figure(picture, alt=" ".join(self._lines()), caption=caption)
+
+    @property
+    def _below(self) -> bool:
+        """Whether a loss is negative, so that its share of the first one says nothing."""
+        return bool((self.loss < 0).any())
+
+    def _curves(self, most: int) -> list[Curve]:
+        from .plots import Curve
+
+        shares = self.loss if self._below else self.loss / self.loss[0]
+        shares = shares.detach().cpu().reshape(len(self.loss), -1)
+        runs, rows = shares.shape[1], [("", column) for column in shares.T]
+        if runs > most:
             levels = {"worst tenth": 0.9, "median": 0.5, "best tenth": 0.1}
             known = shares.nan_to_num(nan=torch.inf).sort(1).values
-            rows = {name: known[:, round(q * (runs - 1))] for name, q in levels.items()}
-            curves = [Curve(name, self.steps, row) for name, row in rows.items()]
-            caption = f"Loss over its start: median and tenths of {runs} runs."
-        picture = Picture(curves, "step $t$", "loss $f_t / f_0$", yscale="log")
-        return figure(picture, alt=" ".join(self._lines()), caption=caption)
+            rows = [(name, known[:, round(q * (runs - 1))]) for name, q in levels.items()]
+        return [Curve(name, self.steps, row) for name, row in rows if bool(row[0].isfinite())]
 
     def __repr__(self) -> str:
         return "\n".join(self._lines())
 
     def _repr_html_(self) -> str:
         text = "<br>".join(self._lines())
-        return f"<p>{text}</p>{self.plot().html}"
+        return f"<p>{text}</p>" + (self.plot().html if self._curves(most=16) else "")
 
     def _lines(self) -> list[str]:
         """What there is, what became of the loss, and what became of the runs."""
