@@ -62,6 +62,13 @@ def test_a_theorem_on_float32_data_is_one_on_the_same_numbers_in_float64():
     report = foundations.factorisation(model, *single)
     assert report.start.weights.Q.dtype == report["ranks of the S_i, summed"].dtype == torch.float64
     assert held(report).met.all()
+    pair = (
+        (single[0].X, single[0].y),
+        list(single[1]),
+    )  # what a start makes a problem and weights of
+    assert torch.equal(
+        foundations.factorisation(model, *pair).start.residual, report.start.residual
+    )
     rough = descend(model, *single, train="V", step=1e-3, steps=3)
     with pytest.raises(ValueError, match="the run is in float32, .*: train in float64"):
         song2024.theorem_1(model, *single).against(rough)

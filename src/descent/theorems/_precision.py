@@ -22,7 +22,7 @@ def widened(value: Any) -> Any:
         return Problem(widened(value.X), widened(value.y), value.ambient)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*map(widened, value))
-    return value
+    return type(value)(map(widened, value)) if isinstance(value, (tuple, list)) else value
 
 
 def out_of_range(start: Any) -> tuple[Inequality, ...]:
