@@ -390,7 +390,7 @@ def nuclear(
     found = svm(problem, u, selected=selected, query=query)
     import cvxpy
 
-    a, z = differences(problem, found.selected), problem.X[..., query, :]
+    a, z = (A.detach() for A in (differences(problem, found.selected), problem.X[..., query, :]))
     left, right = (_basis(M) for M in (a.flatten(0, 1), z))
     small = [(M @ basis).cpu().numpy() for M, basis in ((a, left), (z, right))]
     W = cvxpy.Variable((left.shape[1], right.shape[1]))
