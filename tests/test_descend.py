@@ -10,7 +10,7 @@ from strategies import differentiable, instances, relative_gap
 
 from descent import DivergenceWarning, _layout, _memory, descend, kernels, problems, spectra, steps
 from descent._watch import Watch
-from descent.models import Attention
+from descent.models import Attention, Selection
 
 module = importlib.import_module("descent._descend")  # the name in descent is the function's
 
@@ -493,6 +493,18 @@ class TestStopping:
         options = {"train": "V", "step": step, "steps": 30}
         assert descend(layer, problem, weights, **options, stall=10).stopped_at == -1
         assert descend(layer, problem, weights, **options, stall=3).stopped_at == 3
+
+    @pytest.mark.parametrize("reduce", [True, False])  # compiled, and in torch
+    def test_a_negative_loss_that_no_longer_falls_is_stopped(self, reduce):
+        problem, u = problems.planted(N=2, n=2, D=3, seed=0)
+        layer = Selection(goal="log loss")
+        weights = layer.init(problem, seed=0, runs=2, u=u)
+        step = torch.tensor([1e-12, 1.0], dtype=torch.float64)
+        options = {"train": "W", "step": step, "steps": 60, "reduce": reduce}
+        run = descend(layer, problem, weights, stall=10, **options)
+        assert (run.loss[0] < 0).all() and run.stopped_at.tolist() == [10, -1]
+        with pytest.raises(ValueError, match="2 of 2 runs start below zero: give stall"):
+            descend(layer, problem, weights, until=0.5, **options)
 
     def test_divergence_is_not_a_stop(self):
         with pytest.warns(DivergenceWarning):

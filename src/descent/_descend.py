@@ -202,6 +202,12 @@ def _extra_bytes(model, problem: Problem, weights: NamedTuple, train: str, step,
 def _walk(runs, rule: rules.Rule, plan: Plan) -> dict[str, Tensor]:
     """Take the steps. Where a GPU does, nothing here waits for it but a look every `LOOK` steps."""
     first, begun = None, runs.loss.flatten()
+    below = 0 if plan.until is None else int((begun < 0).sum())
+    if below:
+        found = (
+            f"until is a part of the first loss, and {below} of {len(begun)} runs start below zero"
+        )
+        raise error(ValueError, found, "give stall, or a number of steps")
     losses = begun.new_full((plan.records, len(begun)), torch.nan)
     parts = zip(begun.split(runs.sizes), losses.split(runs.sizes, 1), strict=True)
     monitors = [

@@ -8,8 +8,8 @@ from torch import Tensor
 
 #: A run whose loss exceeds this many times its start (or 1, if larger) is stopped as divergent.
 BLOW_UP = 1e12
-#: A loss that has not fallen below this fraction of its best has not fallen.
-FALLEN = 1 - 1e-6
+#: A loss that is not lower than its best by this part of it has not fallen.
+FALL = 1e-6
 NEVER = 2**62
 
 
@@ -21,7 +21,7 @@ class Record(NamedTuple):
     last : the loss of one that does not.
     ceiling : the loss above which it has diverged.
     target, patience : the loss, and the number of steps without a fall, at which it stops.
-    best, idle : its lowest loss, and the steps since that fell below ``fallen`` times itself.
+    best, idle : its lowest loss, and the steps since that fell by ``fall`` times itself.
     diverged_at, stopped_at : the step, -1 so far.
     """
 
@@ -36,7 +36,7 @@ class Record(NamedTuple):
     diverged_at: np.ndarray
     stopped_at: np.ndarray
     every: int
-    fallen: float
+    fall: float
 
 
 class Monitor:
@@ -97,7 +97,7 @@ class Monitor:
                 )
             ),
             self.every,
-            FALLEN,
+            FALL,
         )
 
     def observe(self, t: int, loss: Tensor) -> Tensor | None:
@@ -126,7 +126,7 @@ class Monitor:
         done = None if self.target is None else loss <= self.target
         if self.stall is None:
             return done
-        better = loss < FALLEN * self.best
+        better = loss < self.best - FALL * self.best.abs()  # of a logarithm, it is negative
         self.best = torch.where(better, loss, self.best)
         self.idle = torch.where(better, 0, self.idle + 1)
         stalled = self.idle >= self.stall

@@ -425,7 +425,7 @@ def _judge(record, run, t, f):
         record.diverged_at[run] = t + 1
         record.moves[run] = False
         return record.last[run]
-    better = f < record.fallen * record.best[run]
+    better = f < record.best[run] - record.fall * abs(record.best[run])
     record.idle[run] = 0 if better else record.idle[run] + 1
     if better:
         record.best[run] = f
