@@ -553,6 +553,20 @@ class TestWatching:
         )
         assert run.watched["size"].tolist() == [20]
 
+    def test_numbers_are_seen_in_full_precision(self):
+        watch = {"size": lambda w: float(w.Q[0, 0, 0, 0]), "both": lambda w: [0.1, 1]}
+        layer, problem, weights = setting(runs=3)
+        run = descend(layer, problem, weights, step=0.01, steps=1, watch=watch, at=[0])
+        assert run.watched["size"].tolist() == [float(weights.Q[0, 0, 0, 0])]
+        assert run.watched["both"].tolist() == [[0.1, 1.0]]
+
+    @pytest.mark.parametrize("given", [{"a": 1}, None, "high", (torch.ones(2), torch.ones(3))])
+    def test_what_is_no_number_is_named(self, given):
+        with pytest.raises(
+            TypeError, match=r"watch\['mine'\] gave .*: return numbers, a tensor, or"
+        ):
+            descend(*setting(), step=0.1, steps=1, watch={"mine": lambda w: given}, at=[0])
+
     def test_what_was_seen_does_not_move_with_the_weights(self):
         layer, problem, weights = setting(runs=3, D=4)
         run = descend(

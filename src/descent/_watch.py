@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,19 +67,18 @@ class Watch:
     def bind(self, model, problem, train: str, lift: Callable[[NamedTuple], NamedTuple]) -> None:
         """Say how the loop's weights are to be seen: the usual as they are, the rest lifted."""
 
-        def view(function) -> Callable:
+        def view(name: str, function) -> Callable:
             if not hasattr(model, NEEDS.get(function, "loss_and_gradient")):
                 lacks = f"which {type(model).__name__} lacks"
                 found = f"watch={function!r} needs a method {NEEDS[function]!r}, {lacks}"
                 raise error(TypeError, found, "give the model that method, or watch something else")
             if function in USUAL:
                 return partial(USUAL[function], model, problem, train)
-            # what is seen must not move with the weights
-            return lambda small: _copy(
-                lift(small) if function == "weights" else function(lift(small))
-            )
+            if function == "weights":
+                return lambda small: _copy(name, lift(small))
+            return lambda small: _copy(name, function(lift(small)))
 
-        self.views = {name: view(function) for name, function in self.functions.items()}
+        self.views = {name: view(name, function) for name, function in self.functions.items()}
 
     def look(self, t: int, weights: Callable[[], NamedTuple]) -> None:
         """Record step t, if it is one of those asked for."""
@@ -98,10 +98,18 @@ class Watch:
         return {name: _stack(seen) for name, seen in self.seen.items()}
 
 
-def _copy(value):
-    if isinstance(value, tuple):
-        return type(value)(*(W.clone() for W in value))
-    return torch.as_tensor(value).clone()
+def _copy(name: str, value):
+    """What is seen, in memory of its own: it must not move with the weights."""
+    if hasattr(value, "_fields"):
+        return type(value)(*(_copy(name, W) for W in value))
+    if isinstance(value, Tensor):
+        return value.clone()
+    try:
+        return torch.from_numpy(np.array(value))  # which takes Python's floats for float64
+    except (ValueError, TypeError, RuntimeError):
+        found = f"watch[{name!r}] gave {_validate.shown(value)}"
+        remedy = "return numbers, a tensor, or a NamedTuple of tensors"
+        raise error(TypeError, found, remedy) from None
 
 
 def _stack(seen: list):
