@@ -136,6 +136,13 @@ def test_other_contents_under_one_name_are_another_sweep(tmp_path):
         descent.sweep(problem={"mine": own(scale=2.0)}, **options)
 
 
+def test_layers_of_other_sizes_are_other_models(tmp_path):
+    options = {"problem": own(), "steps": 3, "step": 0.01}
+    descent.sweep(model=Attention(H=1, d=2), out=tmp_path / "t.parquet", **options)
+    with pytest.raises(ValueError, match="holds a sweep over another grid"):
+        descent.sweep(model=Attention(H=3, d=2), out=tmp_path / "t.parquet", **options)
+
+
 def test_the_command_line_takes_files_and_names(tmp_path, file, capsys):
     out = tmp_path / "t.parquet"
     grid = tmp_path / "grid.yaml"

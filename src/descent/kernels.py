@@ -15,7 +15,7 @@ Introduced in :doc:`/foundations/kernels`; the pullbacks are derived in
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -43,8 +43,8 @@ class Kernel:
 
     name: str
     score: str
-    value: Callable[[Scores], Scores]
-    pullback: Callable[[Scores, Scores, Scores], Scores]
+    value: Callable[[Scores], Scores] = field(repr=False)  # an address says nothing
+    pullback: Callable[[Scores, Scores, Scores], Scores] = field(repr=False)
     takes_dim: bool = False
 
     def scores(self, Q: Float[Tensor, "*b n d"], K: Float[Tensor, "*b n d"]) -> Scores:
