@@ -397,6 +397,20 @@ def test_the_flow_of_a_dead_start_stays():
     assert outcome.holds and bool((outcome.run.loss == outcome.run.loss[0]).all())
 
 
+def test_lists_and_numbers_of_single_precision_are_computed_in_double():
+    encoder, problem, weights = drawn(0)
+    theorem, one = theorems.get("wu2023-gradient-bounds"), [W[0] for W in weights]
+    exact = theorem(encoder, (problem.X, problem.y), one).start.r
+    lists = (problem.X.tolist(), problem.y.tolist()), [W.tolist() for W in one]
+    assert torch.equal(theorem(encoder, *lists).start.r, exact)
+    single = (problem.X.float(), problem.y.float()), [W.float() for W in one]
+    assert theorem(encoder, *single).start.r.dtype == torch.float64
+    with pytest.raises(TypeError, match="budgets must be 4 values, got 1.0"):
+        theorem(encoder, problem, one, 1.0)
+    with pytest.raises(TypeError, match="model must be an Encoder, got"):
+        theorem(None, problem, one)
+
+
 def test_labels_far_away_outrun_the_smooth_rate():
     outcome = trial("wu2023-proposition-1-smooth", near(3, (16,), "tanh", noise=(2, 2)), 50)
     assert not outcome.met.any() and failing(outcome)

@@ -34,12 +34,16 @@ class EncoderStart:
     def __post_init__(self) -> None:
         _validate.positive("chance", _validate.fraction("chance", self.chance))
         if not isinstance(self.problem, Problem):
-            object.__setattr__(self, "problem", Problem(*map(torch.as_tensor, self.problem)))
-        object.__setattr__(self, "weights", EncoderWeights(*map(torch.as_tensor, self.weights)))
+            pair = _validate.several("problem", self.problem, 2)
+            object.__setattr__(self, "problem", Problem(*pair))
+        weights = EncoderWeights(*_validate.several("weights", self.weights, 4))
+        object.__setattr__(self, "weights", _validate.weights(weights))
+        if not isinstance(self.model, Encoder):
+            found = f"model must be an Encoder, got {_validate.shown(self.model)}"
+            raise error(TypeError, found, "take Encoder(d)")
         self.model.check(self.weights, self.problem)
-        if len(self.budgets) != 4 or min(self.budgets) <= 0:
-            found = f"budgets must be four positive numbers, got {self.budgets}"
-            raise error(ValueError, found, "be four positive numbers")
+        for budget in _validate.several("budgets", self.budgets, 4):
+            _validate.positive("budgets", budget)
 
     @cached_property
     def forward(self):
