@@ -51,6 +51,28 @@ def test_descend_trains_it_and_its_span_as_it_is(setting, step, train):
         assert torch.equal(getattr(small.weights, name), getattr(setting[2], name))
 
 
+class ByAutograd(Logistic):
+    """Its gradient by torch.autograd, which knows nothing of derivatives around it."""
+
+    def loss_and_gradient(self, weights, problem, train):
+        moving = weights._make(W.detach().clone().requires_grad_() for W in weights)
+        loss, _ = super().loss_and_gradient(moving, problem, "")
+        found = torch.autograd.grad(loss.sum(), [getattr(moving, W) for W in train])
+        return loss.detach(), dict(zip(train, found, strict=True))
+
+
+def test_a_gradient_that_cannot_be_differentiated_trains_with_a_number_for_a_step(setting):
+    _, *rest = setting
+    by_hand, by_autograd = (
+        descend(m, *rest, step=0.1, steps=9).loss for m in (Logistic(), ByAutograd())
+    )
+    assert torch.allclose(by_hand, by_autograd, rtol=1e-12)
+    with pytest.raises(
+        ValueError, match="of ByAutograd cannot be differentiated .*: give step a number"
+    ):
+        descend(ByAutograd(), *rest, steps=9)
+
+
 def test_descend_stops_and_watches_it(setting):
     run = descend(
         *setting, steps=300, step=0.5, until=0.5, watch=["weights", "gradient_norm"], at=[0, 9]

@@ -172,8 +172,14 @@ def smoothness(model, weights: NamedTuple, problem: Problem, train: str) -> Tens
         return model.smoothness(weights, problem, train)
     # forward mode cannot write into a view that runs share (weights that were `expand`ed)
     point = {W: getattr(weights, W).contiguous() for W in train}
-    runs = len(runs_of(model, weights))
-    return spectra.top_hessian_eigenvalue(objective(model, weights, problem, train), point, runs)
+    runs, gradient = len(runs_of(model, weights)), objective(model, weights, problem, train)
+    gradient(point)  # what fails here is the model's own
+    try:
+        return spectra.top_hessian_eigenvalue(gradient, point, runs)
+    except RuntimeError as refusal:
+        found = f"the gradient of {type(model).__name__} cannot be differentiated ({refusal})"
+        remedy = "give step a number, take gradients by torch.func, or state the model's smoothness"
+        raise error(ValueError, found, remedy) from refusal
 
 
 def loss(model, weights: NamedTuple, problem: Problem) -> Tensor:
