@@ -337,7 +337,9 @@ def results(course, folder):
 def test_a_submission_gets_the_marks_it_earns(results, name):
     result = results[name]
     assert result["total"] == SUBMISSIONS[name][0], result
-    assert "GRADED" not in result["state"] and "by hand" not in result["state"], result
+    assert "GRADED" not in result["state"], result
+    hangs = name == "serialiser-patched"  # in every start, until the time is used up
+    assert ("by hand" in result["state"]) == hangs, result
 
 
 def test_a_cell_that_ends_the_process_is_named(results):
