@@ -278,9 +278,26 @@ def test_an_entry_of_the_cache_that_holds_other_code_is_not_taken(
     assert torch.equal(descend(*setting(), step=0.01, steps=2).loss, first.loss)
 
 
+@pytest.mark.parametrize(
+    "step", [0.01, steps.normalised(0.01), steps.polyak(), torch.tensor([0.1, 0.01, 0.001])]
+)
+def test_numba_has_no_choice_between_what_was_compiled(compiled_anew, monkeypatch, step):
+    """Its version 0.60 chooses wrongly now and then; where there is one, it cannot."""
+    called, call = [], _stretch.call
+    monkeypatch.setattr(_stretch, "call", lambda f, *args: (called.append(f), call(f, *args)))
+    layer, problem, weights = setting()
+    single = problem.to(torch.float32), layer.init(problem.to(torch.float32), runs=3, seed=1)
+    for at, start in ((problem, weights), single):
+        for options in ({}, {"watch": "weights", "at": [0, 1, 2, 4, 9]}, {"until": 0.9}, {"stall": 3}, {"every": 3}):
+            descend(layer, at, start, step=step, steps=9, **options)
+    taken = {f for f in called if f.__name__ == "take_steps"}
+    assert len(taken) == 2  # one for each precision
+    assert [len(f.overloads) for f in called] == [1] * len(called)
+
+
 def test_another_text_of_a_step_is_another_entry_of_the_cache(example):
     def key(step):
-        function = _stretch.compiled(step)
+        function = _stretch.compiled(step, "kinds")
         return function._cache._index_key("a signature", function.targetctx.codegen())
 
     assert key(attention_step) != key(example.logistic)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numba import typeof
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -64,7 +65,9 @@ class Groups:
         self.scratch, self.spare = [self.shape.scratch() for _ in range(self.shares)], SimpleQueue()
         for one in self.scratch:
             self.spare.put(one)
-        self.take_steps = _stretch.compiled(step.function)
+        kept = self.products, self.state, self.shape.places, self.data, self.scratch[0]
+        self.kinds = typeof(kept)
+        self.take_steps = _stretch.compiled(step.function, self.kinds)
         self.map, self.sizes, self.t = map, [self.count], 0
         self._evaluate()
 
@@ -100,7 +103,8 @@ class Groups:
 
     def set_later(self, scale: Tensor) -> None:
         """What the rule's formula takes (steps, ...) from the step after the next one on."""
-        self.step_size = self._step_size(scale.reshape(len(scale), -1).numpy())
+        # contiguous, whatever the rule's: see `_stretch.compiled`
+        self.step_size = self._step_size(scale.reshape(len(scale), -1).contiguous().numpy())
 
     def integrate(
         self, start: int, stop: int, monitors: list[Monitor], done: Callable = _layout.silent
@@ -129,7 +133,7 @@ class Groups:
 
     def square(self) -> Tensor:
         """The squared length of each run's gradient."""
-        self._call(_stretch.lengths(), self.products, self.state)
+        self._call(_stretch.lengths(self.kinds), self.products, self.state)
         found = self.state.length.reshape(-1)[: self.count]
         return torch.from_numpy(found.copy()).reshape(self.runs)
 

@@ -117,14 +117,19 @@ def _ready(function: Callable) -> None:
     _inlined(function)
 
 
-def compiled(step: Callable) -> Callable:
-    """The function that takes steps with a model's; Numba compiles it at the first call."""
+def compiled(step: Callable, kinds: object) -> Callable:
+    """The function that takes steps with a model's; Numba compiles it at the first call.
+
+    One for each of the types of what a run keeps, ``kinds``, so that Numba is left no choice between
+    what a function was compiled to: its version 0.60 takes now and then the code for arrays of
+    another layout, which reads elsewhere in memory.
+    """
     with _lock:
-        return _compiled(step)
+        return _compiled(step, kinds)
 
 
 @cache
-def _compiled(step: Callable) -> Callable:
+def _compiled(step: Callable, kinds: object) -> Callable:
     parts = _surface.parts(step)
     for part in parts:
         _ready(part)
@@ -180,14 +185,14 @@ def _compiled(step: Callable) -> Callable:
     return _kept(take_steps)
 
 
-def lengths() -> Callable:
-    """The function that gives the squared length of each run's gradient."""
+def lengths(kinds: object) -> Callable:
+    """The function that gives the squared length of each run's gradient; see `compiled`."""
     with _lock:
-        return _lengths()
+        return _lengths(kinds)
 
 
 @cache
-def _lengths() -> Callable:
+def _lengths(kinds: object) -> Callable:
     sources = digest(_register, _surface)
 
     def squares(groups, scratch, products, state):
