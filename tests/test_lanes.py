@@ -287,8 +287,9 @@ def test_numba_has_no_choice_between_what_was_compiled(compiled_anew, monkeypatc
     monkeypatch.setattr(_stretch, "call", lambda f, *args: (called.append(f), call(f, *args)))
     layer, problem, weights = setting()
     single = problem.to(torch.float32), layer.init(problem.to(torch.float32), runs=3, seed=1)
+    watched = {"watch": "weights", "at": [0, 1, 2, 4, 9]}
     for at, start in ((problem, weights), single):
-        for options in ({}, {"watch": "weights", "at": [0, 1, 2, 4, 9]}, {"until": 0.9}, {"stall": 3}, {"every": 3}):
+        for options in ({}, watched, {"until": 0.9}, {"stall": 3}, {"every": 3}):
             descend(layer, at, start, step=step, steps=9, **options)
     taken = {f for f in called if f.__name__ == "take_steps"}
     assert len(taken) == 2  # one for each precision
