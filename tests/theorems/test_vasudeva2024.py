@@ -111,6 +111,17 @@ def test_the_sharp_law_says_nothing_of_attention_that_is_undecided():
                 assert of.trial(count, looks=8).holds
 
 
+def test_the_sharp_law_says_nothing_before_the_slowest_gap_has_settled():
+    problem, u = problems.planted(3, 3, 12, seed=4)  # which takes 50 lengths to fall by e
+    start = LAYER.init(problem, runs=4, seed=0, u=u)
+    for count in (60, 200, 400, 1000):
+        outcome = theorems.get("vasudeva2024-sharp-law")(LAYER, problem, start).trial(
+            count, looks=8
+        )
+        assert outcome.holds
+        assert outcome.met.all() == (count == 1000)
+
+
 def test_every_theorem_of_the_part_is_tried():
     assert {id for id in theorems.registry if id.startswith("vasudeva2024")} == set(SERIES)
 

@@ -231,11 +231,26 @@ class SelectionStart:
 
         Infinite where no difference has a part across W_mm, as with one sequence of two tokens.
         """
-        root = self.alpha.clamp_min(0).sqrt()
-        across = root[:, None] * (self.gram - 1 / self.length.square()) * root
-        bend = torch.linalg.eigvalsh(across)[-1]
+        bend = self.bends[-1]
         rounding = 1e-12 * self.alpha @ self.gram.diagonal()
         return torch.where(bend > rounding, 2 * self.length / bend, torch.inf)
+
+    @cached_property
+    def settling(self) -> Tensor:
+        """The length in which the slowest part of the gaps' distance from their limit falls by e.
+
+        Zero where there is but one gap.
+        """
+        least = (
+            self.bends[1:2].clamp_min(0).reciprocal()
+        )  # the first is that of W_mm, which is zero
+        return self.length * (least[0] if len(least) else torch.zeros_like(self.length))
+
+    @cached_property
+    def bends(self) -> Float[Tensor, " m"]:
+        """How fast gaps settle along the flow, per length over that of W_mm; the least is zero."""
+        root = self.alpha.clamp_min(0).sqrt()
+        return torch.linalg.eigvalsh(root[:, None] * (self.gram - 1 / self.length.square()) * root)
 
     # -- convergence from every start ------------------------------------------------------------
 

@@ -200,7 +200,7 @@ def sharp_law(at: SelectionStart) -> Report:
     """The error times the length tends to K; proved for the flow, run with the steps ``eta``.
 
     At finite length the measured number is off by what the softmax adds and the start has left:
-    it is asked to be within 1 % at the end of the run.
+    it is asked to be within 1 % at the end of a run that is long beside `SelectionStart.settling`.
     """
     dependent = torch.linalg.cond(at.gram)
 
@@ -217,6 +217,11 @@ def sharp_law(at: SelectionStart) -> Report:
     def decided(run: Trajectory):
         length = torch.linalg.vector_norm(path(run)[-1], dim=(-2, -1))
         return (8 * at.length).expand_as(length), length, ()  # what the softmax adds is e^-8
+
+    def settled(run: Trajectory):
+        W = path(run)[[0, -1]]
+        first, length = torch.linalg.vector_norm(W, dim=(-2, -1))
+        return (8 * at.settling).expand_as(length), length - first, ()
 
     settles = Inequality(
         "η < the threshold", at.largest_eta.new_tensor(at.eta), at.largest_eta, strict=True
@@ -237,6 +242,7 @@ def sharp_law(at: SelectionStart) -> Report:
             heard(at),
             Promise("10 K ≤ ‖W‖ at the end", far, ("weights",)),
             Promise("8 ‖W_mm‖ ≤ ‖W‖ at the end", decided, ("weights",)),
+            Promise("gaps have settled to e^-8 at the end", settled, ("weights",)),
         ),
         train="W",
         largest_step=lambda: steps.normalised(at.eta),
