@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -54,6 +56,12 @@ def test_the_two_solvers_agree_on_what_is_feasible_and_on_the_solution(shape):
 def margin_mask(problem):
     selected = torch.argmax(problem.y[:, None] * problem.X[..., 0], 1)
     return torch.arange(problem.n) != selected[:, None]
+
+
+def test_the_proof_that_nothing_is_feasible_comes_from_another_process():
+    no = margin.Infeasible(torch.tensor([[0.0, 0.25], [0.75, 0.0]]), 1e-17)
+    again = pickle.loads(pickle.dumps(no))
+    assert torch.equal(again.weights, no.weights) and str(again) == str(no)
 
 
 @given(shapes)

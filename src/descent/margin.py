@@ -56,6 +56,9 @@ class Infeasible(ValueError):
             f".weights: {self.remedy}"
         )
 
+    def __reduce__(self):
+        return type(self), (self.weights, self.length)
+
 
 @dataclass(frozen=True)
 class Margin:

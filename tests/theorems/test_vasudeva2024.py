@@ -122,6 +122,22 @@ def test_the_sharp_law_says_nothing_before_the_slowest_gap_has_settled():
         assert outcome.met.all() == (count == 1000)
 
 
+def test_runs_on_a_grid_are_those_in_a_row():
+    problem, start = settling(2)
+    grid = type(start)(*(W.unflatten(0, (2, -1)) for W in start))
+    law = theorems.get("vasudeva2024-sharp-law")
+    assert torch.equal(law(LAYER, problem, grid)["K"].flatten(), law(LAYER, problem, start)["K"])
+    assert law(LAYER, problem, grid).trial(20).met.shape == (2, len(start.W) // 2)
+
+
+def test_a_trial_says_what_it_cannot_do(at):
+    report = theorems.get("vasudeva2024-rate")(LAYER, at.problem, at.weights)
+    with pytest.raises(ValueError, match="looks must be at least 1"):
+        report.trial(20, looks=0)
+    with pytest.raises(TypeError, match="takes the step of vasudeva2024-rate.*share"):
+        report.trial(20, step=0.1)
+
+
 def test_every_theorem_of_the_part_is_tried():
     assert {id for id in theorems.registry if id.startswith("vasudeva2024")} == set(SERIES)
 

@@ -191,6 +191,12 @@ class Report:
         if not self.train:
             return self.against()
         _validate.count("steps", steps)
+        _validate.count("looks", looks)
+        if "step" in options:
+            found = f"trial takes the step of {self.theorem.id}, and was given another"
+            raise error(
+                TypeError, found, "give a share of it, or hold a run of your own by against"
+            )
         step = share * self._positive_step() if isinstance(self.step, Tensor) else self.step
         if self.watch:
             at = sorted({int(steps * (j / looks) ** 2) for j in range(looks + 1)})

@@ -211,7 +211,7 @@ class SelectionStart:
     def unseen(self) -> Float[Tensor, "*r"]:
         """The length of the part of W_0 that no A_it sees, and that no step moves."""
         g = self.gaps(self.weights.W).flatten(-2)
-        rows = g if g.ndim > 1 else g[None]
+        rows = g.reshape(-1, g.shape[-1])
         seen = (g * least_norm(self.gram, rows.mT).mT.reshape(g.shape)).sum(-1)
         total = self.weights.W.square().sum((-2, -1))
         return (total - seen).clamp_min(0).sqrt()
