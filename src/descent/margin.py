@@ -127,6 +127,7 @@ def svm(
     ------
     Infeasible : where no W selects these tokens, with the proof.
     ValueError : for a zero query, labels that are no signs, scores that leave no token optimal.
+    ArithmeticError : where the margin is so small that float64 cannot tell it from zero.
 
     See :doc:`/vasudeva2024/logistic`.
 
