@@ -241,10 +241,9 @@ class SelectionStart:
 
         Zero where there is but one gap.
         """
-        least = (
-            self.bends[1:2].clamp_min(0).reciprocal()
-        )  # the first is that of W_mm, which is zero
-        return self.length * (least[0] if len(least) else torch.zeros_like(self.length))
+        if len(self.bends) == 1:  # that of W_mm itself
+            return torch.zeros_like(self.length)
+        return self.length / self.bends[1].clamp_min(0)
 
     @cached_property
     def bends(self) -> Float[Tensor, " m"]:
