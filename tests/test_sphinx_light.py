@@ -113,28 +113,30 @@ def test_the_pages_of_the_book_ask_for_one_sheet_and_one_script(site):
     for page in ("intro.html", "song2024/values.html", "search.html"):
         text = (site / page).read_text("utf8")
         sheets = re.findall(r'rel="stylesheet"[^>]*href="(?:\.\./)*([^"]+)"', text)
-        assert sheets[0] == "_static/site.css" and set(sheets[1:]) <= {"_static/large.css"}
+        assert sheets[0] == "_static/site.css" and set(sheets[1:]) <= {"_static/rare.css"}
         assert text.count("site.js") == 1 and "descent-explorer {" not in text
 
 
-def test_a_page_has_the_letters_of_large_operators_if_and_only_if_it_uses_them(site):
-    css = "".join((site / f"_static/{name}.css").read_text("utf8") for name in ("site", "large"))
-    rules = re.findall(r"\.katex ([^{},]+)\{font-family:KaTeX_Size\d\}", css)
-    marks = {re.match(r"\.([\w-]+)", rule)[1] for rule in rules}
-    assert marks == {"delimsizing", "op-symbol"}
+def test_a_page_has_the_rare_letters_if_and_only_if_it_uses_them(site):
+    css = (site / "_static/site.css").read_text("utf8")
+    rules = re.findall(r"(?<=[}])([^{}]+)\{font-family:KaTeX_(?:Size\d|AMS|Caligraphic)\}", css)
+    marks = {re.findall(r"\.([\w-]+)", one)[1] for rule in rules for one in rule.split(",")}
+    assert marks == {"delimsizing", "op-symbol", "amsrm", "mathbb", "mathcal"}
     pages = [page for page in site.rglob("*.html") if "_static" not in page.parts]
     found = set()
     for page in pages:
         text = page.read_text("utf8")
-        used = any(re.search(rf'class="[^"]*\b{mark}\b', text) for mark in marks)
-        assert ("large.css" in text) == used, page
+        used = any(re.search(rf'class="[^"]*\b{mark}\b', text) for mark in marks) or "Ł" in text
+        assert ("rare.css" in text) == used, page
         found.add(used)
     assert found == {True, False}
 
 
-def test_every_font_that_the_sheet_asks_for_is_there(site):
-    css = (site / "_static/site.css").read_text("utf8")
-    fonts = re.findall(r'src:url\(([^)]+)\) format\("woff2"\)', css)
-    files = [font for font in fonts if not font.startswith("data:")]
-    assert files and all((site / "_static" / file).stat().st_size > 500 for file in files)
-    assert "Font Awesome 6 Free" in css and "url(data:font/woff2" in css
+@pytest.mark.parametrize("name", ["site", "rare"])
+def test_every_font_that_a_sheet_asks_for_is_in_it(site, name):
+    """Else a page is drawn in other letters first."""
+    css = (site / f"_static/{name}.css").read_text("utf8")
+    fonts = re.findall(r"url\(([^)]{9,})\) format", css)
+    inside = r"data:font/woff2;base64,[\w+/=]{300,}"
+    assert fonts and all(re.fullmatch(inside, font) for font in fonts)
+    assert len(re.findall(r"src:\s*url", css)) == len(fonts)

@@ -5,8 +5,10 @@ are written, their sheets are joined into ``_static/site.css``, less
 
 * selectors that name a class, id, element or attribute that is on no page and in no script;
 * fonts that no rule names, and in each font the characters that no page asks of it;
-* KaTeX's letters for large operators and brackets, which go into ``large.css``: the front page and
-  the ledger have none.
+* letters that few pages have, such as large operators and brackets: they go into ``rare.css``.
+
+Fonts travel inside the sheets. What a phone shows first is then the page as it will stay; while they
+came as files it showed the page in other letters, and laid it out again as each file arrived.
 
 On the way each rule of the dark or the light theme learns two things for which the theme needs a
 script: to follow the system where no script has chosen, and to be light on paper. The styles and
@@ -54,9 +56,10 @@ STRING = r"\"[^\"]*\"|'[^']*'|url\([^)]*\)"  # in which a semicolon or a brace e
 # The text is set at one optical size, in weights up to that of headings; italics in one weight.
 AXES = {"normal": {"opsz": 18, "wght": (400, 600)}, "italic": {"opsz": 18, "wght": 400}}
 FEATURES = ["onum", "pnum", "lnum", "tnum"]
-# Fonts of a few glyphs travel inside a sheet; those of the text are preloaded as files.
+# Faces that only pages get on which something asks for them: by a class of KaTeX, or a letter.
 LARGE = "KaTeX_Size"
-INLINE = (LARGE, "fa-")
+RARE = (LARGE, "KaTeX_AMS", "KaTeX_Caligraphic", "-latin-ext-")
+ASKS = re.compile(r'class="[^"]*\b(?:delimsizing|op-symbol|mathbb|amsrm|mathcal)\b|[\u0100-\u024F]')
 # What the classes of KaTeX ask of a font, each for what it names: family, style, weight.
 PLAIN = ("KaTeX_Main", "normal", "400")
 KATEX = {
@@ -205,13 +208,15 @@ def moved(sheet, static):
 def with_subset_fonts(css, static, words):
     """The sheet with fonts that hold the characters in use, and none that no rule names.
 
-    Second, the faces of large operators and brackets.
+    Second, the rare faces.
     """
     face = r"@font-face\{[^}]*\}"
     rest = re.sub(face, "", css)
-    faces = [subset_face(each, rest, static, words) for each in re.findall(face, css)]
-    large = [each for each in faces if LARGE in each]
-    return "".join(each for each in faces if each not in large) + rest, "".join(large)
+    common, rare = [], []
+    for each in re.findall(face, css):
+        kind = rare if any(name in each for name in RARE) else common
+        kind.append(subset_face(each, rest, static, words))
+    return "".join(common) + rest, "".join(rare)
 
 
 def subset_face(face, rest, static, words):
@@ -223,14 +228,8 @@ def subset_face(face, rest, static, words):
     characters = characters_for(face, words, rest) if family in rest else set()
     if not characters:
         return ""
-    data = subset_font(static / source[1], characters)
-    name = Path(source[1]).name
-    address = "data:font/woff2;base64," + b64encode(data).decode()
-    if not name.startswith(INLINE):
-        address = f"fonts-in-use/{name}"
-        (static / "fonts-in-use").mkdir(exist_ok=True)
-        (static / address).write_bytes(data)
-    return re.sub(r"src:[^;}]*", f'src:url({address}) format("woff2")', face)
+    data = b64encode(subset_font(static / source[1], characters)).decode()
+    return re.sub(r"src:[^;}]*", f'src:url(data:font/woff2;base64,{data}) format("woff2")', face)
 
 
 def described(face, what):
@@ -283,6 +282,11 @@ def figure_files(app):
     return [file for name in FIGURES if (file := library(app) / name).exists()]
 
 
+def say_rare(app, pagename, templatename, context, doctree):
+    """Tell the template whether something on a page asks for a rare face."""
+    context["rare"] = bool(ASKS.search(context.get("body", "")))
+
+
 def take_out(app, doctree):
     """Take from the outputs of a page what the joined files hold."""
     shared = {file.read_text("utf8") for file in figure_files(app)}
@@ -303,7 +307,7 @@ def without_comments(script):
 
 
 def join(app, exception):
-    """Write ``site.css``, ``large.css`` and ``site.js``."""
+    """Write ``site.css``, ``rare.css`` and ``site.js``."""
     if exception or app.builder.format != "html":
         return
     out = Path(app.outdir)
@@ -320,12 +324,13 @@ def join(app, exception):
     texts = [*map(partial(moved, static=static), sheets[:-1]), *texts, moved(sheets[-1], static)]
     css = "".join(pruned(tinycss2.parse_stylesheet(t, True, True), words.names) for t in texts)
     elsewhere = {name for text in [*pages, script] for name in re.findall(r"--[\w-]+", text)}
-    css, large = with_subset_fonts(without_idle_variables(css, elsewhere), static, words)
+    css, rare = with_subset_fonts(without_idle_variables(css, elsewhere), static, words)
     (static / "site.css").write_text(css, "utf8")
-    (static / "large.css").write_text(large, "utf8")
+    (static / "rare.css").write_text(rare, "utf8")
 
 
 def setup(app):
     app.connect("doctree-read", take_out)
+    app.connect("html-page-context", say_rare, priority=950)
     app.connect("build-finished", join)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
