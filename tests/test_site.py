@@ -760,9 +760,10 @@ def test_the_list_of_contents_leads_to_the_top_of_a_phones_screen(visit, server)
     page.context.close()
 
 
+@pytest.mark.parametrize("width", [390, 980])
 @pytest.mark.parametrize("side", ["primary", "secondary"])
-def test_a_side_bar_is_laid_out_on_a_phone_when_it_is_opened(visit, server, side):
-    page = visit(server, "foundations/layer.html", width=390).page
+def test_a_side_bar_is_laid_out_on_a_narrow_screen_when_it_is_opened(visit, server, side, width):
+    page = visit(server, "foundations/layer.html", width=width).page
     links = page.locator(f"#pst-{side}-sidebar a, #pst-{side}-sidebar-modal a")
     drawn = "links => links.filter(link => link.getClientRects().length).length"
     assert links.evaluate_all(drawn) == 0
