@@ -1,5 +1,6 @@
 """Theorems as objects: inequalities, promises, reports, and what they say of a run."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from descent import descend, models, problems, theorems
+from descent.models import LeastSquares
 from descent.theorems import Inequality, Linear, Promise, Report, Standing, theorem
 
 F = torch.float64
@@ -86,6 +88,34 @@ def test_a_run_of_ones_own_is_held_against_the_report(instance):
     far = descend(*instance, train="V", step=1.9 * report.step, steps=50)
     assert not report.against(far).met.any()
     assert "η ≤ the largest step" in repr(report.against(far))
+
+
+def test_a_run_that_began_elsewhere_is_refused(instance):
+    layer, problem, weights = instance
+    report, own = theorems.song2024.theorem_1(*instance), {"train": "V", "steps": 5}
+    others = {
+        "shape": (problem, layer.init(problem, runs=len(report.met) + 1, seed=9)),
+        "another loss": (problem, layer.init(problem, runs=len(report.met), seed=9)),
+        "loss than": (replace(problem, y=2 * problem.y), weights),
+    }
+    for said, other in others.items():
+        with pytest.raises(
+            ValueError, match=f"{said}.*: train from the model, problem and weights"
+        ):
+            report.against(descend(layer, *other, step=report.step.amin(), **own))
+    one = weights._replace(**{W: getattr(weights, W)[:1] for W in weights._fields})
+    alone = theorems.song2024.theorem_1(layer, problem, type(one)(*(W[0] for W in one)))
+    steps = alone.step * torch.tensor([0.5, 1.0], dtype=torch.float64)  # two runs of one start
+    both = type(one)(*(W.expand(2, *W.shape[1:]) for W in one))
+    assert alone.against(descend(layer, problem, both, step=steps, **own)).holds
+
+
+def test_a_path_of_ones_own_begins_at_the_start():
+    f = LeastSquares(lambda x: torch.tanh(x) - 0.5)
+    report = theorems.foundations.near_start(f, [[0.1]], Lambda=0.8)
+    path = torch.tensor([[[0.2]], [[0.3]]], dtype=torch.float64)
+    with pytest.raises(ValueError, match="another loss than the report's start"):
+        report.against(report.start.seen(path, 0.01))
 
 
 def test_the_printed_rate_fails_for_two_heads_and_the_corrected_does_not(instance):

@@ -78,6 +78,11 @@ class FunctionStart:
         return value if name == "minimiser" else value.expand_as(self.r)
 
     @cached_property
+    def first(self) -> Float[Tensor, "*r"]:
+        """The loss of the starts."""
+        return self.f.loss(self.theta)
+
+    @cached_property
     def r(self) -> Float[Tensor, "*r"]:
         """Norm of the residual."""
         return torch.linalg.vector_norm(self.f.residual(self.theta), dim=-1)

@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import _validate
 from .._descend import Trajectory, descend
 from .._errors import error
+from ..models._protocol import loss
 from ._inequality import Inequality
 
 #: A computed residual is off by this many roundings of the outputs and labels, at most.
@@ -158,7 +159,8 @@ class Report:
 
         Raises
         ------
-        ValueError : if the run lacks what a promise speaks of; the message says what to watch.
+        ValueError : if the run begins elsewhere, or lacks what a promise speaks of; the message
+            then says what to watch.
         """
         if self.train and run is None:
             raise error(
@@ -169,6 +171,8 @@ class Report:
         if run is not None and run.loss.dtype == torch.float32:
             remedy = "train in float64, as report.trial() does"
             raise error(ValueError, "the run is in float32, too coarse for a theorem", remedy)
+        if run is not None:
+            self._begins_here(run)
         missing = [name for name in self.watch if name not in run.watched]
         if missing:
             raise error(
@@ -181,6 +185,23 @@ class Report:
             least = 16 * BLUR * linear.rounding  # else there is nothing to see in float64
             hypotheses += (Inequality("rounding ≪ ‖r_0‖", least, (2 * run.loss[0]).sqrt()),)
         return Outcome(self, hypotheses, tuple(p.check(run) for p in self.promises), run)
+
+    def _begins_here(self, run: Trajectory) -> None:
+        """Refuse a run that began elsewhere, of which this report says nothing."""
+        at, first = self.start, run.loss[0]
+        own = at.first if hasattr(at, "first") else loss(at.model, at.weights, at.problem)
+        remedy = "train from the model, problem and weights of the report"
+        if own.shape not in ((), first.shape):
+            sizes = f"{tuple(own.shape)}, the run {tuple(first.shape)}"
+            found = f"the report's start has runs of shape {sizes}"
+            raise error(ValueError, found, remedy)
+        # where all labels are fitted the loss is their rounding; beyond float64 it tells nothing
+        least = 0.0 if hasattr(at, "first") else 1e-12 * float(at.problem.y.square().sum())
+        off = (own.to(first) - first).abs()
+        off = torch.where(off.isfinite() & (off > 1e-6 * first.abs() + least), off, 0.0)
+        if bool(off.any()):
+            found = "the run begins at another loss than the report's start"
+            raise error(ValueError, f"{found}, off by {float(off.amax()):.3g}", remedy)
 
     def trial(self, steps: int = 1000, share: float = 1.0, looks: int = 40, **options) -> "Outcome":
         """Train as the theorem says, at ``share`` of its largest step, and hold it against that.
