@@ -296,6 +296,15 @@ def test_numba_has_no_choice_between_what_was_compiled(compiled_anew, monkeypatc
     assert [len(f.overloads) for f in called] == [1] * len(called)
 
 
+@pytest.fixture(autouse=True)
+def one_variant_each(monkeypatch):
+    """Whatever model a test trains, and how: the same holds of each compiled stretch."""
+    called, call = set(), _stretch.call
+    monkeypatch.setattr(_stretch, "call", lambda f, *args: (called.add(f), call(f, *args))[1])
+    yield
+    assert {f.__name__: len(f.overloads) for f in called if len(f.overloads) > 1} == {}
+
+
 def test_another_text_of_a_step_is_another_entry_of_the_cache(example):
     def key(step):
         function = _stretch.compiled(step, "kinds")

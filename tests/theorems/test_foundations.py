@@ -75,6 +75,14 @@ def factorised(seed, share):
     return foundations.factorised(M, U, V).against()
 
 
+@pytest.mark.parametrize("name", "MUV")
+def test_factors_are_numbers(name):
+    given = {letter: torch.ones(2, 2, dtype=F) for letter in "MUV"}
+    given[name] = given[name] * torch.nan
+    with pytest.raises(ValueError, match=f"{name} has 4 entries that are NaN or infinite"):
+        foundations.factorised(**given)
+
+
 def layer(seed, heads=(1, 2, 3), wide=(1, 2, 3, 5, 12)):
     pick = random.Random(seed)
     N, n, D, d, H = (pick.choice(s) for s in ((1, 2), (1, 2, 3), wide, (1, 2, 3), heads))

@@ -184,7 +184,9 @@ class Factors:
 
     def __post_init__(self) -> None:
         for name in "MUV":
-            object.__setattr__(self, name, _validate.matrix(name, getattr(self, name)))
+            value = _validate.matrix(name, getattr(self, name))
+            value = _validate.finite(name, value, "give numbers")
+            object.__setattr__(self, name, value)
         (a, b), k = self.M.shape[-2:], self.U.shape[-1]
         _validate.shape("U", self.U, (a, k), f"M has {a} rows")
         _validate.shape("V", self.V, (b, k), f"M has {b} columns and U {k}")
