@@ -484,6 +484,22 @@ def test_what_was_not_graded_is_tried_again_and_what_was_is_kept(course, tmp_pat
     assert states == [True, False, False] and not found
 
 
+def test_a_judge_that_was_mended_grades_again(course, tmp_path, monkeypatch):
+    for below in ("judge", "seed"):
+        copy = shutil.copytree if (course / below).is_dir() else shutil.copy
+        copy(course / below, tmp_path / below)
+    (tmp_path / "marks/small/found").mkdir(parents=True)
+    (tmp_path / "ann.ipynb").write_text("{}")
+    (tmp_path / "course").mkdir()
+    ran = []
+    monkeypatch.setattr(grade, "judged", lambda *a: ran.append(a) or {"marks": []})
+    monkeypatch.setattr(grade, "TOOLS", tmp_path)
+    for code in ("one", "one", "two"):
+        (tmp_path / "course/judge.py").write_text(code)
+        grade.one(tmp_path, "small", {}, ("ann", [tmp_path / "ann.ipynb"]))
+    assert len(ran) == 2
+
+
 def laid(folder, *names):
     """Files in that order of time."""
     for when, name in enumerate(names):
@@ -498,6 +514,13 @@ def test_of_several_notebooks_the_newest_counts_and_no_hidden_one(tmp_path):
     laid(tmp_path, "__MACOSX/ann/._new.ipynb", ".DS_Store/x.ipynb", "._ann.ipynb")
     (found,) = grade.submissions(tmp_path, "small", {"small"})
     assert found == ("ann", [tmp_path / "ann/new.ipynb", tmp_path / "ann/old.ipynb"])
+
+
+def test_a_notebook_that_was_loaded_down_again_is_no_other_student(tmp_path):
+    laid(tmp_path, "ann.ipynb", "ann (1).ipynb", "bob(12).ipynb", "(3).ipynb", "c (d).ipynb")
+    found = dict(grade.submissions(tmp_path, "small", {"small"}))
+    assert found.keys() == {"ann", "bob", "(3)", "c (d)"}
+    assert found["ann"] == [tmp_path / "ann (1).ipynb", tmp_path / "ann.ipynb"]
 
 
 def test_a_file_and_a_folder_of_one_name_are_one_student(tmp_path):

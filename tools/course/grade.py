@@ -32,8 +32,8 @@ TOOLS = Path(__file__).resolve().parents[1]
 def submissions(folder: Path, name: str, sets: set[str]) -> Iterator[tuple[str, list[Path]]]:
     """Students and their notebooks, the newest first: that one counts.
 
-    nbgrader collects STUDENT/SET/SET.ipynb: then only this set counts, and who did not hand it in
-    is not there.
+    "ann (1).ipynb" is ann's: so browsers name what is downloaded again. nbgrader collects
+    STUDENT/SET/SET.ipynb: then only this set counts, and who did not hand it in is not there.
     """
     found: dict[str, list[Path]] = {}
     for entry in sorted(folder.iterdir()):
@@ -47,11 +47,13 @@ def submissions(folder: Path, name: str, sets: set[str]) -> Iterator[tuple[str, 
                     _notebooks(below, name, collected)
                 )
         elif entry.suffix == ".ipynb":
-            found.setdefault(printable(entry.stem), []).append(entry)
+            student = printable(AGAIN.sub("", entry.stem))
+            found.setdefault(student, []).append(entry)
     for student, books in found.items():
         yield student, sorted(books, key=lambda book: (book.lstat().st_mtime, book), reverse=True)
 
 
+AGAIN = re.compile(r"(?<=\S) ?\(\d+\)$")
 HIDDEN = (".", "__MACOSX")  # checkpoints, and what archives of macOS add
 
 
@@ -154,7 +156,8 @@ def one(course: Path, name: str, limits: dict, entry: tuple[str, list[Path]]) ->
     """Grade one submission, or find it graded already."""
     student, notebook = entry[0], next(iter(entry[1]), None)
     judge, seed = course / f"judge/{name}.py", (course / "seed").read_text().strip()
-    mark = digest(judge.read_bytes(), seed.encode(), content(notebook))
+    code = judge.read_bytes(), (TOOLS / "course/judge.py").read_bytes()
+    mark = digest(*code, seed.encode(), content(notebook))
     file = course / f"marks/{name}/found/{student}.json"
     if file.exists() and (old := json.loads(file.read_text()))["of"] == mark:
         if "failed" not in old:
