@@ -56,10 +56,7 @@ STRING = r"\"[^\"]*\"|'[^']*'|url\([^)]*\)"  # in which a semicolon or a brace e
 # The text is set at one optical size, in weights up to that of headings; italics in one weight.
 AXES = {"normal": {"opsz": 18, "wght": (400, 600)}, "italic": {"opsz": 18, "wght": 400}}
 FEATURES = ["onum", "pnum", "lnum", "tnum"]
-# Faces that only pages get on which something asks for them: by a class of KaTeX, or a letter.
 LARGE = "KaTeX_Size"
-RARE = (LARGE, "KaTeX_AMS", "KaTeX_Caligraphic", "-latin-ext-")
-ASKS = re.compile(r'class="[^"]*\b(?:delimsizing|op-symbol|mathbb|amsrm|mathcal)\b|[\u0100-\u024F]')
 # What the classes of KaTeX ask of a font, each for what it names: family, style, weight.
 PLAIN = ("KaTeX_Main", "normal", "400")
 KATEX = {
@@ -75,6 +72,10 @@ KATEX = {
     "textit": (None, "italic", None),
     "textbf": (None, None, "700"),
 }
+# Faces that only pages get on which something asks for them: by a class of KaTeX, or a letter.
+RARE = (LARGE, "KaTeX_AMS", "KaTeX_Caligraphic", "-latin-ext-")
+CLASSES = ["delimsizing", "op-symbol", *(name for name in KATEX if KATEX[name][0] in RARE)]
+ASKS = re.compile(rf'class="[^"]*\b(?:{"|".join(CLASSES)})\b|[\u0100-\u024F]')
 
 
 # ---------------------------------------------------------------- what the pages hold
