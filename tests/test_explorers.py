@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from descent._explore._controls import controls_from
-from descent._explore._grid import ABOVE, BELOW, TOLERANCE, _scaled, significant
+from descent._explore._grid import ABOVE, BELOW, TOLERANCE, _scaled, discernible
 
 BOOK = Path(__file__).parents[1] / "book"
 CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(?::[^\n]*\n)*(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -44,7 +44,7 @@ def stored(site, name):
 
 def differences(data, place, picture):
     """How the stored picture at this place of the grid differs from a fresh one."""
-    found, axis = [], data["y"]
+    found, axis, across = [], data["y"], data["x"]
     curves = data["pictures"][place]["curves"]
     if len(curves) != len(picture.curves):
         return [f"{len(curves)} curves stored, {len(picture.curves)} computed"]
@@ -53,7 +53,8 @@ def differences(data, place, picture):
         found.append(f"maps {maps} stored, {picture.maps} computed")
     for (_, x, ys), curve in zip(curves, picture.curves, strict=True):
         fresh = defaultdict(list)  # a curve may pass a place twice
-        for at, y in zip(significant(curve.x), curve.y, strict=True):
+        places = discernible(curve.x, across["scale"], across["limits"])
+        for at, y in zip(places, curve.y, strict=True):
             fresh[at].append(y)
         for at, y in zip(data["xs"][x], ys, strict=True):
             # what cannot be told apart is stored alike; below 1e-12 may be rounding of the run itself

@@ -43,7 +43,7 @@ def grid_data(drawn: list[Picture], controls: Sequence[Control] = ()) -> dict:
     """
     xlim, ylim = _limits(drawn, [v for c in controls if c.drag == "x" for v in c.values])
     xs, lines = _Table(), _Table()
-    shown = [_picture_data(p, thinned(p, xlim, ylim), xs, lines) for p in drawn]
+    shown = [_picture_data(p, thinned(p, xlim, ylim), xlim, xs, lines) for p in drawn]
     first = drawn[0]
     return {
         "x": {"label": runs(first.xlabel), "scale": first.xscale, "limits": xlim},
@@ -74,11 +74,11 @@ def thinned(picture: Picture, xlim, ylim) -> Picture:
     return replace(picture, curves=curves, ylim=tuple(ylim))
 
 
-def _picture_data(picture: Picture, small: Picture, xs: _Table, lines: _Table) -> dict:
+def _picture_data(picture: Picture, small: Picture, xlim, xs: _Table, lines: _Table) -> dict:
     curves = []
     for curve, tone in zip(small.curves, tones(small), strict=True):
         y = np.where(drawable(small, curve), curve.y, np.nan)
-        place = xs(tuple(significant(curve.x)))
+        place = xs(tuple(discernible(curve.x, small.xscale, xlim)))
         y = _level_outside(y, _height(small, curve, small.ylim))
         heights = discernible(y, small.yscale, small.ylim)
         curves.append([lines((curve.label, curve.role, tone)), place, heights])
@@ -149,7 +149,7 @@ def discernible(values: np.ndarray, scale: str, limits) -> list[float | int | No
     return significant(np.round(values, places), digits)
 
 
-def significant(values: np.ndarray, digits: int = 4) -> list[float | int | None]:
+def significant(values: np.ndarray, digits: int) -> list[float | int | None]:
     """Round to ``digits`` significant digits; null for what is not there."""
     rounded = (float(f"{v:.{digits - 1}e}") if np.isfinite(v) else None for v in values)
     return [int(v) if v is not None and v.is_integer() and abs(v) < 1e15 else v for v in rounded]
