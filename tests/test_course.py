@@ -778,6 +778,32 @@ def test_the_gradebook_knows_what_waits_for_a_person(results, course):
         assert "empty-folder" not in found
 
 
+@pytest.mark.filterwarnings("ignore")  # nbgrader's, and SQLAlchemy's on it
+def test_a_question_can_be_added_after_grading(tmp_path, capsys):
+    sets, course = tmp_path / "sets", tmp_path / "course"
+    shutil.copytree(FIXTURES, sets)
+    release.release(course, ["small"], sets)
+    book = nbformat.read(course / "release/small/small.ipynb", 4)
+    book.cells.append(new_code_cell("def count(x): return int((x > 0).sum())"))
+    hand_in = tmp_path / "hand-in"
+    hand_in.mkdir()
+    nbformat.write(book, hand_in / "ann.ipynb")
+    grade.grade(course, "small", hand_in, 1, LIMITS)
+
+    text = (sets / "small.md").read_text("utf-8")
+    more = text[text.index("## 3.") : text.index(":::{admonition} For teachers")]
+    (sets / "small.md").write_text(text + more.replace("## 3", "## 4").replace("why 3", "when 3"))
+    release.release(course, ["small"], sets)
+    assert "taken out of the gradebook: 1." in capsys.readouterr().err
+    (ann,) = grade.grade(course, "small", hand_in, 1, LIMITS)
+    assert ann["total"] == SECOND
+    release.release(course, ["small"], sets)
+    assert "taken out" not in capsys.readouterr().err, "nothing has changed"
+    with Gradebook(f"sqlite:///{course}/gradebook.db") as marks:
+        (entered,) = marks.assignment_submissions("small")
+        assert (entered.student.id, entered.score, entered.max_score) == ("ann", SECOND, ALL + 6)
+
+
 # --------------------------------------------------------------------------------------- the jail
 
 PROBE = """

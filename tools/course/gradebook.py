@@ -13,8 +13,11 @@ import re
 import shutil
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import nbformat
 from traitlets.config import Config
 from traitlets.config.loader import PyFileConfigLoader
 
@@ -70,6 +73,7 @@ def settings(course: Path) -> Config:
 
 def generate(course: Path, name: str) -> str:
     """Let nbgrader make the students' notebook; its text."""
+    forget_other_questions(course, name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from nbgrader.apps import NbGraderAPI
@@ -82,6 +86,32 @@ def generate(course: Path, name: str) -> str:
     return (course / f"release/{name}/{name}.ipynb").read_text("utf-8")
 
 
+def forget_other_questions(course: Path, name: str) -> None:
+    """Take marks out of the gradebook that were given for other questions than are asked now.
+
+    While there are any, nbgrader makes no release. Grading enters all marks anew.
+    """
+    source = nbformat.read(course / f"source/{name}/{name}.ipynb", 4)
+    cells = [cell.metadata.nbgrader for cell in source.cells if "nbgrader" in cell.metadata]
+    asked = [{cell.grade_id for cell in cells if cell[kind]} for kind in ("grade", "solution")]
+    with open_gradebook(course) as book:
+        marked = [s.student.id for s in book.assignment_submissions(name)]
+        if not marked:
+            return
+        known = book.find_notebook(name, name)
+        if asked == [
+            {cell.name for cell in kind} for kind in (known.grade_cells, known.solution_cells)
+        ]:
+            return
+        for student in marked:
+            book.remove_submission(name, student)
+    print(
+        f"{name}: its questions have changed; submissions taken out of the gradebook: "
+        f"{len(marked)}. Grade them again.",
+        file=sys.stderr,
+    )
+
+
 def withdraw(course: Path, name: str) -> None:
     shutil.rmtree(course / "release" / name)
 
@@ -89,18 +119,24 @@ def withdraw(course: Path, name: str) -> None:
 # -------------------------------------------------------------------------------------------- marks
 
 
-def record(course: Path, name: str, about: dict, results: list[dict]) -> None:
-    """Enter the marks into the gradebook, of which `nbgrader export` writes a table."""
+@contextmanager
+def open_gradebook(course: Path) -> Iterator:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # SQLAlchemy's, on nbgrader
         from nbgrader.api import Gradebook
 
         course_id = settings(course).CourseDirectory.course_id
         with Gradebook(f"sqlite:///{course}/gradebook.db", course_id) as book:
-            for result in results:
-                if not result["state"].startswith("NOT GRADED"):
-                    _enter(book, name, about, result)
-            book.db.commit()
+            yield book
+
+
+def record(course: Path, name: str, about: dict, results: list[dict]) -> None:
+    """Enter the marks into the gradebook, of which `nbgrader export` writes a table."""
+    with open_gradebook(course) as book:
+        for result in results:
+            if not result["state"].startswith("NOT GRADED"):
+                _enter(book, name, about, result)
+        book.db.commit()
 
 
 def _enter(book, name: str, about: dict, result: dict) -> None:
