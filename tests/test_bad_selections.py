@@ -179,3 +179,20 @@ def test_a_gradient_that_underflows_is_named(goal):
     with pytest.warns(steps.PrecisionWarning, match="Let the logarithm .*, take shorter steps, or"):
         run = descend(Selection(goal=goal), problem, start, train="W", step=step, steps=5)
     assert torch.equal(run.weights.W, W)
+
+
+@pytest.mark.parametrize("theorem", THEOREMS, ids=lambda theorem: theorem.id)
+def test_a_theorem_is_asked_of_one_data_set(theorem):
+    one, u = problems.orthonormal_tokens(3, 4, 16, seed=0)
+    two = problems.Problem(one.X.expand(2, -1, -1, -1), one.y.expand(2, -1))
+    start = Selection().init(two, seed=0, u=u)
+    start = type(start)(*(W.expand(2, *W.shape) for W in start))
+    with pytest.raises(ValueError, match=r"more than one problem: give one problem, \(N, n, D\)"):
+        theorem(Selection(), two, start)
+
+
+def test_each_run_its_own_decoder_is_refused():
+    problem, u = problems.orthonormal_tokens(3, 4, 16, seed=0)
+    with pytest.raises(ValueError, match=r"\(2, 16\).*\(16,\) are drawn: give all runs one u"):
+        Selection().init(problem, seed=0, u=torch.stack([u, u]))
+    Selection().init(problem, seed=0, runs=2, u=torch.stack([u, u]))  # one for each run

@@ -183,6 +183,14 @@ def problem(value):
     return value
 
 
+def one_problem(value: object) -> object:
+    """Return ``value`` if it is one problem, without batch dimensions, else raise."""
+    if problem(value).X.ndim != 3:
+        found = f"X has shape {tuple(value.X.shape)}, more than one problem"
+        raise error(ValueError, found, "give one problem, (N, n, D)")
+    return value
+
+
 def model(value, *members: str):
     """Return ``value`` if it has what a model has, and the ``members``; else raise."""
     needed = ("loss_and_gradient", "trainable", *members)

@@ -171,10 +171,7 @@ def tokens_to_select(
     ValueError, TypeError : for several problems, for both of u and selected or neither, and for
         tokens that the problem does not have.
     """
-    if _validate.problem(problem).X.ndim != 3:
-        found = f"X has shape {tuple(problem.X.shape)}, more than one problem"
-        raise error(ValueError, found, "give one problem, (N, n, D)")
-    check_data(problem, query)
+    check_data(_validate.one_problem(problem), query)
     if (u is None) == (selected is None):
         found = "u and selected both say what to select, or neither does"
         raise error(ValueError, found, "give either the decoder u or the tokens selected, not both")

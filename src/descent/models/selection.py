@@ -136,7 +136,11 @@ class Selection:
         drawn = normal("u", D, length=1.0)
         if u is not None:
             u = _validate.tensor("u", u).to(problem.X)
-            u = _validate.shape("u", u, (D,), "it meets the tokens").expand_as(drawn)
+            u = _validate.shape("u", u, (D,), "it meets the tokens")
+            if u.ndim > 1 and u.shape != drawn.shape:
+                found = f"u has shape {tuple(u.shape)}, but for these runs {tuple(drawn.shape)} are drawn"
+                raise error(ValueError, found, f"give all runs one u, of shape {(D,)}")
+            u = u.expand_as(drawn)
         else:
             u = drawn
         return self._container(*matrices, u)

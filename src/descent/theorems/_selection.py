@@ -24,8 +24,8 @@ class SelectionStart:
 
     The chapters write n and T for the code's N sequences of n tokens. All runs share the decoder.
     Arrays of numpy will do, for the weights in the order W, u and for the problem as (tokens,
-    labels). Raises ValueError where shapes do not fit or no token is optimal, and
-    `descent.margin.Infeasible` where the optimal tokens cannot be selected.
+    labels). Raises ValueError for several data sets, where shapes do not fit or no token is
+    optimal, and `descent.margin.Infeasible` where the optimal tokens cannot be selected.
 
     eta : the length of a normalised step.
     """
@@ -51,7 +51,7 @@ class SelectionStart:
                 f"these theorems are on W itself, but the layer has factors of d = {self.model.d}"
             )
             raise error(ValueError, found, "take Selection() without d")
-        self.model.check(weights, self.problem)
+        self.model.check(weights, _validate.one_problem(self.problem))
         object.__setattr__(self, "weights", weights)
 
     # -- scores ---------------------------------------------------------------------------------
