@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from descent._explore import _page, explore
-from descent._explore._grid import POINTS, TOLERANCE, grid_data, thin
+from descent._explore._grid import POINTS, TOLERANCE, _data, grid_data, thin
 from descent.plots import Curve, Picture
 from descent.plots._picture import describe
 
@@ -92,11 +92,34 @@ def test_thinning_keeps_every_edge_of_a_gap():
     assert {399, 400, 499, 500} <= set(keep.tolist())
 
 
+def test_thinning_keeps_where_a_path_turns_back():
+    there_and_back = np.array([0, 0.3, 0.6, 0.9, 0.8, 0.7, 0.65])
+    assert thin(there_and_back, np.full((1, 7), 0.5)).tolist() == [0, 3, 6]
+
+
+def test_thinning_keeps_where_a_curve_leaves_the_frame():
+    y = [*np.arange(11) / 10, 1e6]  # and not the straight line to 1.1 that is drawn of it
+    data = grid_data([Picture([Curve("f", range(12), y)], "t", "f", ylim=(0, 1))])
+    assert data["xs"] == [(0, 10, 11)]
+
+
+def test_a_list_of_x_is_thinned_or_shared_whichever_is_shorter():
+    t = np.arange(60.0)
+    lines = [Picture([Curve("f", t + k, t)], "t", "f") for k in range(9)]
+    assert {len(x) for x in grid_data(lines)["xs"]} == {2}
+    bends = [Picture([Curve("f", t, np.minimum(t, k))], "t", "f") for k in range(9, 50)]
+    assert len(grid_data(bends)["xs"]) > 1  # three points each
+    noise = np.random.default_rng(0).normal(size=(9, 60)).cumsum(1)
+    data = grid_data([Picture([Curve("f", t, y)], "t", "f") for y in np.round(noise)])
+    assert len(data["xs"]) == 1
+
+
 def test_a_curve_is_level_where_nobody_sees_it():
     y = np.array([1e-9, 1e-8, 0.1, 5.0, 0.2, 1e-4, 1e-5, 1e-6, 0.3, np.nan, 1e-7])
     curves = [Curve("a run", np.arange(len(y)), y)]
     picture = Picture(curves, "t", "f", yscale="log", ylim=(1e-2, 1.0))
-    ((_, _, stored),) = grid_data([picture])["pictures"][0]["curves"]
+    data = _data([picture], [0, 10], [1e-2, 1.0], few=POINTS)
+    ((_, _, stored),) = data["pictures"][0]["curves"]
     # the ends of a way outside stay, or the line from the last point inside would lean otherwise
     assert stored == [1e-9, 1e-8, 0.1, 5, 0.2, 1e-4, 1e-9, 1e-6, 0.3, None, 1e-7]
 

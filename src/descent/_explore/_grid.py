@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -40,10 +42,18 @@ def grid_data(drawn: list[Picture], controls: Sequence[Control] = ()) -> dict:
 
     ``xs`` holds each distinct list of x once; a curve is ``[line, place in xs, y]`` where ``line``
     points into ``lines``, the distinct (label, role, colour); y is null where there is a gap.
+
+    Of two ways the shorter one: each curve with the points that it needs, or with those of a list
+    of x that it shares with others.
     """
-    xlim, ylim = _limits(drawn, [v for c in controls if c.drag == "x" for v in c.values])
+    limits = _limits(drawn, [v for c in controls if c.drag == "x" for v in c.values])
+    ways = [_data(drawn, *limits, few) for few in (0, POINTS)]
+    return min(ways, key=lambda data: len(zlib.compress(json.dumps(data).encode())))
+
+
+def _data(drawn: list[Picture], xlim, ylim, few: int) -> dict:
     xs, lines = _Table(), _Table()
-    shown = [_picture_data(p, thinned(p, xlim, ylim), xlim, xs, lines) for p in drawn]
+    shown = [_picture_data(p, thinned(p, xlim, ylim, few), xlim, xs, lines) for p in drawn]
     first = drawn[0]
     return {
         "x": {"label": runs(first.xlabel), "scale": first.xscale, "limits": xlim},
@@ -62,11 +72,16 @@ class _Table(dict):
         return self.setdefault(key, len(self))
 
 
-def thinned(picture: Picture, xlim, ylim) -> Picture:
-    """The picture with at most ``POINTS`` points a curve, on axes of these ranges."""
+def thinned(picture: Picture, xlim, ylim, few: int = 0) -> Picture:
+    """The picture with at most ``POINTS`` points a curve, on axes of these ranges.
+
+    Curves of up to ``few`` points keep them all.
+    """
     curves = list(picture.curves)
     for members in _sharing_x(picture):
         x = curves[members[0]].x
+        if len(x) <= few:
+            continue
         heights = np.stack([_height(picture, curves[k], ylim) for k in members])
         keep = thin(_scaled(x, picture.xscale, xlim), heights)
         for k in members:
@@ -105,17 +120,16 @@ def thin(x: np.ndarray, heights: np.ndarray) -> np.ndarray:
     """Choose at most ``POINTS`` indices whose straight lines keep the curves' shape.
 
     From the two ends on, the point furthest from the lines so far is added until none is further
-    than ``TOLERANCE`` (the algorithm of Ramer, Douglas and Peucker). The ends of gaps come first.
+    than ``TOLERANCE`` (the algorithm of Ramer, Douglas and Peucker). The ends of gaps come first,
+    and where a curve leaves the frame: what is outside may be much further than ``heights`` say.
 
     Parameters
     ----------
     x : (points,) positions on the page, in widths of the plot.
     heights : (curves, points) positions on the page, in heights of the plot; NaN in a gap.
     """
-    if len(x) <= POINTS:
-        return np.arange(len(x))
-    missing = np.isnan(heights)
-    edges = np.flatnonzero((missing[:, 1:] != missing[:, :-1]).any(axis=0))
+    where = np.select([np.isnan(heights), heights <= BELOW, heights >= ABOVE], [1, 2, 3])
+    edges = np.flatnonzero((where[:, 1:] != where[:, :-1]).any(axis=0))
     keep = sorted({0, len(x) - 1, *edges[: POINTS // 3], *(edges[: POINTS // 3] + 1)})
     spans = [_furthest(x, heights, a, b) for a, b in itertools.pairwise(keep)]
     while len(keep) < POINTS:
@@ -129,12 +143,17 @@ def thin(x: np.ndarray, heights: np.ndarray) -> np.ndarray:
 
 
 def _furthest(x: np.ndarray, heights: np.ndarray, a: int, b: int) -> tuple[float, int, int, int]:
-    """How far the curves stray from their chord over ``a..b``, and where."""
+    """How far the curves stray from their chord over ``a..b``, and where.
+
+    Above and below it, and beyond its ends, where a path turns back.
+    """
     if b - a < 2:
         return 0.0, a, a, b
-    along = (x[a + 1 : b] - x[a]) / ((x[b] - x[a]) or 1)
+    between, width = x[a + 1 : b] - x[a], x[b] - x[a]
+    along = np.clip(between / width, 0, 1) if width else np.zeros(len(between))
     chord = heights[:, a, None] + along * (heights[:, b] - heights[:, a])[:, None]
     stray = np.nan_to_num(np.abs(heights[:, a + 1 : b] - chord)).max(axis=0)
+    stray += np.abs(between - along * width)
     k = int(stray.argmax())
     return float(stray[k]), a + 1 + k, a, b
 
