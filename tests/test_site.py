@@ -659,8 +659,22 @@ def test_the_page_for_lost_readers_can_be_read(server, visit, scheme):
     page.context.close()
 
 
-def test_the_page_of_results_says_what_it_is_about(site):
-    assert re.search('<meta name="description" content=".{20}', (site / "results.html").read_text())
+@pytest.mark.parametrize("page", ["results", "search", "genindex"])
+def test_pages_without_a_text_of_their_own_say_what_they_are_about(site, page):
+    text = (site / f"{page}.html").read_text("utf8")
+    assert re.search('<meta name="description" content=".{20}', text)
+
+
+def test_the_first_page_comes_without_a_detour(server, visit):
+    page = visit(server, "").page
+    assert page.get_by_role("heading", level=1).is_visible() and page.url.rstrip("/") == server
+
+
+def test_the_page_of_search_loads_what_it_searches_when_asked(server, visit):
+    page = visit(server, "search.html").page
+    assert not page.evaluate("'descentEntries' in window")
+    page.keyboard.type("trap")
+    page.wait_for_function("'descentEntries' in window")
 
 
 # ---------------------------------------------------------------- what a reference leads to

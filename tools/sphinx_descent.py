@@ -186,12 +186,19 @@ def time_it_takes(app, pagename, templatename, context, doctree):
     context["body"] = context.get("body", "").replace("</h1>", f"</h1>{line}", 1)
 
 
+DESCRIBED = {  # pages without a text of their own
+    "search": "Search the book for a statement, a symbol, a claim, a function or a word.",
+    "genindex": "The functions and classes of the book's library, by letter.",
+}
+
+
 def describe(app, pagename, templatename, context, doctree):
     """Give the page its first sentences as the description that searches and previews show."""
-    if doctree is None:
+    if doctree is None and pagename not in DESCRIBED:
         return
-    paragraphs = [p for p in doctree.findall(nodes.paragraph) if p.parent.tagname == "section"]
-    text = shorten(" ".join(p.astext() for p in paragraphs), 200, placeholder=" …")
+    sections = doctree.findall(nodes.paragraph) if doctree else []
+    paragraphs = [p.astext() for p in sections if p.parent.tagname == "section"]
+    text = shorten(" ".join(paragraphs), 200, placeholder=" …") or DESCRIBED.get(pagename, "")
     tag = f'<meta name="description" content="{escape(text)}" />\n'
     context["metatags"] = context.get("metatags", "") + tag
 

@@ -7,7 +7,8 @@ what is found come
   is opened as a file may load nothing else);
 * the page of results, by chapter;
 * the number and the address of what the ledger names by its label;
-* ``sitemap.xml``, and the page that a server shows where there is none.
+* ``sitemap.xml``, the page that a server shows where there is none, and the first page once more as
+  ``index.html``, which would otherwise send each visitor on.
 """
 
 import json
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
+from shutil import copyfile
 from xml.etree import ElementTree
 
 import yaml
@@ -28,7 +30,7 @@ SILENT = {"katex-html", "headerlink", "descent-time", "descent-uses"}
 BLOCKS = {"p", "li", "div", "dd"}
 SPACE = {("Symbol", "td"): "\x05", ("Claim", "p"): "\x05"}  # where a dot stands between two parts
 VOID = {"area", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr", "path", "use"}
-GENERATED = {"genindex", "search", "results", "404"}
+GENERATED = {"genindex", "search", "results", "404", "index"}
 FORMULA = re.compile(
     r"<math[^>]*>(.*?)<annotation[^>]*>(.*?)</annotation></semantics></math>", re.S
 )
@@ -362,6 +364,7 @@ def pages(app):
     base = app.config.html_baseurl
     (out / "sitemap.xml").write_text(sitemap(base, [*found, "results"]), "utf8")
     (out / "404.html").write_text(MISSING.format(base=base, root=app.config.root_doc), "utf8")
+    copyfile(out / f"{app.config.root_doc}.html", out / "index.html")
     names = list(app.env.toctree_includes.values())
     order = [app.config.root_doc, *(name for group in names for name in group)]
     titles = {name: app.builder.render_partial(app.env.titles[name])["title"] for name in order}
