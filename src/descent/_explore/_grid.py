@@ -48,7 +48,12 @@ def grid_data(drawn: list[Picture], controls: Sequence[Control] = ()) -> dict:
     """
     limits = _limits(drawn, [v for c in controls if c.drag == "x" for v in c.values])
     ways = [_data(drawn, *limits, few) for few in (0, POINTS)]
-    return min(ways, key=lambda data: len(zlib.compress(json.dumps(data).encode())))
+    return min(ways, key=lambda data: len(zlib.compress(written(data).encode())))
+
+
+def written(data: dict) -> str:
+    """As it stands on the page."""
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def _data(drawn: list[Picture], xlim, ylim, few: int) -> dict:

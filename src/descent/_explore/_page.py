@@ -14,7 +14,7 @@ from ..plots._picture import describe
 from ..plots._svg import Figure, css, svg
 from ..plots._text import formulas, markup, plain
 from ._controls import Control
-from ._grid import grid_data, pictures, thinned
+from ._grid import grid_data, pictures, thinned, written
 
 BUDGET = 100_000  # bytes after gzip, what a reader on a train is asked to load
 
@@ -24,7 +24,7 @@ def page(run, controls: list[Control], alt: str, caption: str, question: str = "
     drawn = pictures(run, controls)
     _check_answers(question, drawn, _first(drawn, controls))
     data = {"alt": alt, "counts": [len(c.values) for c in controls], **grid_data(drawn, controls)}
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = written(data)
     key = "descent-" + hashlib.sha256((text + caption).encode()).hexdigest()[:8]
     first = _first(drawn, controls)
     small = thinned(first, data["x"]["limits"], data["y"]["limits"])
