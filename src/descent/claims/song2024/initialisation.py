@@ -62,8 +62,8 @@ def outcome(layer: Attention, problem: Problem, weights: AttentionWeights, steps
     paper=PAPER,
     number="Remark 3, small weights",
     statement=r"For $n \ge 2$, $\sigma_{\min}(B_0) \le \|X\|^3\|W_Q\|\|W_K\|/\sqrt{2d}$ with "
-    r"softmax and $n\|X\|^3(\|W_Q\|^2+\|W_K\|^2)/\sqrt d$ with the Gaussian kernel: it falls as "
-    r"the square of the scale of queries and keys.",
+    r"softmax and $n\|X\|^3(\|W_Q\|^2+\|W_K\|^2)/\sqrt d$ with the Gaussian kernel: it falls at "
+    r"least as the square of the scale of queries and keys, and here as the square.",
     verdict=Verdict.HOLDS,
     chapter=INITIALISATION,
     mutations={"scales that are not small": {"smallest": 0.1}},
