@@ -192,6 +192,16 @@ def test_the_constants_of_the_drop_and_of_the_plateau_by_hand():
     assert torch.allclose(report["plateau"], (1 / report["a(0)"] - 1 / A) / rho, rtol=1e-9)
 
 
+def test_heads_that_are_seen_after_they_have_left_break_the_long_plateau():
+    """Merged heads, which leave early, seen beyond A and not on the way."""
+    problem, model = linear_attention.inputs([1.0, 0.6, 0.35]), LinearAttention(3, 20)
+    start, times = model.aligned(problem, 0.003), torch.tensor([0.0, 12.0]).double()
+    report = theorems.get("long-plateau")(model, problem, start, times, 0.2)
+    at, slow = report.start, report.against().conclusions[0]
+    assert at.longest(at.path)[1] > 0.2 and report["plateau"] > 12
+    assert (slow.left[1] > slow.right[1]).all()
+
+
 def test_the_orthogonal_matrix_of_the_proof_takes_what_is_left_to_the_kernel():
     for seed in range(10):
         at = LandscapeStart(*critical(seed))

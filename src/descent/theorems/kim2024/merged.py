@@ -134,8 +134,7 @@ def long_plateau(at: LinearAttentionStart) -> Report:
         time = at.times.reshape(-1, *[1] * begun.ndim)
         now = at.longest(at.path)
         known = (1e-7 + 1e-12 / now) / now  # to which the flow is integrated
-        gone = torch.where(now <= A, 1 / begun - 1 / now, 0.0)
-        return gone, rho * time + known, tuple(range(len(at.times)))
+        return 1 / begun - 1 / now.clamp_max(A), rho * time + known, tuple(range(len(at.times)))
 
     def flat(_: object) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         fallen = at.silent - at.model.loss(at.path, at.problem)
@@ -148,7 +147,7 @@ def long_plateau(at: LinearAttentionStart) -> Report:
             Inequality("a(0) ≤ A", begun, torch.full_like(begun, A)),
         ),
         promises=(
-            Promise("1/a(0) - 1/a(t) ≤ ρt while a(t) ≤ A", slow),
+            Promise("1/a(0) - 1/min(a(t), A) ≤ ρt", slow),
             Promise("½ tr Λ - L ≤ H λ_1^2 a^3", flat),
         ),
         constants={"ρ": rho.expand_as(begun), "a(0)": begun, "plateau": (1 / begun - 1 / A) / rho},
