@@ -16,7 +16,7 @@ from .._certificate import Certain
 from .._record import Evidence, Verdict, claim
 
 PAPER, CHAPTER = "kim2024", "kim2024/landscape"
-#: tanh z + exp(-z²/2), odd and even at once: two neurons along w and -w make either part.
+#: tanh z + exp(-z²/2), odd part and even part: two neurons along w and -w make either part.
 BOTH = Activation(
     lambda Z: torch.tanh(Z) + torch.exp(-Z * Z / 2),
     lambda Z: 1 - torch.tanh(Z).square() - Z * torch.exp(-Z * Z / 2),
@@ -325,16 +325,16 @@ def even_neuron(odd: bool = False, astray: bool = False) -> Evidence:
     model, one, population = start.model, start.neurons, start.population
     speed = max(float(v.abs().max()) for v in model.velocities(one, population))
     rates = torch.linalg.eigvalsh(model.escape_matrix(one, population))
-    at = start.features
+    at, largest = start.features, float(start.exponents.abs().max())
     end = population.X[:, :1] if astray else population.F
     _, curvature = in_context.variations(at.at, end - at.h)
     return Evidence(
         {
             "the escape matrix is zero": float(rates.abs().max()) < 1e-12,
-            "so is the automatic Hessian": float(start.exponent) < 1e-12,
+            "so is the automatic Hessian": largest < 1e-12,
             "the homotopy bends down": float(curvature) < -1e-3,
         },
-        {"curvature": float(curvature), "exponent": float(start.exponent),
+        {"curvature": float(curvature), "largest_exponent": largest,
          "loss": float(at.loss)},
         {"the neuron rests": speed < 1e-12, "the point is critical": bool(at.critical.met)},
     )  # fmt: skip
