@@ -126,7 +126,7 @@ def test_the_constants_of_the_explicit_rate_in_plain_numbers():
     across = max(
         (loud[i] * h[j] ** 2 + loud[j] * h[i] ** 2) / (h[i] ** 2 + h[j] ** 2) for i, j in FEATURES
     )
-    given = *cloud(true=true), double(MASS), None, 1.0, 0.01, 5
+    given = *cloud(true=true), double(MASS), None, 0.01, 5
     report, at = theorems.get("frozen-rate")(*given), CloudStart(*given)
     found = [float(report[name]) for name in ("c", "‖a°‖²", "R_1²", "L_0")]
     rate = 4 * (r - 2 * loss) / (cost * max(loud) * Q)

@@ -26,7 +26,7 @@ class CloudStart:
 
     mass : equal for all neurons if left out.
     teachers : neurons of equal mass with the true features, for the theorem on birth and death.
-    birth, dt, steps : of the flow that a theorem on a flow is held against.
+    dt, steps : of the flow that a theorem on a flow is held against.
 
     ValueError and TypeError as the model and `flows.euler` raise them.
     """
@@ -36,7 +36,6 @@ class CloudStart:
     population: Population
     mass: Tensor | None = None
     teachers: Neurons | None = None
-    birth: float = 1.0
     dt: float = 0.01
     steps: int = 100
 
