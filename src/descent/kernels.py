@@ -6,9 +6,9 @@ A kernel first *scores* each query against each key,
 * ``"distance"``: :math:`C_{kj} = -\|q_k - k_j\|^2 / (2\sqrt d)`,
 
 and then turns the scores into the attention matrix :math:`S` by its ``value``. Its ``pullback``
-takes :math:`\partial f/\partial S` back to :math:`\partial f/\partial C`. Nothing else in the
-library knows which kernel it is working with, but for the compiled step of the attention layer,
-which has the book's two.
+takes :math:`\partial f/\partial S` back to :math:`\partial f/\partial C`. The attention layer does
+not know which kernel it is working with, but for its compiled step, which has the book's two.
+What is true of one of them or derived for it (theorems, exact and symbolic arithmetic) asks.
 
 Introduced in :doc:`/foundations/kernels`; the pullbacks are derived in
 :doc:`/foundations/gradients`.

@@ -23,7 +23,7 @@ def resolution(A: Float[Tensor, "*b p q"]) -> float:
 
     Raises
     ------
-    ValueError, TypeError : for what is no array of finite numbers with two dimensions at least.
+    ValueError, TypeError : for what is no array of numbers with two dimensions at least.
     """
     A = _validate.matrix("A", A)
     return max(A.shape[-2:]) * torch.finfo(A.dtype).eps
@@ -82,7 +82,7 @@ def eigenvalues(A: Float[Tensor, "*b p p"]) -> Float[Tensor, "*b p"]:
 
     Raises
     ------
-    ValueError, TypeError : for what is no array of finite numbers whose last two dimensions are equal.
+    ValueError, TypeError : for what is no array of numbers whose last two dimensions are equal.
     """
     A = _validate.matrix("A", A)
     if A.shape[-1] != A.shape[-2]:

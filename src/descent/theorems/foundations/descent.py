@@ -225,5 +225,5 @@ def factorised(at: Factors) -> Report:
             Promise("2μf ≤ ‖∇f‖²", lambda _: (2 * mu * loss, gradient.square().sum(-1), ())),
             Promise("σ²(J) = λ_i(UUᵀ) + λ_j(VVᵀ)", lambda _: (off, 1e-12 * sums[..., -1], ())),
         ),
-        constants={"μ": mu, "L": sums[..., -1]},
+        constants={"μ": mu, "σ_max²(J)": sums[..., -1]},
     )
