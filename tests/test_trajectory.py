@@ -67,6 +67,7 @@ def test_what_is_loaded_is_what_was_saved(run, tmp_path):
     assert again.watched.keys() == run.watched.keys() and again.at == (0, 40) and again.every == 4
     assert all(same(again.watched[name], seen) for name, seen in run.watched.items())
     assert type(again.weights) is models.AttentionWeights and repr(again) == repr(run)
+    assert (again.train, again.rule) == (run.train, run.rule) == ("V", "constant")
 
 
 PART_V = {

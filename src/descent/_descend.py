@@ -16,7 +16,7 @@ from . import _layout, _memory, _validate, span
 from . import steps as rules
 from ._errors import error
 from ._monitor import Monitor
-from ._trajectory import Trajectory
+from ._trajectory import Trajectory, told
 from ._watch import Watch
 from .models import _protocol
 from .problems import Problem
@@ -131,6 +131,8 @@ def carry_out(
         watched=plan.watch.values(),
         at=plan.watch.at,
         every=plan.every,
+        train=train,
+        rule=told(rule),
         **outcome,
     )
 

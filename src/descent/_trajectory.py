@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from . import _validate
+from . import _validate, steps
 from ._errors import error
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class Trajectory:
     watched : name -> (len(at), ...), what was watched, at the steps ``at``.
     at : those steps, in order.
     every : how many steps lie between two entries of ``loss``.
+    train : the letters of the weights that were trained; empty where that is not known.
+    rule : ``"constant"`` where all steps of a run have the size ``eta``, else the rule in words.
 
     Introduced in :doc:`/song2024/values`; what can be done with it is shown in :doc:`/own`.
 
@@ -69,6 +71,8 @@ class Trajectory:
     watched: dict[str, object] = field(default_factory=dict)
     at: tuple[int, ...] = ()
     every: int = 1
+    train: str = ""
+    rule: str = "constant"
 
     @property
     def diverged(self) -> Tensor:
@@ -95,6 +99,8 @@ class Trajectory:
             "version": VERSION,
             "at": self.at,
             "every": self.every,
+            "train": self.train,
+            "rule": self.rule,
             "container": type(self.weights).__name__,
             "weights": self.weights._fields,
             "watched": {
@@ -154,6 +160,8 @@ class Trajectory:
             },
             at=tuple(content["at"]),
             every=content["every"],
+            train=content.get("train", ""),
+            rule=content.get("rule", "constant"),
         )
 
     # -- as a table -------------------------------------------------------------------------------
@@ -267,6 +275,11 @@ class Trajectory:
             f"median loss {float(first.median()):.3g} at first, {end} at last",
             f"{runs - lost - stopped} went to the end, {stopped} stopped early, {lost} diverged",
         ]
+
+
+def told(rule: steps.Rule) -> str:
+    """A rule in words, as a run tells of it: "constant" where its steps are all the same."""
+    return "constant" if steps.is_constant(rule) else repr(rule)
 
 
 def _npz(path: str | PathLike) -> str:

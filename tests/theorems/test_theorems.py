@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from descent import descend, models, problems, theorems
+from descent import descend, models, problems, steps, theorems
 from descent.models import LeastSquares
 from descent.theorems import Inequality, Linear, Promise, Report, Standing, theorem
 
@@ -108,6 +108,48 @@ def test_a_run_that_began_elsewhere_is_refused(instance):
     steps = alone.step * torch.tensor([0.5, 1.0], dtype=torch.float64)  # two runs of one start
     both = type(one)(*(W.expand(2, *W.shape[1:]) for W in one))
     assert alone.against(descend(layer, problem, both, step=steps, **own)).holds
+
+
+def test_a_run_that_stopped_early_breaks_no_promise(instance):
+    """The bound goes on to fall where the run stands still."""
+    report = theorems.song2024.theorem_1(*instance)
+    outcome = report.trial(400, until=0.5)
+    stopped = outcome.run.stopped_at >= 0
+    assert stopped.any() and (outcome.conclusions[0].broken_at >= 0).any()
+    assert outcome.holds and torch.equal(outcome.met, ~stopped)
+    assert "the run goes on to the end" in repr(outcome)
+
+
+SHARES = {"shorter": lambda t: 1 / (1 + t), "too long": lambda t: 1.9 if t else 1.0}
+
+
+@pytest.mark.parametrize("share", SHARES.values(), ids=SHARES)
+def test_a_run_whose_steps_change_is_none_of_one_step_size(instance, share):
+    report = theorems.song2024.theorem_1(*instance)
+    rule = steps.schedule(lambda t: share(t) * report.step)
+    outcome = report.against(descend(*instance, train="V", step=rule, steps=100))
+    assert not outcome.met.any() and outcome.holds
+    assert "the steps are those of the theorem" in repr(outcome)
+
+
+def test_a_rule_of_a_theorem_is_asked_for_and_has_no_share():
+    problem, u = problems.orthonormal_tokens(N=2, n=3, D=8, seed=1)
+    layer = models.Selection()
+    weights = layer.init(problem, seed=1, runs=2, scale=3.0, u=u)
+    report = theorems.get("vasudeva2024-progress")(layer, problem, weights)
+    seen = {"train": "W", "steps": 10, "watch": report.watch, "at": range(11)}
+    for step, met in ((0.1, False), (steps.normalised(0.4), False), (report.step, True)):
+        outcome = report.against(descend(layer, problem, weights, step=step, **seen))
+        assert bool(outcome.met.all()) == bool(outcome.met.any()) == met
+    with pytest.raises(ValueError, match="by a rule, of which there is no share: leave share out"):
+        report.trial(10, share=0.5)
+
+
+def test_a_run_of_other_weights_is_refused(instance):
+    report = theorems.song2024.theorem_1(*instance)
+    run = descend(*instance, train="QKV", step=report.step, steps=3)
+    with pytest.raises(ValueError, match="the run trained QKV, but .* speaks of V: give a run of"):
+        report.against(run)
 
 
 def test_a_path_of_ones_own_begins_at_the_start():

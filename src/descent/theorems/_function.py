@@ -1,6 +1,6 @@
 """A loss that is a function of one vector, and where descent on it begins."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -8,9 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import _validate, spectra, steps
+from .. import _validate, spectra
+from .. import steps as rules
 from .._descend import Trajectory
 from .._errors import error
+from .._trajectory import told
 from ..models import LeastSquares
 from ._report import blurred
 
@@ -112,8 +114,9 @@ class FunctionStart:
 
     def descend(self, *, step, steps: int, **_: object) -> Trajectory:
         """Gradient descent that keeps every iterate, watched as ``weights``, whatever is asked for."""
-        path = self.f.path(self.theta, step=step, steps=steps)
-        return self.seen(path, self._first(step))
+        rule = rules.resolve(step, lambda: self.f.smoothness(self.theta))
+        path = self.f.path(self.theta, step=rule, steps=steps)
+        return replace(self.seen(path, self._first(rule)), rule=told(rule))
 
     def seen(self, path: Float[Tensor, "t *r p"], eta: float | Tensor) -> Trajectory:
         """Iterates of one's own, from ``theta`` on, as a run that theorems can be held against."""
@@ -126,10 +129,10 @@ class FunctionStart:
             loss, Parameters(path[-1]), diverged, eta, 0 * diverged - 1, watched, tuple(range(len(path)))
         )  # fmt: skip
 
-    def _first(self, step) -> Tensor:
+    def _first(self, rule: rules.Rule) -> Tensor:
         """The size of the first step."""
         loss, slope = self.f.loss_and_gradient(self.theta)
-        rule = steps.resolve(step, lambda: self.f.smoothness(self.theta))
+        rule = rules.resolve(rule, lambda: None)  # from its own beginning
         return rule(loss, slope.square().sum(-1))
 
     def gap(self, run: Trajectory) -> Float[Tensor, "t *r"]:

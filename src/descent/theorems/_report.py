@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import _validate
 from .._descend import Trajectory, descend
 from .._errors import error
+from .._trajectory import told
 from ..models._protocol import loss
 from ._inequality import Inequality
 
@@ -159,8 +160,11 @@ class Report:
 
         Raises
         ------
-        ValueError : if the run begins elsewhere, or lacks what a promise speaks of; the message
-            then says what to watch.
+        ValueError : if the run begins elsewhere, trained other weights, or lacks what a promise
+            speaks of; the message then says what to watch.
+
+        A run that stopped early, or took its steps by another rule, is none that the theorem speaks
+        of: that is a hypothesis which it does not meet.
         """
         if self.train and run is None:
             raise error(
@@ -173,6 +177,7 @@ class Report:
             raise error(ValueError, "the run is in float32, too coarse for a theorem", remedy)
         if run is not None:
             self._begins_here(run)
+            self._trains_the_same(run)
         missing = [name for name in self.watch if name not in run.watched]
         if missing:
             raise error(
@@ -181,6 +186,8 @@ class Report:
         hypotheses = self.hypotheses + tuple(asked.check(run) for asked in self.along)
         if run is not None and isinstance(self.step, Tensor):
             hypotheses += (Inequality("η ≤ the largest step", run.eta, self.step),)
+        if run is not None:
+            hypotheses += self._missed(run)
         for linear in (p for p in self.promises if isinstance(p, Linear)):
             least = 16 * BLUR * linear.rounding  # else there is nothing to see in float64
             hypotheses += (Inequality("rounding ≪ ‖r_0‖", least, (2 * run.loss[0]).sqrt()),)
@@ -203,11 +210,36 @@ class Report:
             found = "the run begins at another loss than the report's start"
             raise error(ValueError, f"{found}, off by {float(off.amax()):.3g}", remedy)
 
+    def _trains_the_same(self, run: Trajectory) -> None:
+        """Refuse a run of other weights than the theorem's."""
+        if self.train and run.train and set(run.train) != set(self.train):
+            found = f"the run trained {run.train}, but {self.theorem.id} speaks of {self.train}"
+            raise error(ValueError, found, f"give a run of train={self.train!r}")
+
+    def _missed(self, run: Trajectory) -> tuple[Inequality, ...]:
+        """Hypotheses that are not met, where a run stopped or took its steps by another rule.
+
+        Where the theorem names no step at all, any rule will do.
+        """
+        stopped, missed = (run.stopped_at >= 0).to(run.eta), []
+        if bool(stopped.any()):
+            missed.append(Inequality("the run goes on to the end", stopped, 0 * stopped))
+        wanted = "constant" if isinstance(self.step, Tensor) else told(self.step)
+        if not isinstance(self.step, str) and run.rule != wanted:
+            other = torch.ones_like(run.eta)
+            missed.append(Inequality("the steps are those of the theorem", other, 0 * other))
+        return tuple(missed)
+
     def trial(self, steps: int = 1000, share: float = 1.0, looks: int = 40, **options) -> "Outcome":
         """Train as the theorem says, at ``share`` of its largest step, and hold it against that.
 
         Promises that watch the run look at it ``looks`` times, early steps more often, unless
         ``at`` names the steps. ``options`` are those of `descend`.
+
+        Raises
+        ------
+        ValueError, TypeError : for a step, or for a share where the theorem names a rule, which
+            has none.
         """
         if not self.train:
             return self.against()
@@ -218,6 +250,9 @@ class Report:
             raise error(
                 TypeError, found, "give a share of it, or hold a run of your own by against"
             )
+        if callable(self.step) and not (isinstance(share, (int, float)) and share == 1):
+            found = f"{self.theorem.id} takes steps by a rule, of which there is no share"
+            raise error(ValueError, found, "leave share out")
         step = share * self._positive_step() if isinstance(self.step, Tensor) else self.step
         if self.watch:
             at = sorted({int(steps * (j / looks) ** 2) for j in range(looks + 1)})
