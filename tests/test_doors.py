@@ -144,6 +144,12 @@ class TestProblem:
         with pytest.raises(TypeError, match=message):
             problems.Problem(X, self.y)
 
+    def test_what_a_mask_hides_is_not_taken_for_numbers(self):
+        X = np.ma.array(np.array(self.X, float), mask=[[[1, 0], [0, 0]]])
+        with pytest.raises(ValueError, match="X has masked entries: fill them, or drop their rows"):
+            problems.Problem(X, self.y)
+        assert problems.Problem(X.filled(5), self.y).X[0, 0, 0] == 5
+
     def test_what_no_machine_holds_is_refused_with_its_size(self):
         for draw in (problems.gaussian, problems.gaussian_in_span):
             with pytest.raises(

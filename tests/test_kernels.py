@@ -74,6 +74,25 @@ def test_a_kernel_of_the_readers_own_trains_with_the_gradient_autograd_gives():
 
 
 @pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            lambda C: C.exp_(),
+            "value writes into the scores, which the way back needs: return a new",
+        ),
+        (lambda C: C.exp() / C.exp().sum(), "depend on the other ones, or on chance: take sums"),
+        (lambda C: torch.rand_like(C), "depend on the other ones, or on chance: take sums"),
+        (lambda C: C.float(), "scores of torch.float64 into torch.float32: keep their precision"),
+    ],
+    ids=["writes", "mixes", "draws", "rounds"],
+)
+def test_a_value_that_would_train_wrongly_without_a_word_is_refused(value, message):
+    with pytest.raises(ValueError, match=message):
+        kernels.register("mine", value)
+
+
+@pytest.mark.usefixtures("registry")
 def test_register_takes_a_pullback_by_hand():
     kernels.register("linear", lambda C: 7 * C, pullback=lambda C, S, dS: 7 * dS)
     ones = torch.ones(1, 2, 2)

@@ -151,6 +151,8 @@ def dense(name: str, value: Tensor | np.ndarray) -> Tensor | np.ndarray:
 
 
 def _from_numpy(name: str, value: object) -> Tensor:
+    if np.ma.is_masked(value):
+        raise error(ValueError, f"{name} has masked entries", "fill them, or drop their rows")
     remedy = "give a tensor, an array or nested lists of one shape, of real numbers"
     try:
         if isinstance(value, (list, tuple)):

@@ -119,9 +119,10 @@ def register(
 
     Raises
     ------
-    ValueError : if the name is taken, the score unknown, if ``value`` changes the shape or gives no
-        finite number, or if ``pullback`` is not the derivative of ``value``. All of it is tried on
-        a few scores.
+    ValueError : if the name is taken, the score unknown, if ``value`` changes the shape or the
+        precision, gives no finite number, writes into the scores or mixes matrices of several
+        runs, or if ``pullback`` is not the derivative of ``value``. All of it is tried on a few
+        scores.
 
     Examples
     --------
@@ -155,12 +156,23 @@ def _try(kernel: Kernel) -> None:
     """Look at a kernel's value, and its pullback beside autograd's, on a few scores."""
     C, dS = draws.normal(0, "C dS", (2, 2, 3, 3))
     C = -C.square() if kernel.score == "distance" else C
-    S = kernel.value(C.clone())
+    given = C.clone()
+    S = kernel.value(given)
     found = tuple(S.shape) if isinstance(S, Tensor) else type(S).__name__
     if found != (2, 3, 3):
         found = f"value must keep the shape of the scores, but turned (2, 3, 3) into {found}"
         raise error(ValueError, found, "keep the shape of the scores")
     _validate.finite("value", S, "it must be defined for all scores of this kind")
+    if S.dtype != C.dtype:
+        found = f"value turned scores of {C.dtype} into {S.dtype}"
+        raise error(ValueError, found, "keep their precision")
+    if not torch.equal(given, C):
+        found = "value writes into the scores, which the way back needs"
+        raise error(ValueError, found, "return a new tensor, as C.exp() and not C.exp_()")
+    alone = kernel.value(C[:1].clone())
+    if not torch.allclose(alone, S[:1], rtol=1e-9, atol=0):
+        found = "value makes a matrix depend on the other ones, or on chance"
+        raise error(ValueError, found, "take sums over the last two dimensions alone")
     if isinstance(kernel.pullback, _ByAutograd):
         return
     expected, answer = _ByAutograd(kernel.value)(C, S, dS), kernel.pullback(C, S, dS)
