@@ -704,6 +704,23 @@ def test_a_reference_shows_what_it_leads_to_by_mouse_and_by_keyboard(visit, serv
     page.context.close()
 
 
+def test_what_a_reference_shows_is_set_in_the_letters_of_its_page(visit, server):
+    """The list of results has no sum of its own, and leads to many."""
+    page = visit(server, "results.html").page
+    assert page.locator("[class*='op-symbol']").count() == 0
+    page.locator("article a[href$='#thm-near']").hover()
+    page.locator("#descent-preview .op-symbol").first.wait_for(state="visible")
+    assert page.evaluate("""async () => {
+        for (let frame = 0; frame < 300; frame++) {
+            if ([...document.fonts].some(f => f.family === "KaTeX_Size2" && f.status === "loaded"))
+                return true;
+            await new Promise(requestAnimationFrame);
+        }
+        return false;
+    }""")
+    page.context.close()
+
+
 # Something of each kind, far down a page, some of them just below an explorer, which grows as it starts.
 PLACES = {
     "the-question-of-the-book": "foundations/layer",
