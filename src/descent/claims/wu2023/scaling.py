@@ -237,7 +237,7 @@ def _named(name: str, ratios: Tensor) -> dict[str, float]:
     number="Assumption 3",
     statement=r"At $t=1$ the assumption allows $\|X_jX_{j'}^\top\|_F^2\ge1$ for a share $e^{-1}$ of "
     r"all pairs. Gaussian tokens, as in the paper's synthetic data, film reviews and digits "
-    r"violate it. Sequences scaled to length one pass this test, whatever the data.",
+    r"violate it. Scaled to length one, the same sequences pass this test.",
     verdict=Verdict.OPEN,
     chapter=SCALING,
     mutations={
