@@ -40,7 +40,7 @@ def pictures() -> Pictures:
     pixels = images[order].float().reshape(-1, 8, 8)
     patches = pixels.unfold(1, 2, 2).unfold(2, 2, 2).reshape(len(images), 16, 4)
     patches = (patches - patches.mean()) / patches.std()
-    place = 4 * torch.eye(16).expand(len(images), 16, 16)  # as long as a patch and its place
+    place = 4 * torch.eye(16).expand(len(images), 16, 16)  # tokens of about the root of 20
     return Pictures(torch.cat([patches, place], -1), digit[order])
 
 
