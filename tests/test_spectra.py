@@ -110,3 +110,21 @@ def test_rank_does_not_depend_on_the_unit(unit):
     A = torch.tensor([[1.0, 2.0], [2.0, 4.0]], dtype=torch.float64)
     assert spectra.rank(unit * A) == 1
     assert spectra.rank(unit * torch.eye(3, dtype=torch.float64)) == 3
+
+
+@pytest.mark.parametrize(
+    ("kernel", "N", "n", "helps"),
+    [("softmax", 4, 3, True), ("gaussian", 6, 2, True), ("softmax", 6, 2, False)],
+)
+def test_heads_condition_the_features_but_those_of_softmax_on_pairs(kernel, N, n, helps):
+    """HD = Nn = 12, as the solution of the exercise on a budget has it of its explorer."""
+    problem = {D: problems.gaussian(N=N, n=n, D=D, seed=0) for D in (12, 3)}
+    least = {}
+    for D in problem:
+        layer = models.Attention(kernel, H=12 // D, d=4)
+        weights = layer.init(problem[D], runs=16, seed=1)
+        B = spectra.concat(layer.features(weights, problem[D]))
+        values = torch.linalg.svdvals(B).median(0).values
+        least[D] = values[-1] / values[0]
+    assert (least[3] > 1.5 * least[12]) == helps
+    assert (least[12] > 1.5 * least[3]) != helps
