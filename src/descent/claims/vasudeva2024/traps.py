@@ -232,7 +232,7 @@ def trapped(d: int, sets: int, runs: int = 8) -> int:
     W = draws.normal(d, "W", (runs, d, d), runs=sets)
     at = SelectionWeights(30 * W / torch.linalg.vector_norm(W, dim=(-2, -1), keepdim=True), u)
     layer = Selection(goal="log excess")
-    *_, end = march(layer, problem, at, [0.5] * 400)
+    *_, end = march(layer, problem, at, [2.0] * 400)
     selected = optimal(scores(problem, u))
     m = layer.soft_margins(at._replace(W=end), problem, selected)
     return int((m < 0).any(-1).any(-1).sum())
@@ -253,7 +253,7 @@ def trapped(d: int, sets: int, runs: int = 8) -> int:
     mutations={"ten dimensions for twenty": {"wide": 10}, "six for twenty": {"wide": 6}},
 )
 def dimension(wide: int = 20) -> Evidence:
-    """Sixty data sets for each dimension, eight starts each, to length 200."""
+    """Sixty data sets for each dimension, eight starts each, to length 800."""
     low, high = trapped(6, 60), trapped(wide, 60)
     return Evidence(
         conclusions={
