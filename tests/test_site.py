@@ -12,6 +12,7 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 from posixpath import dirname, join, normpath
 from urllib.parse import unquote, urlsplit
@@ -20,6 +21,7 @@ import axe_playwright_python
 import pytest
 import yaml
 from conftest import SETTLED
+from matplotlib.image import imread
 from sphinx_external_toc.parsing import parse_toc_yaml
 
 ROOT = Path(__file__).parent.parent
@@ -636,6 +638,34 @@ def test_paper_has_the_code_that_a_reader_unfolded_and_none_that_is_folded(serve
     moving = """[...document.querySelector("details.hide").children].map(part =>
       [part.checkVisibility(), part.getAnimations().length])"""
     assert page.evaluate(moving) == [[False, 0], [True, 0]]  # no summary, and nothing fades in
+
+
+# How dark the upper corners of a box are, in which no letter stands; 0 is the ground.
+def shaded_corners(page, box, side):
+    """The left and the right corner, when what is in the box is scrolled to one side."""
+    box.evaluate(f"box => box.scrollLeft = {dict(left=0, right=9999)[side]}")
+    page.evaluate(SETTLED)
+    frame = box.bounding_box()
+    row = {"x": frame["x"], "y": frame["y"] + 1, "width": frame["width"], "height": 2}
+    pixels = imread(BytesIO(page.screenshot(clip=row)))[0, :, :3].mean(axis=-1)
+    ground = pixels[len(pixels) // 2]
+    return [round(abs(float(ground - corner)), 2) for corner in (pixels[3], pixels[-4])]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("kind", ["pre", ".katex-display"])
+def test_what_goes_on_beyond_the_edge_of_a_phone_is_shaded_there(server, visit, kind, scheme):
+    page = visit(server, "foundations/momentum.html", width=390, scheme=scheme).page
+    page.add_style_tag(content=EVERYTHING_SHOWN)
+    wide = "boxes => boxes.findIndex(box => box.checkVisibility() && box.scrollWidth > box.clientWidth + 20)"
+    boxes = page.locator(f"article {kind}")
+    box = boxes.nth(boxes.evaluate_all(wide))
+    box.evaluate("box => box.scrollIntoView({block: 'center'})")
+    left, right = shaded_corners(page, box, "left")
+    assert left < 0.02 and right > 0.05
+    left, right = shaded_corners(page, box, "right")
+    assert left > 0.05 and right < 0.02
+    page.context.close()
 
 
 def test_paper_has_the_letters_that_nothing_on_the_screen_needs_yet(server, visit):
