@@ -181,10 +181,22 @@ def test_no_term_leads_to_two_places():
     assert sorted(set(names)) == sorted(names)
 
 
-def test_results_are_listed_by_chapter(found):
-    body = sphinx_find.results(found, {"part/page": "2. A chapter"})
-    assert '<h2><a href="part/page.html">2. A chapter</a></h2>' in body
-    assert '<li><a href="part/page.html#thm-a">Theorem 2.1</a> A name</li>' in body
+def test_results_are_listed_by_part_and_chapter(found):
+    titles = {"part/page": "2. A chapter", "part/last": "3. One without results"}
+    parts = {"A part": ["part/page", "part/last"], "Appendices": ["part/last"]}
+    page = sphinx_find.results(found, titles, parts)
+    assert '<section id="part"><h2>A part</h2><h3><a href="part/page.html">2.' in page["body"]
+    assert '<li><a href="part/page.html#thm-a">Theorem 2.1</a> A name</li>' in page["body"]
+    assert "without" not in page["body"] and "Appendices" not in page["body"] + page["toc"]
+    assert '<li><a href="#part">A part</a></li>' in page["toc"]
+
+
+def test_the_side_bar_leads_to_the_results_of_a_part(server, visit):
+    page = visit(server, "results.html").page
+    page.click("#pst-page-toc-nav a:text('Wu et al. 2023')")
+    page.wait_for_function("scrollY > 0")
+    top = page.locator("#wu2023 h2").bounding_box()["y"]
+    assert page.locator(".descent-header").bounding_box()["height"] <= top < 150
 
 
 # ---------------------------------------------------------------- in the browser

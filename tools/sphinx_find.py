@@ -5,7 +5,7 @@ what is found come
 
 * ``_static/find-data.js``, which ``find.js`` searches in the browser (a script, since a page that
   is opened as a file may load nothing else);
-* the page of results, by chapter;
+* the page of results, by part and chapter;
 * the number and the address of what the ledger names by its label;
 * ``sitemap.xml``, the page that a server shows where there is none, and the first page once more as
   ``index.html``, which would otherwise send each visitor on.
@@ -43,6 +43,7 @@ STANDING = "proved|cited|observed|refuted"
 SOURCE = re.compile(
     rf"((?:[A-Z]\w+ (?:et al\.|and \w+) \d{{4}}|Descent), .*?), (?:{STANDING})\."
 ).search
+ABOUT = "Every numbered statement of the book, by part and chapter."
 RESULTS = ("Theorem", "Lemma", "Proposition", "Corollary", "Definition", "Assumption", "Conjecture")
 
 
@@ -258,13 +259,18 @@ def name_by_claims(entries):
             entry.also += [source, re.sub(r" (?:et al\.|and \w+) \d{4},", "", source)]
 
 
+def parts(app):
+    """The names of the parts of the book, each with its pages."""
+    toc = Path(app.srcdir).parent / "_toc.yml"
+    listed = yaml.safe_load(toc.read_text("utf8"))["parts"] if toc.exists() else []
+    return {part["caption"]: [page["file"] for page in part["chapters"]] for part in listed}
+
+
 def name_by_papers(app, found):
     """Let the first chapter of a part be found by the part's name: that of its paper, for most."""
-    toc = Path(app.srcdir).parent / "_toc.yml"
-    for part in yaml.safe_load(toc.read_text("utf8"))["parts"] if toc.exists() else []:
-        chapter = found.get(part["chapters"][0]["file"])
-        if chapter:
-            chapter[0].also.append(part["caption"])
+    for caption, (first, *_) in parts(app).items():
+        if first in found:
+            found[first][0].also.append(caption)
 
 
 def terms(app, found):
@@ -282,15 +288,24 @@ def terms(app, found):
     return places
 
 
-def results(found, titles):
-    """The page of results: what is proved, by chapter."""
-    parts = ["<h1>Results</h1>", "<p>Every numbered statement of the book, by chapter.</p>"]
-    for page in titles:
-        boxes = [entry for entry in found.get(page, []) if entry.kind in RESULTS]
-        if boxes:
-            rows = "".join(map(row, boxes))
-            parts.append(f'<h2><a href="{page}.html">{titles[page]}</a></h2><ul>{rows}</ul>')
-    return "".join(parts)
+def results(found, titles, parts):
+    """The page of results, and its list of contents: what is proved, by part and chapter."""
+    body, contents = [f"<p>{ABOUT}</p>"], []
+    for caption, pages in parts.items():
+        chapters = "".join(chapter(found, page, titles[page]) for page in pages)
+        if chapters:
+            id = pages[0].partition("/")[0]
+            body.append(f'<section id="{id}"><h2>{escape(caption)}</h2>{chapters}</section>')
+            contents.append(f'<li><a href="#{id}">{escape(caption)}</a></li>')
+    head = '<section id="results"><h1>Results</h1>'
+    within = f'<ul><li><a href="#results">Results</a><ul>{"".join(contents)}</ul></li></ul>'
+    return {"body": f"{head}{''.join(body)}</section>", "toc": within}
+
+
+def chapter(found, page, title):
+    """The results of a chapter below its title; nothing if it has none."""
+    rows = "".join(row(entry) for entry in found.get(page, []) if entry.kind in RESULTS)
+    return rows and f'<h3><a href="{page}.html">{title}</a></h3><ul>{rows}</ul>'
 
 
 def row(entry):
@@ -368,10 +383,8 @@ def pages(app):
     names = list(app.env.toctree_includes.values())
     order = [app.config.root_doc, *(name for group in names for name in group)]
     titles = {name: app.builder.render_partial(app.env.titles[name])["title"] for name in order}
-    about = (
-        '<meta name="description" content="Every numbered statement of the book, by chapter." />\n'
-    )
-    page = {"title": "Results", "body": results(found, titles), "metatags": about}
+    about = f'<meta name="description" content="{ABOUT}" />\n'
+    page = {"title": "Results", "metatags": about, **results(found, titles, parts(app))}
     yield "results", page, "page.html"
 
 
