@@ -248,6 +248,19 @@ def test_a_symbol_is_found_in_its_row(find, site):
     assert "W_Q" in (site / "notation.html").read_text("utf8").partition(row)[2][:600]
 
 
+@pytest.mark.parametrize("query", ["B_h", "B_0", "Bₕ", "C_ih", "D_1", "W_Q", "q_k"])
+def test_a_symbol_with_an_index_is_found_in_its_row(find, site, query):
+    page, _, row = find(query)[0].partition("#")
+    text = (site / "notation.html").read_text("utf8").partition(f'id="{row}"')[2]
+    letter, index = query[0], query[1:].lstrip("_").replace("ₕ", "h")
+    tex = rf"\b{letter}_\{{?{index}\b"
+    assert page == "notation.html" and re.search(tex, text.partition("</td>")[0])
+
+
+def test_a_comparison_is_found_by_what_is_compared(find):
+    assert find("softmax vs gaussian") == find("softmax gaussian")
+
+
 def test_every_result_of_the_book_is_found_by_its_number(find, site):
     numbers = listed(site)
     assert len(numbers) > 40

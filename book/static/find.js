@@ -5,7 +5,7 @@
   "use strict";
 
   const GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho final sigma tau upsilon phi chi psi omega".split(" ");
-  const IDLE = new Set("a an and are for in is of on the to what with".split(" "));
+  const IDLE = new Set("a an and are for in is of on or the to versus vs what with".split(" "));
   const RANK = { Theorem: 6, Proposition: 5, Lemma: 5, Corollary: 5, Definition: 5, Assumption: 5, Symbol: 4, Chapter: 4, Claim: 3, Function: 3, Section: 2, Figure: 1, Exercise: 1, Equation: 1 };
 
   // What readers ask for by another name than the book's.
@@ -20,8 +20,8 @@
   // Pages that name what other pages are about.
   const ASIDE = /^(course|errata|intro|ledger|reference|runtimes)/;
 
-  // Words as they are compared: σ_min, \sigma_{\min} and "sigma min" are the same; initialize, initialise.
-  const normal = text => text.normalize("NFKD").toLowerCase()
+  // Words as they are compared: σ_min, \sigma_{\min}, σₘᵢₙ and "sigma min" are the same; initialize, initialise.
+  const normal = text => text.replace(/[\u1d62-\u1d6a\u2080-\u209c\u2c7c]+/g, " $&").normalize("NFKD").toLowerCase()
     .replace(/[α-ω]/g, letter => ` ${GREEK[letter.charCodeAt(0) - 0x3b1]} `)
     .replace(/[\u0300-\u036f]/g, "").replace(/ł/g, "l").replace(/(?<=[a-z]{3})iz(?=e|ing|at)/g, "is")
     .replace(/[^a-z0-9.]+/g, " ").replace(/\.(?!\d)/g, " ").trim();
