@@ -720,6 +720,9 @@ def test_a_reference_shows_what_it_leads_to_by_mouse_and_by_keyboard(visit, serv
     link.hover()
     preview.wait_for(state="visible")
     assert "Training the values of one head" in preview.inner_text()
+    look = "e => [getComputedStyle(e).background, getComputedStyle(e).borderLeft]"
+    box = preview.locator(".theorem")
+    assert box.evaluate(look) == page.locator("#thm-values").evaluate(look)  # as on its page
     page.keyboard.press("Escape")
     preview.wait_for(state="hidden")
     # of another page, and from the keyboard
