@@ -353,6 +353,7 @@ def sitemap(base, pages):
 MISSING = """<!DOCTYPE html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="default-src 'self'; style-src 'unsafe-inline'">
 <meta name="robots" content="noindex"><meta name="color-scheme" content="light dark">
 <title>No such page</title></head>
 <body style="max-width: 32rem; margin: 15vh auto; padding: 0 1rem; font: 1.1rem/1.5 serif;
