@@ -302,3 +302,11 @@ def test_an_unknown_claim_and_a_missing_notebook_fail_the_build(tmp_path):
     assert "no claim is called 'no-such-claim'" in built.stderr
     assert "no problem set is called 'no-such-set'" in built.stderr
     assert "notebooks/index.ipynb is missing: run `make notebooks`" in built.stderr
+
+
+def test_a_word_at_the_end_of_a_line_is_not_said_again_beside_the_formula_below_it():
+    nodes = sphinx_descent.nodes
+    formula = nodes.math("", "x")
+    paragraph = nodes.paragraph("", "", nodes.Text("so it is\n"), formula, nodes.Text(": each"))
+    sphinx_descent.keep_together(None, paragraph, "page")
+    assert paragraph.astext() == "so it is\nx: each"

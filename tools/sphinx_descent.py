@@ -291,7 +291,7 @@ def keep_together(app, doctree, docname):
     """Let no line begin with the mark that follows a formula or a badge, nor end with a bracket."""
     for node in list(doctree.findall(stands_alone)):
         before, after = neighbour(node, -1), neighbour(node, 1)
-        opening, closing = re.search(r"\S{0,3}$", before)[0], re.match(r"\S{0,14}", after)[0]
+        opening, closing = re.search(r"\S{0,3}\Z", before)[0], re.match(r"\S{0,14}", after)[0]
         if opening or closing:
             parent, place = node.parent, node.parent.index(node)
             kept = [nodes.Text(opening), node, nodes.Text(closing)]
