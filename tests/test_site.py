@@ -653,9 +653,16 @@ def shaded_corners(page, box, side):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("kind", ["pre", ".katex-display"])
-def test_what_goes_on_beyond_the_edge_of_a_phone_is_shaded_there(server, visit, kind, scheme):
-    page = visit(server, "foundations/momentum.html", width=390, scheme=scheme).page
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        ("foundations/momentum", "pre"),
+        ("foundations/momentum", ".katex-display"),
+        ("ledger/song2024", ".descent-graph"),
+    ],
+)
+def test_what_goes_on_beyond_an_edge_is_shaded_there(server, visit, name, kind, scheme):
+    page = visit(server, f"{name}.html", width=390, scheme=scheme).page
     page.add_style_tag(content=EVERYTHING_SHOWN)
     wide = "boxes => boxes.findIndex(box => box.checkVisibility() && box.scrollWidth > box.clientWidth + 20)"
     boxes = page.locator(f"article {kind}")
@@ -686,6 +693,7 @@ def test_the_page_for_lost_readers_can_be_read(server, visit, scheme):
     """Its ground is said, and not left to the browser, which axe takes for white."""
     page = visit(server, "404.html", scheme=scheme).page
     assert inaccessible(page) == []
+    assert page.locator("meta[http-equiv=Content-Security-Policy]").count() == 1
     page.context.close()
 
 
