@@ -196,9 +196,9 @@ def describe(app, pagename, templatename, context, doctree):
     """Give the page its first sentences as the description that searches and previews show."""
     if doctree is None and pagename not in DESCRIBED:
         return
-    sections = doctree.findall(nodes.paragraph) if doctree else []
-    paragraphs = [p.astext() for p in sections if p.parent.tagname == "section"]
-    text = shorten(" ".join(paragraphs), 200, placeholder=" …") or DESCRIBED.get(pagename, "")
+    paragraphs = doctree.findall(nodes.paragraph) if doctree else []
+    said = " ".join(p.astext() for p in paragraphs if p.parent.tagname == "section")
+    text = shorten(said, 200, placeholder=" …") or DESCRIBED.get(pagename, "")
     tag = f'<meta name="description" content="{escape(text)}" />\n'
     context["metatags"] = context.get("metatags", "") + tag
 
