@@ -32,7 +32,7 @@ test: book  ## everything that must hold: library, claims, notebooks, pages in a
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests notebooks
 
 # As in Colab: its versions, the library without the rest of the project, and another folder.
-bare:  ## run the notebooks with the library alone, in VERSIONS=tests/fixtures/colab.txt (minutes)
+bare:  ## run the notebooks with the library alone, in VERSIONS=tests/fixtures/colab.txt, or floors.txt (minutes)
 	@rm -rf $(BARE) && mkdir -p $(BARE) && cp -r notebooks $(BARE)/notebooks
 	@$${PYTHON:-python3} -m venv $(BARE)/venv
 	@$(BARE)/venv/bin/python -m pip install -q -c $(VERSIONS) . ipykernel nbval

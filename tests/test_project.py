@@ -106,14 +106,28 @@ def test_the_library_asks_for_floors_only():
     assert "torch" in floors()
 
 
+def constraints(name):
+    """The versions of a file for `make bare`."""
+    lines = (ROOT / f"tests/fixtures/{name}.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
 def test_what_colab_has_stays_as_it_is():
     """Else pip replaces a package under a session that has imported it."""
-    lines = (ROOT / "tests/fixtures/colab.txt").read_text().splitlines()
-    colab = dict(line.split("==") for line in lines if not line.startswith("#"))
+    colab = constraints("colab")
     fresh = {"jaxtyping", "latex2mathml", "python-flint", "qpsolvers"}  # Colab has none of these
     assert colab.keys() == floors().keys() - fresh
     for distribution, version in colab.items():
         assert numbers(version) >= numbers(floors()[distribution]), distribution
+
+
+def test_the_notebooks_can_be_run_with_the_floors():
+    lowest = constraints("floors")
+    assert lowest.pop("torch") == pins()["torch"]
+    assert numbers(lowest.pop("sympy")) >= numbers(floors()["sympy"])
+    assert lowest == {
+        name: floor for name, floor in floors().items() if name not in ("torch", "sympy")
+    }
 
 
 def test_the_book_is_built_above_the_librarys_floors():

@@ -20,6 +20,7 @@ from functools import lru_cache
 import sympy as sp
 import torch
 from sympy import HadamardProduct, MatrixSymbol, OneMatrix, Trace
+from sympy.printing.pytorch import TorchPrinter
 
 from . import _validate
 from ._errors import error
@@ -309,35 +310,25 @@ def _vanishing(expression: sp.Expr) -> sp.Expr:
 # -- torch code ----------------------------------------------------------------------------------
 
 
-@lru_cache
-def _printer():
+class _Printer(TorchPrinter):
     """SymPy's printer for torch, with transposes that take batches and constants in float64."""
-    try:
-        from sympy.printing.pytorch import TorchPrinter
-    except ImportError as missing:
-        raise error(
-            ImportError, "SymPy prints torch code from 1.14 on", "install sympy>=1.14"
-        ) from missing
 
-    class Printer(TorchPrinter):
-        def _print_Transpose(self, expression: sp.Expr) -> str:
-            return f"({self._print(expression.arg)}).mT"
+    def _print_Transpose(self, expression: sp.Expr) -> str:
+        return f"({self._print(expression.arg)}).mT"
 
-        def _print_OneMatrix(self, expression: sp.Expr) -> str:
-            sizes = ", ".join(map(self._print, expression.shape))
-            return f"torch.ones({sizes}, dtype=torch.float64)"
+    def _print_OneMatrix(self, expression: sp.Expr) -> str:
+        sizes = ", ".join(map(self._print, expression.shape))
+        return f"torch.ones({sizes}, dtype=torch.float64)"
 
-        def _print_Pow(self, expression: sp.Expr) -> str:
-            # torch.sqrt and torch.pow want tensors, and these bases are numbers
-            if expression.base.is_number or expression.base == d:
-                return f"({self._print(expression.base)})**({self._print(expression.exp)})"
-            return super()._print_Pow(expression)
-
-    return Printer()
+    def _print_Pow(self, expression: sp.Expr) -> str:
+        # torch.sqrt and torch.pow want tensors, and these bases are numbers
+        if expression.base.is_number or expression.base == d:
+            return f"({self._print(expression.base)})**({self._print(expression.exp)})"
+        return super()._print_Pow(expression)
 
 
 def _printed(expression: sp.Basic) -> str:
-    return _printer().doprint(expression)
+    return _Printer().doprint(expression)
 
 
 FORWARD = {
