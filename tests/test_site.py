@@ -710,10 +710,11 @@ def test_the_first_page_comes_without_a_detour(server, visit):
 
 def test_the_page_of_search_loads_what_it_searches_when_asked(server, visit):
     page = visit(server, "search.html").page
+    page.wait_for_selector("#descent-search-page input:focus")  # by the script
     page.wait_for_load_state("networkidle")
     assert not page.evaluate("'descentEntries' in window")
     page.keyboard.type("trap")
-    page.wait_for_function("'descentEntries' in window")
+    page.wait_for_selector("#descent-search-page .descent-found a")
 
 
 # ---------------------------------------------------------------- what a reference leads to

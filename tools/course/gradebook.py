@@ -91,6 +91,8 @@ def forget_other_questions(course: Path, name: str) -> None:
 
     While there are any, nbgrader makes no release. Grading enters all marks anew.
     """
+    if not (course / "gradebook.db").exists():
+        return
     source = nbformat.read(course / f"source/{name}/{name}.ipynb", 4)
     cells = [cell.metadata.nbgrader for cell in source.cells if "nbgrader" in cell.metadata]
     asked = [{cell.grade_id for cell in cells if cell[kind]} for kind in ("grade", "solution")]
