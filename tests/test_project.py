@@ -143,6 +143,22 @@ def test_binder_has_all_that_the_library_needs():
     assert "--no-deps" in (ROOT / ".binder/postBuild").read_text()
 
 
+@pytest.mark.filterwarnings("ignore:pythonjsonlogger:DeprecationWarning")  # repo2docker's
+def test_binder_reads_the_folder_as_it_is_meant(monkeypatch):
+    """Not the requirements at the top, which would bring what builds the book."""
+    from repo2docker.app import Repo2Docker
+
+    monkeypatch.chdir(ROOT)
+    binder = Repo2Docker()
+    packs = (pack(binder.base_image) for pack in binder.buildpacks)
+    chosen = next(pack for pack in packs if pack.detect())
+    chosen.platform = "linux/amd64"
+    recipe = chosen.render({})
+    assert (type(chosen).__name__, chosen.python_version) == ("CondaBuildPack", "3.12")
+    assert ".binder/environment.yml" in recipe and "RUN ./.binder/postBuild" in recipe
+    assert "requirements.txt" not in recipe
+
+
 def test_the_drawing_code_and_the_tables_are_part_of_the_package():
     pattern = PROJECT["tool"]["setuptools"]["package-data"]["descent"]
     package = ROOT / "src" / "descent"
