@@ -124,10 +124,7 @@ def test_what_colab_has_stays_as_it_is():
 def test_the_notebooks_can_be_run_with_the_floors():
     lowest = constraints("floors")
     assert lowest.pop("torch") == pins()["torch"]
-    assert numbers(lowest.pop("sympy")) >= numbers(floors()["sympy"])
-    assert lowest == {
-        name: floor for name, floor in floors().items() if name not in ("torch", "sympy")
-    }
+    assert lowest == {name: floor for name, floor in floors().items() if name != "torch"}
 
 
 def test_the_book_is_built_above_the_librarys_floors():
